@@ -1,0 +1,74 @@
+"""The file that joins the two stages: features of one split as plain arrays.
+
+An embeddings file is an `.npz` without pickles:
+
+  pool, head, ...     f32[n, d]  features; every 2-D array is one
+  score_<name>        f32[n]     the pretext task's own anomaly scores
+  label               i32[n]     the data set's own labels
+  anomaly             bool[n]    False = normal
+  index               i64[n]     position in the data set's split
+  path                str[n]     where the image came from, if from a file
+  meta                str        JSON: what the result rows say of the run
+
+Only `anomaly` and one feature or score are needed, so a file written by any
+other program can be evaluated too.
+"""
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from deep_oc import files
+from deep_oc.errors import InputError
+
+
+def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray],
+          meta: Mapping[str, Any]) -> None:
+  """Writes arrays with n rows each, and a JSON-able `meta`."""
+  with files.replacing(path, 'wb') as file:
+    np.savez(file, meta=np.array(json.dumps(meta, sort_keys=True)), **arrays)
+
+
+def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
+  """Returns the arrays and the meta of an embeddings file.
+
+  Raises:
+    InputError: the file is missing, damaged, holds pickles or NaN, or its
+      arrays differ in length.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as archive:
+      arrays = {name: archive[name] for name in archive.files}
+    meta = json.loads(str(arrays.pop('meta', '{}')))
+  except FileNotFoundError as error:
+    raise InputError(
+        f'no embeddings at {path}: train the run to its end, or write them '
+        'with `python -m deep_oc.embed --workdir=...`') from error
+  except (OSError, ValueError, EOFError, AttributeError, TypeError,
+          zipfile.BadZipFile) as error:
+    raise InputError(f'{path} is not a readable embeddings file ({error}); '
+                     'delete it and embed again') from error
+  lengths = {name: len(array) if array.ndim else None
+             for name, array in arrays.items()}
+  if len(set(lengths.values())) > 1 or None in lengths.values():
+    raise InputError(f'the arrays of {path} differ in length: {lengths}')
+  for name, array in arrays.items():
+    if array.dtype.kind == 'f' and not np.isfinite(array).all():
+      raise InputError(f"'{name}' in {path} holds NaN or infinite values: the "
+                       'training diverged; lower its learning rate')
+  return arrays, meta
+
+
+def features(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the named features, f32[n, d] each."""
+  return {name: array for name, array in arrays.items() if array.ndim == 2}
+
+
+def scores(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the pretext task's own scores by name, f32[n] each."""
+  prefix = 'score_'
+  return {name.removeprefix(prefix): array for name, array in arrays.items()
+          if name.startswith(prefix) and array.ndim == 1}

@@ -1,0 +1,18 @@
+"""The one exception that a user is meant to read."""
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+  """Bad input, said in one line: what is wrong, its value, what to do.
+
+  Binaries print it without a traceback and exit with status 2.
+  """
+
+
+def unknown(what: str, name: object, known: Iterable[object]) -> InputError:
+  """Returns the error for a name that is not in `known`, with the nearest."""
+  known = [str(each) for each in known]
+  near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+  hint = f"did you mean '{near[0]}'?" if near else 'known: ' + ', '.join(known)
+  return InputError(f"unknown {what} '{name}'; {hint}")

@@ -1,0 +1,45 @@
+"""deep_oc: one-class anomaly detection in JAX."""
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+INIT = (HERE / 'deep_oc' / '__init__.py').read_text(encoding='utf-8')
+
+setuptools.setup(
+    name='deep_oc',
+    version=re.search(r"__version__ = '(.+)'", INIT).group(1),
+    description='Deep one-class classification in JAX: learn from normal '
+                'images alone, find the abnormal ones.',
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    packages=setuptools.find_packages(include=['deep_oc', 'deep_oc.*']),
+    package_data={'deep_oc': ['*.csv']},
+    python_requires='>=3.11',
+    install_requires=[
+        'absl-py>=2.1',
+        'array_record>=0.7',  # TFDS reads with it, without TensorFlow
+        'flax>=0.10',
+        'importlib_resources',  # TFDS 4.9 needs it and does not say so
+        'jax>=0.8',
+        'ml-collections>=1.0',
+        'numpy>=2.0',
+        'optax>=0.2.5',
+        'orbax-checkpoint>=0.11.25',
+        'pillow>=10',
+        'scikit-learn>=1.6',
+        'scipy>=1.13',
+        'tensorboardX>=2.6',
+        'tensorflow-datasets>=4.9.8',
+        'tqdm>=4.66',
+    ],
+    extras_require={
+        'test': ['pytest>=8', 'pytest-xdist>=3.5'],
+        'prepare': ['tensorflow>=2.18'],  # encodes what TFDS downloads
+        'cuda': ['jax[cuda12]'],
+        'tpu': ['jax[tpu]'],
+    },
+)
