@@ -2,7 +2,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from deep_oc.errors import InputError
 
@@ -23,8 +23,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
     fail(error.args[0] if isinstance(error, KeyError) else error)
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parses the flags and calls `main`."""
+def run(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
+  """Defines and parses the flags, then calls `main`.
+
+  Flags are defined here and not on import, so that one binary can import from
+  another.
+  """
+  define_flags()
+  logging.set_verbosity(logging.WARNING)  # JAX tells of absent TPUs
+
   def guarded(argv: Sequence[str]) -> None:
     if len(argv) > 1:
       fail(f"unexpected argument '{argv[1]}'; see --help")

@@ -1,0 +1,60 @@
+"""Between the stages: writes the features of a trained run as plain arrays.
+
+  python -m deep_oc.embed --workdir=runs/dacl_cifar10/0/seed0
+
+reads the run's config and its newest checkpoint (or --step), and writes
+`embeddings/train.npz` and `embeddings/test.npz`: the features of the normal
+training images, un-augmented, and of the test images, beside two baselines:
+`random`, the same encoder before training, and `pixels`, the images themselves.
+`deep_oc.train` does the same at its end.
+"""
+import flax.linen as nn
+import jax
+import ml_collections
+from absl import flags
+
+from deep_oc import (checkpoints, cli, data, experiment, features, runs,
+                     sharding, step)
+from deep_oc.errors import InputError
+
+
+def define_flags() -> None:
+  flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
+  flags.DEFINE_integer(
+      'step', None, 'Step of the checkpoint to embed; the newest by default.')
+  flags.DEFINE_integer('batch', 256, 'Images per forward pass.', 1)
+  flags.DEFINE_string(
+      'data_dir', None, 'Where the images lie now, if they moved.')
+
+
+def restore(workdir: str, at: int | None = None, data_dir: str | None = None
+            ) -> tuple[ml_collections.ConfigDict, data.Problem, nn.Module,
+                       step.State]:
+  """Returns config, images, pretext task and state of a trained run."""
+  config = runs.read_config(workdir)
+  experiment.check(config)
+  if data_dir is not None:
+    config.data.data_dir = data_dir
+  problem = experiment.problem(config)
+  pretext = experiment.pretext(config)
+  copies = experiment.copies(config)
+  like = step.create_state(
+      pretext, experiment.optimizer(config, copies * len(problem.train.image)),
+      config.seed, problem.train.image.shape[1:])
+  like = jax.device_put(like, sharding.replicated(sharding.mesh()))
+  with checkpoints.Checkpoints(workdir) as saved:
+    return config, problem, pretext, saved.restore(like, at)
+
+
+def main() -> None:
+  workdir = flags.FLAGS.workdir
+  if not workdir:
+    raise InputError('--workdir is required: the folder of a trained run')
+  run = restore(workdir, flags.FLAGS.step, flags.FLAGS.data_dir)
+  features.export(workdir, *run, batch=flags.FLAGS.batch)
+  print(f'wrote {workdir}/embeddings; next: python -m deep_oc.evaluate '
+        f"--runs='{workdir}'")
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)

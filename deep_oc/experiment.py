@@ -1,0 +1,131 @@
+"""Turns a config into the objects that it names.
+
+A config has these groups; each is the arguments of one function:
+
+  experiment, method, seed, dtype, distribution    values
+  data       deep_oc.data.load           what images there are
+  protocol   deep_oc.data.one_class      which of them are normal
+  pretext    deep_oc.pretexts.create     what the encoder is asked
+  encoder    deep_oc.models.create
+  optimizer  deep_oc.optimizers.create
+  train      Plan                        how long, how often
+"""
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from deep_oc import (data, distribution, errors, optimizers, plugins, pretexts,
+                     runs)
+from deep_oc.errors import InputError
+
+_KEYS = ('experiment', 'method', 'seed', 'dtype', 'distribution', 'data',
+         'protocol', 'pretext', 'encoder', 'optimizer', 'train')
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """The group `train`: how long to train and how often to report.
+
+  Attributes:
+    batch: source images per step, over all devices.
+    epochs: passes over the training set, its augmented copies included.
+    steps: if not 0, the number of steps, and `epochs` does not matter.
+    log_every: steps between rows of metrics; one dispatch on accelerators.
+    monitor_every: steps between looks at the representation.
+    checkpoint_every: steps.
+  """
+  batch: int
+  epochs: float = 1.0
+  steps: int = 0
+  log_every: int = 100
+  monitor_every: int = 1000
+  checkpoint_every: int = 2000
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value < 0 or (value == 0 and field.name != 'steps'):
+        raise InputError(f'train.{field.name}={value} must be positive')
+
+  def steps_per_epoch(self, images: int) -> int:
+    """Returns the number of full batches."""
+    if images < self.batch:
+      raise InputError(f'the training set has {images} normal images, fewer '
+                       f'than train.batch={self.batch}; lower the batch')
+    return images // self.batch
+
+  def total_steps(self, images: int) -> int:
+    """Returns the number of steps of the run."""
+    return self.steps or round(self.epochs * self.steps_per_epoch(images))
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises InputError if a group is missing or misspelt."""
+  for key in config:
+    if key not in _KEYS:
+      raise errors.unknown('config key', key, _KEYS)
+  for key in _KEYS:
+    if key not in config:
+      raise InputError(f'the config lacks {key}')
+  if not isinstance(config.seed, int) or config.seed < 0:
+    raise InputError(f'seed={config.seed!r} must be a whole number from 0 on')
+
+
+def plan(config: ml_collections.ConfigDict) -> Plan:
+  """Returns the group `train`."""
+  return plugins.call(Plan, config.train, 'train')
+
+
+def problem(config: ml_collections.ConfigDict) -> data.Problem:
+  """Loads the images and splits them into a one-class problem."""
+  return plugins.call(data.one_class, config.protocol, 'protocol',
+                      split=data.load(**config.data))
+
+
+def copies(config: ml_collections.ConfigDict) -> int:
+  """Returns how many copies of each image distribution augmentation makes."""
+  return distribution.copies(config.distribution)
+
+
+def pretext(config: ml_collections.ConfigDict) -> nn.Module:
+  """Returns the pretext task with its encoder."""
+  return pretexts.create(**config.pretext, encoder=config.encoder,
+                         dtype=dtype(config.dtype))
+
+
+def optimizer(config: ml_collections.ConfigDict, images: int
+              ) -> optax.GradientTransformation:
+  """Returns the optimizer for a training set of so many images."""
+  run = plan(config)
+  return plugins.call(
+      optimizers.create, config.optimizer, 'optimizer',
+      total_steps=run.total_steps(images),
+      steps_per_epoch=run.steps_per_epoch(images))
+
+
+def dtype(name: str) -> jnp.dtype:
+  """Returns the compute dtype; 'auto' is bfloat16 on GPU and TPU."""
+  if name not in ('auto', 'float32', 'bfloat16'):
+    raise errors.unknown('dtype', name, ('auto', 'float32', 'bfloat16'))
+  if name == 'auto':
+    name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  return jnp.dtype(name)
+
+
+def meta(config: ml_collections.ConfigDict, problem: data.Problem, step: int
+         ) -> dict[str, object]:
+  """Returns what every result row says of the run."""
+  encoder = config.encoder
+  shape = ','.join(f'{key}={encoder[key]}' for key in sorted(encoder)
+                   if key != 'name')
+  return {
+      'experiment': config.experiment, 'dataset': problem.dataset,
+      'protocol': problem.protocol, 'normal_class': problem.normal_class,
+      'normal_name': problem.normal_name, 'seed': config.seed,
+      'pretext': config.method, 'encoder': f'{encoder.name}({shape})',
+      'step': step, 'checkpoint_rule': 'last',
+      'config_hash': runs.config_hash(config)}

@@ -1,0 +1,69 @@
+"""The update rule and its learning rate."""
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+
+from deep_oc import errors
+
+
+def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
+           learning_rate: float = 0.01, momentum: float = 0.9,
+           weight_decay: float = 3e-4, schedule: str = 'cosine',
+           per: str = 'epoch', warmup_epochs: float = 0.0
+           ) -> optax.GradientTransformation:
+  """Returns the optimizer of a config's group `optimizer`.
+
+  SGD is Keras' as the official code uses it: v ← m·v - lr·(g + wd·w),
+  w ← w + v. The L2 term is coupled (it passes through the momentum) and covers
+  all parameters, BatchNorm's and biases included.
+
+  Args:
+    total_steps: of the whole run.
+    steps_per_epoch: batches in one pass over the training set.
+    name: 'sgd', 'nesterov' or 'adam' (decoupled decay: AdamW).
+    learning_rate: the peak.
+    momentum: m, of SGD.
+    weight_decay: wd.
+    schedule: 'cosine' (to zero) or 'constant'.
+    per: 'epoch' holds the rate through an epoch, as the official code does;
+      'step' does not.
+    warmup_epochs: of linear growth from zero.
+
+  Raises:
+    InputError: an unknown name, schedule or `per`.
+  """
+  rate = learning_rate_schedule(
+      learning_rate, schedule, per, total_steps, steps_per_epoch,
+      round(warmup_epochs * steps_per_epoch))
+  if name == 'adam':
+    return optax.adamw(rate, weight_decay=weight_decay)
+  if name not in ('sgd', 'nesterov'):
+    raise errors.unknown('optimizer', name, ('sgd', 'nesterov', 'adam'))
+  return optax.chain(
+      optax.add_decayed_weights(weight_decay),
+      optax.scale_by_learning_rate(rate),  # inside the velocity, as in Keras
+      optax.trace(momentum, nesterov=name == 'nesterov'))
+
+
+def learning_rate_schedule(
+    peak: float, name: str, per: str, total_steps: int, steps_per_epoch: int,
+    warmup_steps: int) -> Callable:
+  """Returns step -> learning rate."""
+  if per not in ('epoch', 'step'):
+    raise errors.unknown('optimizer.per', per, ('epoch', 'step'))
+  if name not in ('cosine', 'constant'):
+    raise errors.unknown('schedule', name, ('cosine', 'constant'))
+  grain = steps_per_epoch if per == 'epoch' else 1
+
+  def rate(step):
+    warm = jnp.minimum((step + 1) / max(warmup_steps, 1), 1)
+    if name == 'constant':
+      return peak * warm
+    start = step // grain * grain
+    done = jnp.maximum(start - warmup_steps, 0) / max(
+        total_steps - warmup_steps, 1)
+    return peak * warm * 0.5 * (1 + jnp.cos(math.pi * done))
+
+  return rate

@@ -1,0 +1,58 @@
+"""Pretext tasks: what an encoder is asked so that it learns the normal.
+
+A task is a file here with one public class, a Flax module:
+
+  class Pretext(nn.Module):
+    encoder: nn.Module                  image f32[n, h, w, c] -> f32[n, d]
+    augment: Callable                   (key, image) -> image, one image
+    dtype: Any                          the compute dtype
+
+    inputs_per_image: ClassVar[int]     network inputs per source image
+
+    __call__(image, *, train)           -> (loss, metrics), scalars
+    embed(image)                        -> {'pool': f32[n, d], ...}
+    scores(image), optional             -> {name: f32[n]}
+
+Images are f32[n, h, w, c] in [0, 1]. Views, targets, heads and the loss live in
+the task; whatever is not trained by gradient lives in a Linen collection. Its
+randomness comes from `self.make_rng('views')`. Metrics that tell of guessing
+come in pairs: `accuracy` and its `chance`. Scores are anomaly scores: higher
+means more anomalous. The train step serves every task and never changes.
+"""
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from deep_oc import augment as augmentations
+from deep_oc import models, plugins
+
+
+def create(name: str, *, encoder: Mapping[str, Any], dtype: Any,
+           augment: Mapping[str, Any] | None = None, **kwargs) -> nn.Module:
+  """Returns the task `name`; the arguments are groups of a config."""
+  task = plugins.find('deep_oc.pretexts', name, 'Pretext')
+  return plugins.call(
+      task, kwargs, 'pretext', dtype=dtype,
+      encoder=models.create(**encoder, dtype=dtype),
+      augment=plugins.call(
+          augmentations.Chain, augment or {}, 'pretext.augment'))
+
+
+def views(augment, key: jax.Array, image: jax.Array, count: int) -> jax.Array:
+  """Draws `count` views of each image, independently.
+
+  Args:
+    augment: (key, f32[h, w, c]) -> f32[h, w, c].
+    key: for the whole batch.
+    image: f32[n, h, w, c].
+    count: v.
+
+  Returns:
+    f32[n, v, h, w, c]. The view axis follows the batch axis, so that a batch
+    that is spread over devices stays where it is.
+  """
+  keys = jax.random.split(key, (len(image), count))
+  per_view = jax.vmap(augment, in_axes=(0, None))
+  return jax.vmap(per_view)(keys, image)

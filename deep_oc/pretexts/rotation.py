@@ -1,0 +1,75 @@
+"""Rotation prediction: by which quarter turn was the image rotated?
+
+Gidaris et al., "Unsupervised Representation Learning by Predicting Image
+Rotations", ICLR 2018 (RotNet: a linear classifier on the encoder), with the
+deep MLP head of Sohn et al., ICLR 2021, section 3.
+"""
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from deep_oc import augment as augmentations
+from deep_oc import heads, pretexts, scores
+
+
+class Pretext(nn.Module):
+  """Classifies four independently augmented views, one a quarter turn each.
+
+  Attributes:
+    encoder: f32[n, h, w, c] -> f32[n, d].
+    augment: drawn anew for each of the four views, before the turn.
+    dtype: of the head's matrix products.
+    head: widths of the MLP between encoder and classifier; () is RotNet.
+  """
+  encoder: nn.Module
+  augment: Callable
+  dtype: Any = jnp.float32
+  head: Sequence[int] = (512,) * 8
+
+  inputs_per_image: ClassVar[int] = 4
+
+  def setup(self):
+    self.mlp = heads.MLP(self.head, bias=True, dtype=self.dtype)
+    self.classifier = nn.Dense(
+        4, kernel_init=nn.initializers.glorot_uniform())
+
+  def __call__(self, image: jax.Array, *, train: bool):
+    """Maps f32[n, h, w, c] to the mean cross-entropy and metrics."""
+    view = pretexts.views(self.augment, self.make_rng('views'), image, 4)
+    logits = self._logits(_turned(view), train)
+    target = jnp.broadcast_to(jnp.arange(4), logits.shape[:2])
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+    correct = jnp.argmax(logits, axis=-1) == target
+    return loss.mean(), {
+        'loss': loss.mean(), 'accuracy': correct.mean(), 'chance': 0.25}
+
+  def embed(self, image: jax.Array) -> dict[str, jax.Array]:
+    """Maps f32[n, h, w, c], upright, to features f32[n, d] by name."""
+    pool = self.encoder(image, train=False)
+    if not self.head:
+      return {'pool': pool}
+    return {'pool': pool, 'head': self.mlp(pool, train=False)}
+
+  def scores(self, image: jax.Array) -> dict[str, jax.Array]:
+    """Maps f32[n, h, w, c] to the classifier's own scores, f32[n] each."""
+    view = jnp.broadcast_to(image[:, None],
+                            (len(image), 4, *image.shape[1:]))
+    logits = self._logits(_turned(view), train=False)
+    return {'upright': scores.upright(logits[:, 0]),
+            'rotation': scores.rotation(logits)}
+
+  def _logits(self, view: jax.Array, train: bool) -> jax.Array:
+    """Maps f32[n, 4, h, w, c] to f32[n, 4, 4] in one forward pass."""
+    n, v = view.shape[:2]
+    pool = self.encoder(view.reshape(n * v, *view.shape[2:]), train=train)
+    return self.classifier(self.mlp(pool, train=train)).reshape(n, v, 4)
+
+
+def _turned(view: jax.Array) -> jax.Array:
+  """Rotates view i of f32[n, 4, h, w, c] by i quarter turns."""
+  turn = jax.vmap(augmentations.quarter_turn, in_axes=(0, None))
+  return jnp.stack([turn(view[:, k], k) for k in range(4)], axis=1)

@@ -1,0 +1,109 @@
+"""A run's folder: its config, and the file names that the binaries share."""
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+import deep_oc
+from deep_oc import files
+from deep_oc.errors import InputError
+
+# Where data lies and how often to report change no result.
+_NOT_HASHED = ('data.data_dir', 'data.cache_dir', 'train.log_every',
+               'train.monitor_every', 'train.checkpoint_every')
+
+
+def default_workdir(config: ml_collections.ConfigDict) -> str:
+  """Returns runs/<experiment>/<normal class>/seed<k>."""
+  return (f'runs/{config.experiment}/{config.protocol.normal}/'
+          f'seed{config.seed}')
+
+
+def claim(workdir: str, config: ml_collections.ConfigDict) -> None:
+  """Writes `config.json`, or checks that the run there has the same config.
+
+  Raises:
+    InputError: the folder holds a run of another config, or cannot be
+      written to.
+  """
+  path = pathlib.Path(workdir) / 'config.json'
+  if path.exists():
+    old, new = _flat(_read(path)['config']), _flat(config.to_dict())
+    differing = [f'{key}={old.get(key)!r} there, {new.get(key)!r} here'
+                 for key in sorted(old.keys() | new.keys())
+                 if old.get(key) != new.get(key) and key not in _NOT_HASHED]
+    if differing:
+      raise InputError(f'{workdir} holds a run of another config ('
+                       f'{"; ".join(differing[:3])}); choose another --workdir')
+    return
+  with files.replacing(path) as file:
+    json.dump({'config': config.to_dict(), 'versions': _versions()}, file,
+              indent=2)
+    file.write('\n')
+
+
+def read_config(workdir: str) -> ml_collections.ConfigDict:
+  """Returns the config of the run in `workdir`.
+
+  Raises:
+    InputError: there is no run, or its config cannot be read.
+  """
+  return ml_collections.ConfigDict(
+      _read(pathlib.Path(workdir) / 'config.json')['config'])
+
+
+def config_hash(config: ml_collections.ConfigDict) -> str:
+  """Returns 12 hexadecimal digits that name what the results depend on."""
+  flat = _flat(config.to_dict())
+  kept = {key: value for key, value in flat.items() if key not in _NOT_HASHED}
+  text = json.dumps(kept, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _read(path: pathlib.Path) -> dict:
+  try:
+    content = json.loads(path.read_text(encoding='utf-8'))
+    content['config'].items()  # a mapping, or this raises
+    return content
+  except FileNotFoundError as error:
+    raise InputError(f'no run in {path.parent}: {path} is missing') from error
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise InputError(f'cannot read {path} ({error})') from error
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Returns {'a.b': value}, with tuples as lists, as JSON has them."""
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= _flat(value, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = json.loads(json.dumps(value))
+  return flat
+
+
+def _versions() -> dict[str, str]:
+  versions = {}
+  for name in ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy'):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[name] = importlib.metadata.version(name)
+  return {'deep_oc': deep_oc.__version__, 'git': _git_commit(),
+          'python': platform.python_version(), **versions}
+
+
+def _git_commit() -> str:
+  """Returns the commit of the sources, '' where git does not know."""
+  try:
+    return subprocess.run(
+        ['git', 'describe', '--always', '--dirty', '--abbrev=40'],
+        cwd=pathlib.Path(__file__).parent, capture_output=True, text=True,
+        check=True, timeout=10).stdout.strip()
+  except (OSError, subprocess.SubprocessError):
+    return ''

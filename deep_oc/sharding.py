@@ -1,0 +1,36 @@
+"""One program on any number of devices: a mesh with the one axis `data`.
+
+The state is replicated, the batch is spread. Under `jax.jit` a batch is one
+global array, so BatchNorm's statistics and contrastive negatives are global
+with nothing written down.
+"""
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from deep_oc.errors import InputError
+
+
+def mesh() -> Mesh:
+  """Returns the mesh of all devices."""
+  return jax.make_mesh((jax.device_count(),), ('data',),
+                       axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Every device holds all of it."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
+  """Every device holds its share along `axis`."""
+  return NamedSharding(mesh, PartitionSpec(*(None,) * axis, 'data'))
+
+
+def check_batch(batch: int, mesh: Mesh) -> None:
+  """Raises InputError unless the devices share the batch evenly."""
+  if batch % mesh.size:
+    below, above = np.array([0, 1]) * mesh.size + batch // mesh.size * mesh.size
+    near = ' or '.join(str(each) for each in (below, above) if each)
+    raise InputError(f'train.batch={batch} does not divide over {mesh.size} '
+                     f'devices; {near} would')

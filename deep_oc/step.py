@@ -1,0 +1,131 @@
+"""One train step for every pretext task, and many steps in one dispatch."""
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from deep_oc import sharding
+
+
+class State(flax.struct.PyTreeNode):
+  """All that training changes. Randomness is a function of (seed, step)."""
+  step: jax.Array
+  params: Any
+  collections: Any  # Linen's other collections: batch_stats, targets, queues
+  opt_state: Any
+
+  @property
+  def variables(self) -> dict:
+    return {'params': self.params, **self.collections}
+
+
+def create_state(pretext: nn.Module, optimizer: optax.GradientTransformation,
+                 seed: int, image_shape: tuple[int, ...]) -> State:
+  """Returns the state at step 0, for images of shape [h, w, c]."""
+  variables = init(pretext, seed, image_shape)
+  params = variables.pop('params')
+  return State(jnp.zeros((), jnp.int32), params, variables,
+               optimizer.init(params))
+
+
+def init(pretext: nn.Module, seed: int, image_shape: tuple[int, ...]) -> dict:
+  """Returns the variables of the untrained network."""
+  params, views = jax.random.split(jax.random.fold_in(root_key(seed), 0))
+  image = jnp.zeros((2, *image_shape), jnp.float32)
+  call = jax.jit(functools.partial(pretext.init, train=False))
+  return dict(call({'params': params, 'views': views}, image))
+
+
+def root_key(seed: int) -> jax.Array:
+  """Returns the key from which everything random in a run is drawn."""
+  return jax.random.key(seed)
+
+
+def to_float(image: jax.Array) -> jax.Array:
+  """u8 in [0, 255] to f32 in [0, 1]; no other normalisation."""
+  return image.astype(jnp.float32) / 255
+
+
+def train_step(pretext: nn.Module, optimizer: optax.GradientTransformation,
+               state: State, image: jax.Array, key: jax.Array
+               ) -> tuple[State, dict[str, jax.Array]]:
+  """Takes one step on u8[n, h, w, c] images; returns state and metrics."""
+  views = jax.random.fold_in(key, state.step + 1)  # 0 drew the parameters
+
+  def loss_fn(params):
+    (loss, metrics), collections = pretext.apply(
+        {'params': params, **state.collections}, to_float(image), train=True,
+        rngs={'views': views}, mutable=list(state.collections))
+    return loss, (jax.tree.map(jnp.asarray, metrics), collections)
+
+  gradients, (metrics, collections) = jax.grad(
+      loss_fn, has_aux=True)(state.params)
+  updates, opt_state = optimizer.update(
+      gradients, state.opt_state, state.params)
+  return state.replace(
+      step=state.step + 1, params=optax.apply_updates(state.params, updates),
+      collections=collections, opt_state=opt_state), metrics
+
+
+def make_steps(pretext: nn.Module, optimizer: optax.GradientTransformation,
+               mesh: jax.sharding.Mesh) -> Callable:
+  """Returns (state, images, index, key) -> (state, metrics), compiled.
+
+  It takes k steps in one dispatch, on the batches `images[index[i]]`.
+
+    state: donated.
+    images: u8[N, h, w, c], the training set, on every device.
+    index: i32[k, n]; one program per k.
+    metrics: f32[k] each.
+  """
+  batch = sharding.split(mesh)
+
+  def body(images, key, state, index):
+    image = jax.lax.with_sharding_constraint(images[index], batch)
+    return train_step(pretext, optimizer, state, image, key)
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def steps(state, images, index, key):
+    one = functools.partial(body, images, key)
+    if len(index) == 1:  # a scan of one is not free on the CPU, see below
+      state, metrics = one(state, index[0])
+      return state, jax.tree.map(lambda x: x[None], metrics)
+    return jax.lax.scan(one, state, index)
+
+  return steps
+
+
+def steps_per_dispatch(wanted: int) -> int:
+  """Returns how many steps to compile into one program.
+
+  XLA's CPU backend runs convolutions inside a loop more than ten times slower
+  than outside.
+  """
+  return 1 if jax.default_backend() == 'cpu' else wanted
+
+
+def batch_index(seed: int, images: int, batch: int, step: int, count: int
+                ) -> np.ndarray:
+  """Returns the batches of `count` steps from `step` on, i32[count, batch].
+
+  Each epoch is one permutation of the images; what does not fill a batch is
+  left out. A function of its arguments, so a resumed run sees the same.
+  """
+  per_epoch = images // batch
+  rows = np.arange(step, step + count)
+  return np.stack([
+      _order(seed, images, epoch)[start:start + batch]
+      for epoch, start in zip(rows // per_epoch, rows % per_epoch * batch,
+                              strict=True)])
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, images: int, epoch: int) -> np.ndarray:
+  return np.random.default_rng((seed, epoch)).permutation(images).astype(
+      np.int32)
