@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
           source='tfds', name='cifar10', pad=0,
           data_dir=config_dict.placeholder(str),  # None: TFDS's own default
           cache_dir=config_dict.placeholder(str)),
-      protocol=dict(name='one_vs_rest', normal=0),  # class index or name
+      protocol=dict(name='one_vs_rest', normal='0'),  # label or name
       distribution='none',  # copies of the training set: none, rot, ...
       pretext=dict(
           name='rotation',
@@ -50,4 +50,4 @@ def sweep():
   """Yields the overrides of the paper's table: ten classes, five seeds."""
   for normal in range(10):
     for seed in range(5):
-      yield {'protocol.normal': normal, 'seed': seed}
+      yield {'protocol.normal': str(normal), 'seed': seed}

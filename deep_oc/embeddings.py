@@ -15,7 +15,9 @@ other program can be evaluated too.
 """
 import json
 import os
+import pathlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,13 +44,13 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
   try:
     with np.load(path, allow_pickle=False) as archive:
       arrays = {name: archive[name] for name in archive.files}
-    meta = json.loads(str(arrays.pop('meta', '{}')))
+    meta = dict(json.loads(str(arrays.pop('meta', '{}'))))
   except FileNotFoundError as error:
     raise InputError(
         f'no embeddings at {path}: train the run to its end, or write them '
         'with `python -m deep_oc.embed --workdir=...`') from error
   except (OSError, ValueError, EOFError, AttributeError, TypeError,
-          zipfile.BadZipFile) as error:
+          zipfile.BadZipFile, zlib.error) as error:
     raise InputError(f'{path} is not a readable embeddings file ({error}); '
                      'delete it and embed again') from error
   lengths = {name: len(array) if array.ndim else None
@@ -62,9 +64,39 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
   return arrays, meta
 
 
+def read_run(workdir: str | os.PathLike) -> tuple[dict, dict, dict]:
+  """Returns the arrays of train and test, and the meta, of a run's folder.
+
+  Raises:
+    InputError: a file is missing or damaged, they do not belong together, or
+      the test file has not both normals and anomalies.
+  """
+  folder = pathlib.Path(workdir) / 'embeddings'
+  train, meta = read(folder / 'train.npz')
+  test, test_meta = read(folder / 'test.npz')
+  for key in ('config_hash', 'step'):
+    if meta.get(key) != test_meta.get(key):
+      raise InputError(
+          f'the files in {folder} do not belong together: {key} is '
+          f'{meta.get(key)} in train.npz, {test_meta.get(key)} in test.npz; '
+          'embed again')
+  _check_anomaly(folder / 'test.npz', test.get('anomaly'))
+  return train, test, meta
+
+
+def _check_anomaly(path, anomaly):
+  if anomaly is None or anomaly.ndim != 1 or anomaly.dtype.kind not in 'biuf':
+    raise InputError(f"{path} holds no 'anomaly', bool[n]")
+  if anomaly.all() or not anomaly.any():
+    kind = 'anomalous' if anomaly.any() else 'normal'
+    raise InputError(f'all {len(anomaly)} rows of {path} are {kind}; a test '
+                     'set needs both kinds')
+
+
 def features(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns the named features, f32[n, d] each."""
-  return {name: array for name, array in arrays.items() if array.ndim == 2}
+  return {name: array for name, array in arrays.items()
+          if array.ndim == 2 and array.dtype.kind in 'fiu'}
 
 
 def scores(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -86,6 +86,17 @@ def problem(config: ml_collections.ConfigDict) -> data.Problem:
                       split=data.load(**config.data))
 
 
+def resolved(config: ml_collections.ConfigDict, problem: data.Problem
+             ) -> ml_collections.ConfigDict:
+  """Returns the config with the normal class as its label, not its name.
+
+  So that a run is the same run however it was asked for.
+  """
+  config = config.copy_and_resolve_references()
+  config.protocol.normal = str(problem.normal_class)
+  return config
+
+
 def copies(config: ml_collections.ConfigDict) -> int:
   """Returns how many copies of each image distribution augmentation makes."""
   return distribution.copies(config.distribution)

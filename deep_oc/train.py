@@ -33,14 +33,20 @@ def define_flags() -> None:
       'runs/<experiment>/<normal class>/seed<k>. A run found there is resumed.')
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Trains to the last step, from the newest checkpoint, and embeds."""
+def train(config: ml_collections.ConfigDict, workdir: str | None = None
+          ) -> str:
+  """Trains to the last step, from the newest checkpoint, and embeds.
+
+  Returns the folder of the run.
+  """
   experiment.check(config)
   mesh = sharding.mesh()
   plan = experiment.plan(config)
   sharding.check_batch(plan.batch, mesh)
   pretext = experiment.pretext(config)
   problem = experiment.problem(config)
+  config = experiment.resolved(config, problem)
+  workdir = workdir or runs.default_workdir(config)
   images = distribution.augment(problem.train.image, config.distribution)
   optimizer = experiment.optimizer(config, len(images))
   total = plan.total_steps(len(images))
@@ -92,6 +98,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> None:
           saved.save(state)
         rows, since = [], time.perf_counter()
   features.export(workdir, config, problem, pretext, state)
+  return workdir
 
 
 def _announce(config: ml_collections.ConfigDict, problem: data.Problem,
@@ -123,8 +130,7 @@ def main() -> None:
   if config is None:
     raise InputError('--config is required, for example '
                      '--config=configs/quickstart.py')
-  workdir = flags.FLAGS.workdir or runs.default_workdir(config)
-  train(config, workdir)
+  workdir = train(config, flags.FLAGS.workdir)
   print(f"stage 2: python -m deep_oc.evaluate --runs='{workdir}'")
 
 

@@ -1,0 +1,175 @@
+"""How fast a config runs on this machine, and how near to its limit.
+
+  python -m deep_oc.benchmark --config=configs/dacl_cifar10.py
+
+times the train step, the augmentation alone and the embedding on random images,
+so it needs no data set, and puts the train step beside the machine's measured
+matrix-product peak. Figures are medians over rounds in which the parts take
+turns, so that a noisy machine disturbs all of them alike.
+"""
+import csv
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import tqdm
+from absl import flags
+from ml_collections import config_flags
+
+from deep_oc import (cli, experiment, features, files, pretexts, sharding, step)
+from deep_oc.errors import InputError
+
+_IMAGES = 1024  # random images that stand for the training set
+_EMBEDDED = 256  # images per embedding call
+
+
+def define_flags() -> None:
+  config_flags.DEFINE_config_file(
+      'config', None, 'File of the experiment, for example '
+      'configs/dacl_cifar10.py; --config.<field>=... overrides one field.')
+  flags.DEFINE_integer('size', 32, 'Side of the images in pixels.', 8)
+  flags.DEFINE_integer('rounds', 5, 'Rounds of which the median counts.', 1)
+  flags.DEFINE_float('seconds', 2.0, 'At least so long per part and round.')
+  flags.DEFINE_string('output', None, 'CSV file for the table.')
+
+
+def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
+              seconds: float) -> list[dict[str, object]]:
+  """Returns rows of part, value, unit."""
+  parts, flops, first_step = _parts(config, size)
+  per_second = _rates(parts, rounds, seconds)
+  batch = experiment.plan(config).batch
+  inputs = batch * experiment.pretext(config).inputs_per_image
+  peak = per_second['matrix product']
+  devices = jax.devices()
+  achieved = flops * per_second['train step']
+  return [_row(*cells) for cells in (
+      ('device', f'{len(devices)} × {devices[0].device_kind}', ''),
+      ('compute dtype', str(experiment.dtype(config.dtype)), ''),
+      ('first step, with compilation', first_step, 's'),
+      ('train step', 1e3 / per_second['train step'], 'ms'),
+      ('train, source images', batch * per_second['train step'], 'images/s'),
+      ('train, network inputs', inputs * per_second['train step'], 'images/s'),
+      ('augmentation alone', inputs * per_second['augmentation'], 'images/s'),
+      ('augmentation / train step', 100 * per_second['train step']
+       / per_second['augmentation'], '%'),
+      ('embedding', _EMBEDDED * per_second['embedding'], 'images/s'),
+      ('train step, compiled', flops / 1e9, 'GFLOP'),
+      ('train step, achieved', achieved / 1e9, 'GFLOP/s'),
+      ('matrix-product peak, measured', peak / 1e9, 'GFLOP/s'),
+      ('share of the measured peak', 100 * achieved / peak, '%'))]
+
+
+def _parts(config: ml_collections.ConfigDict, size: int
+           ) -> tuple[dict[str, tuple[Callable[[], object], float]], float,
+                      float]:
+  """Returns {part: (call, work per call)}, FLOPs and first step's seconds."""
+  mesh = sharding.mesh()
+  plan, pretext = experiment.plan(config), experiment.pretext(config)
+  sharding.check_batch(plan.batch, mesh)
+  everywhere = sharding.replicated(mesh)
+  images = jax.device_put(np.random.default_rng(0).integers(
+      0, 256, (_IMAGES, size, size, 3), np.uint8), everywhere)
+  optimizer = experiment.optimizer(config, _IMAGES)
+  count = step.steps_per_dispatch(plan.log_every)
+  index = jnp.asarray(step.batch_index(
+      config.seed, _IMAGES, plan.batch, 0, count))
+  key = step.root_key(config.seed)
+
+  began = time.perf_counter()
+  holder = [jax.device_put(step.create_state(
+      pretext, optimizer, config.seed, (size, size, 3)), everywhere)]
+  compiled = step.make_steps(pretext, optimizer, mesh).lower(
+      holder[0], images, index, key).compile()
+
+  def train():
+    holder[0], metrics = compiled(holder[0], images, index, key)
+    return metrics
+
+  jax.block_until_ready(train())
+  first_step = time.perf_counter() - began
+
+  variables = holder[0].variables
+  variables = jax.tree.map(jnp.copy, variables)  # the train step donates its
+  embed = features.embedder(pretext, mesh, _EMBEDDED)
+  some = np.asarray(images[:_EMBEDDED])
+  views = jax.jit(lambda key, index: pretexts.views(
+      pretext.augment, key, step.to_float(images[index]),
+      pretext.inputs_per_image).sum())
+  product, product_flops = _matrix_product(experiment.dtype(config.dtype))
+  parts = {
+      'train step': (train, count),
+      'augmentation': (lambda: views(key, index[0]), 1),
+      'embedding': (lambda: embed(variables, some), 1),
+      'matrix product': (product, product_flops)}
+  # A compiled loop counts its body once.
+  return parts, _flops(compiled), first_step
+
+
+def _flops(compiled: jax.stages.Compiled) -> float:
+  """Returns the floating-point operations of one step."""
+  cost = compiled.cost_analysis()
+  cost = cost[0] if isinstance(cost, list) else cost
+  return float(cost['flops'])
+
+
+def _matrix_product(dtype: jnp.dtype) -> tuple[Callable[[], object], float]:
+  """Returns a large product on all devices, and its FLOPs."""
+  mesh = sharding.mesh()
+  n = 2048 if jax.default_backend() == 'cpu' else 8192
+  a = jax.device_put(jnp.ones((n * mesh.size, n), dtype), sharding.split(mesh))
+  b = jax.device_put(jnp.ones((n, n), dtype), sharding.replicated(mesh))
+  product = jax.jit(jnp.matmul)
+  return lambda: product(a, b), 2 * n ** 3 * mesh.size
+
+
+def _rates(parts: dict[str, tuple[Callable[[], object], float]], rounds: int,
+           seconds: float) -> dict[str, float]:
+  """Returns the median work per second of each part, in turns."""
+  calls = {name: math.ceil(seconds / min(_seconds(call, 1), _seconds(call, 1)))
+           for name, (call, _) in parts.items()}
+  seen = {name: [] for name in parts}
+  for _ in tqdm.trange(rounds, desc='rounds', leave=False):
+    for name, (call, work) in parts.items():
+      seen[name].append(calls[name] * work / _seconds(call, calls[name]))
+  return {name: statistics.median(rates) for name, rates in seen.items()}
+
+
+def _seconds(call: Callable[[], object], count: int) -> float:
+  """Returns how long so many calls take, to the end of the last."""
+  began = time.perf_counter()
+  for _ in range(count):
+    result = call()
+  jax.block_until_ready(result)
+  return time.perf_counter() - began
+
+
+def _row(part: str, value: object, unit: str) -> dict[str, object]:
+  if isinstance(value, float):
+    value = f'{value:.4g}' if abs(value) < 1000 else f'{value:.0f}'
+  return {'part': part, 'value': value, 'unit': unit}
+
+
+def main() -> None:
+  args = flags.FLAGS
+  if args.config is None:
+    raise InputError('--config is required, for example '
+                     '--config=configs/dacl_cifar10.py')
+  experiment.check(args.config)
+  rows = benchmark(args.config, args.size, args.rounds, args.seconds)
+  for row in rows:
+    print(f"{row['part']:32} {row['value']:>16} {row['unit']}")
+  if args.output:
+    with files.replacing(args.output) as file:
+      writer = csv.DictWriter(file, ('part', 'value', 'unit'))
+      writer.writeheader()
+      writer.writerows(rows)
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)

@@ -1,0 +1,100 @@
+"""ResNets for one-class classification (He et al., CVPR 2016), as in DROC.
+
+Post-activation blocks; no max-pool for images of up to 64 pixels (Sohn et al.,
+ICLR 2021, https://arxiv.org/abs/2011.02578).
+"""
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from deep_oc.errors import InputError
+
+_STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3),
+           50: (3, 4, 6, 3)}
+_EXPANSION = 4  # of a bottleneck's last convolution
+_SMALL = 64  # largest side that gets the 3x3 stem
+
+_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
+
+
+def _conv(channels: int, kernel: int, stride: int, dtype: Any) -> nn.Conv:
+  # Symmetric padding, as the published code: with stride 2, 'SAME' would pad
+  # the right and bottom only.
+  return nn.Conv(channels, (kernel, kernel), strides=(stride, stride),
+                 padding=((kernel // 2, kernel // 2),) * 2, use_bias=False,
+                 kernel_init=_init, dtype=dtype)
+
+
+class Block(nn.Module):
+  """Convolutions with BatchNorm around a shortcut.
+
+  Each layer is (channels, kernel, stride); the last has no ReLU of its own.
+  """
+  layers: tuple[tuple[int, int, int], ...]
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps [n, h, w, c] to [n, h/s, w/s, d]."""
+    norm = functools.partial(nn.BatchNorm, use_running_average=not train,
+                             momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+    y, total = x, 1
+    for i, (channels, kernel, stride) in enumerate(self.layers):
+      y = nn.relu(y) if i else y
+      y = norm()(_conv(channels, kernel, stride, self.dtype)(y))
+      total *= stride
+    if total != 1 or x.shape[-1] != channels:
+      x = norm()(_conv(channels, 1, total, self.dtype)(x))
+    return nn.relu(x + y)
+
+
+class Model(nn.Module):
+  """ResNet-10, 18, 34 or 50 without a classification layer.
+
+  Attributes:
+    depth: 10, 18, 34 (basic blocks) or 50 (bottlenecks).
+    width: multiplies all channels but the stem's 64.
+    dtype: of the computation; parameters, statistics, output are float32.
+  """
+  depth: int = 18
+  width: float = 1.0
+  dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    if self.depth not in _STAGES:
+      raise InputError(f'resnet depth must be one of {list(_STAGES)}, '
+                       f'not {self.depth!r}')
+    if not (isinstance(self.width, (int, float)) and 64 * self.width >= 1):
+      raise InputError(f'resnet width must leave at least one of 64 channels, '
+                       f'not {self.width!r}')
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    """Maps f32[n, h, w, c] to pooled features f32[n, d]."""
+    x = self._stem(image.astype(self.dtype), train)
+    for stage, blocks in enumerate(_STAGES[self.depth]):
+      channels = int(64 * 2**stage * self.width)
+      for block in range(blocks):
+        stride = 2 if stage and not block else 1
+        x = Block(self._layers(channels, stride), self.dtype)(x, train=train)
+    self.sow('intermediates', 'map', x)  # free unless a caller asks for it
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+  def _layers(self, channels: int, stride: int):
+    if self.depth < 50:
+      return (channels, 3, stride), (channels, 3, 1)
+    return ((channels, 1, 1), (channels, 3, stride),
+            (channels * _EXPANSION, 1, 1))
+
+  def _stem(self, x: jax.Array, train: bool) -> jax.Array:
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9,
+                        epsilon=1e-5, dtype=self.dtype)
+    if max(x.shape[1:3]) <= _SMALL:
+      return nn.relu(norm(_conv(64, 3, 1, self.dtype)(x)))
+    x = nn.relu(norm(_conv(64, 7, 2, self.dtype)(x)))
+    # max_pool pads with -inf; after ReLU that equals the paper code's zeros.
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

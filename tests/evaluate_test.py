@@ -1,0 +1,319 @@
+import io
+import json
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from deep_oc import embeddings, evaluate, oneclass, tables
+from deep_oc.errors import InputError
+
+META = {'experiment': 'rotation_cifar10', 'dataset': 'cifar10',
+        'protocol': 'one_vs_rest', 'normal_class': 3, 'normal_name': 'cat',
+        'seed': 0, 'pretext': 'rotation', 'encoder': 'resnet18', 'step': 7,
+        'checkpoint_rule': 'last', 'config_hash': 'abc'}
+
+
+def _split(seed, n, anomalous=0):
+  random = np.random.default_rng(seed)
+  anomaly = np.arange(n) < anomalous
+  pool = np.abs(random.normal(1, 0.3, (n, 8)))
+  pool[anomaly] *= np.arange(8) / 8
+  pool = pool.astype(np.float32)
+  return {'pool': pool, 'head': pool[:, :4] ** 2, 'random': pool[:, ::-1] + 1,
+          'pixels': random.integers(0, 256, (n, 12), np.uint8),
+          'label': anomaly.astype(np.int32), 'anomaly': anomaly}
+
+
+def _write(folder, seed=0, meta=META, **test):
+  embeddings.write(folder / 'embeddings/train.npz', _split(seed, 40), meta)
+  arrays = _split(seed + 1, 30, 12)
+  arrays['score_upright'] = -arrays['pool'][:, 0]
+  embeddings.write(folder / 'embeddings/test.npz', arrays | test, meta)
+  return folder
+
+
+def _main(*args, cwd=None):
+  """Runs the binary in its own process."""
+  return subprocess.run([sys.executable, '-m', 'deep_oc.evaluate', *args],
+                        capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def _assert_fails(done, *words):
+  """Checks status 2 and exactly one line that has the words."""
+  assert done.returncode == 2, done.stderr
+  line, = done.stderr.splitlines()
+  assert line.startswith('error: ')
+  for word in words:
+    assert word in line
+
+
+@pytest.fixture
+def run(tmp_path):
+  return _write(tmp_path / 'runs/rotation_cifar10/3/seed0')
+
+
+def test_stage_2_needs_no_jax():
+  code = ('import sys; from deep_oc import evaluate; '
+          "print([m for m in ('jax', 'flax', 'optax', 'orbax', 'pandas') "
+          'if m in sys.modules])')
+  assert subprocess.check_output([sys.executable, '-c', code],
+                                 text=True).strip() == '[]'
+
+
+def test_the_command_evaluates_every_run_below_runs(run, tmp_path):
+  _write(run.parent.parent / '5/seed0', 5, META | {'normal_class': 5})
+  done = _main(cwd=tmp_path)
+  assert done.returncode == 0, done.stderr
+  assert {row['normal_class'] for row in tables.read(run / 'results.csv')} == {
+      '3'}
+  summary = tables.read(tmp_path / 'runs/summary.csv', tables.SUMMARY)
+  assert {row['normal_class'] for row in summary} == {'3', '5', 'mean'}
+  for word in ('pool', 'random', 'pixels', 'upright', '2 of 10', '91.3'):
+    assert word in done.stdout
+  assert all(x.startswith('warning: ') for x in done.stderr.splitlines())
+
+
+def test_columns_are_exactly_these(run):
+  evaluate.evaluate(run, ['nn'])
+  assert (run / 'results.csv').read_text().splitlines()[0] == (
+      'dataset,protocol,normal_class,normal_name,seed,pretext,encoder,step,'
+      'checkpoint_rule,feature,classifier,classifier_params,auroc,auroc_low,'
+      'auroc_high,auprc,fpr95,n_train,n_test_normal,n_test_anomalous,'
+      'config_hash')
+
+
+def test_every_feature_meets_every_classifier(run):
+  rows = evaluate.evaluate(run)
+  pairs = [(row['feature'], row['classifier']) for row in rows]
+  assert pairs == [
+      (feature, name) for feature in ('pool', 'head', 'random')
+      for name in oneclass.CLASSIFIERS] + [
+          ('pixels', 'ocsvm_rbf'), ('pixels', 'kde'), ('score', 'upright')]
+  for row in rows:
+    assert (row['n_test_normal'], row['n_test_anomalous']) == ('18', '12')
+    assert row['n_train'] == ('' if row['feature'] == 'score' else '40')
+    assert {key: row[key] for key in META} == {
+        key: str(value) for key, value in META.items()}
+    json.loads(row['classifier_params'])
+
+
+def test_numbers_are_percent_with_two_decimals(run):
+  row = evaluate.evaluate(run, ['kde'], ['pool'])[0]
+  for key in ('auroc', 'auroc_low', 'auroc_high', 'auprc', 'fpr95'):
+    assert row[key] == f'{float(row[key]):.2f}'
+  assert 60 < float(row['auroc']) <= 100  # anomalies are far away
+  assert float(row['auroc_low']) <= float(row['auroc'])
+
+
+def test_a_rerun_is_the_same_to_the_byte(run, tmp_path):
+  paths = run / 'results.csv', tmp_path / 'runs/summary.csv'
+  assert _main(cwd=tmp_path).returncode == 0
+  before = [path.read_bytes() for path in paths]
+  assert _main(cwd=tmp_path).returncode == 0
+  assert [path.read_bytes() for path in paths] == before
+
+
+def test_test_labels_change_no_score(run):
+  train, test, _ = embeddings.read_run(run)
+  features = evaluate.choose(train, test, None, run)
+
+  def scores():
+    return [x[-1] for x in evaluate.score_run(train, test, features, None, 0)]
+  before = scores()
+  for name in ('anomaly', 'label'):
+    test[name] = np.roll(test[name], 5)
+  np.testing.assert_array_equal(scores(), before)
+  del test['anomaly'], test['label'], train['anomaly'], train['label']
+  np.testing.assert_array_equal(scores(), before)
+
+
+def test_a_file_without_meta_has_empty_columns(tmp_path):
+  row = evaluate.evaluate(_write(tmp_path, meta={}), ['nn'])[0]
+  assert row['dataset'] == row['config_hash'] == row['seed'] == ''
+  assert row['auroc'] != ''
+  assert 'results' in tables.show(tables.summarize([row]))
+
+
+def test_flags_choose_classifiers_features_and_output(run, tmp_path):
+  output = tmp_path / 'elsewhere/out.csv'
+  done = _main(f'--runs={run}', '--classifiers=nn,kde', '--features=head,score',
+               f'--output={output}')
+  assert done.returncode == 0, done.stderr
+  rows = tables.read(run / 'results.csv')
+  assert [(row['feature'], row['classifier']) for row in rows] == [
+      ('head', 'nn'), ('head', 'kde'), ('score', 'upright')]
+  assert tables.read(output, tables.SUMMARY)
+
+
+def test_an_auroc_below_50_warns_but_not_of_a_baseline(run, capsys):
+  rows = [{'feature': 'pool', 'classifier': 'kde', 'auroc': '49.99'},
+          {'feature': 'head', 'classifier': 'kde', 'auroc': '50.00'},
+          {'feature': 'random', 'classifier': 'kde', 'auroc': '10.00'}]
+  evaluate.warn(run, rows)
+  line, = capsys.readouterr().err.splitlines()
+  assert 'pool/kde 49.99' in line
+  assert 'head' not in line and 'random' not in line
+  evaluate.warn(run, rows[1:])
+  assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize('pattern, expected', [
+    ('runs/**', 'runs'), ('/a/b*/c', '/a'), ('**', '.'), ('a/b', 'a/b')])
+def test_the_summary_stands_before_the_first_wildcard(pattern, expected):
+  assert evaluate.root(pattern) == pathlib.Path(expected)
+
+
+def test_runs_are_found_by_folder_pattern_and_parent(run, tmp_path):
+  for pattern in (run, tmp_path / 'runs', tmp_path / '**',
+                  tmp_path / 'runs/*/3/seed?'):
+    assert evaluate.find_runs(str(pattern)) == [run]
+
+
+def _truncated(data):
+  return data[:len(data) // 2]
+
+
+def _flipped(data):
+  at = data.index(b'pool.npy') + 300
+  return data[:at] + bytes([data[at] ^ 255]) + data[at + 1:]
+
+
+def _pickled(data):
+  del data
+  buffer = io.BytesIO()
+  np.savez(buffer, pool=np.array([{'a': 1}], dtype=object))
+  return buffer.getvalue()
+
+
+@pytest.mark.parametrize('damage', [
+    _truncated, _flipped, _pickled, lambda data: b'', lambda data: b'no zip'])
+@pytest.mark.parametrize('name', ['train.npz', 'test.npz'])
+def test_a_damaged_file_is_named(run, name, damage):
+  path = run / 'embeddings' / name
+  path.write_bytes(damage(path.read_bytes()))
+  with pytest.raises(InputError, match=f'{name} is not a readable'):
+    evaluate.evaluate(run)
+
+
+def test_a_damaged_compressed_file_is_named(run):
+  path = run / 'embeddings/train.npz'
+  with open(path, 'wb') as file:
+    np.savez_compressed(file, pool=np.random.default_rng(0).random((99, 9)))
+  with zipfile.ZipFile(path) as archive:
+    start = archive.getinfo('pool.npy').header_offset + 60
+  data = bytearray(path.read_bytes())
+  data[start:start + 40] = b'\xff' * 40
+  path.write_bytes(data)
+  with pytest.raises(InputError, match='train.npz is not a readable'):
+    evaluate.evaluate(run)
+
+
+def test_a_damaged_run_fails_in_one_line_and_the_others_are_kept(
+    run, tmp_path):
+  bad = _write(run.parent.parent / '1/seed0')
+  path = bad / 'embeddings/test.npz'
+  path.write_bytes(path.read_bytes()[:99])
+  old = bad / 'results.csv'
+  old.write_text('old')
+  done = _main('--classifiers=nn', cwd=tmp_path)
+  _assert_fails(done, '1 of 2 runs', '1/seed0/embeddings/test.npz')
+  assert tables.read(run / 'results.csv')
+  assert tables.read(tmp_path / 'runs/summary.csv', tables.SUMMARY)
+  assert old.read_text() == 'old'
+
+
+@pytest.mark.parametrize('args, words', [
+    (['--classifiers=kdee'], ["'kdee'", "'kde'"]),
+    (['--features=pol'], ["'pol'", "'pool'"]),
+    (['--runs=nowhere/**'], ["'nowhere/**'"]),
+    (['--clasifiers=kde'], ['clasifiers', 'classifiers']),
+    (['more'], ["'more'"])])
+def test_unknown_names_fail_with_the_nearest(run, tmp_path, args, words):
+  _assert_fails(_main(*args, cwd=tmp_path), *words)
+  assert not (run / 'results.csv').exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_named(run, tmp_path):
+  (tmp_path / 'file').touch()
+  output = tmp_path / 'file/summary.csv'
+  done = _main('--classifiers=nn', f'--output={output}', cwd=tmp_path)
+  _assert_fails(done, 'cannot write', str(output))
+  assert tables.read(run / 'results.csv')  # what was computed is kept
+
+
+@pytest.mark.parametrize('name', ['train.npz', 'test.npz'])
+def test_a_missing_file_is_named(run, name):
+  (run / 'embeddings' / name).unlink()
+  workdir, = evaluate.find_runs(str(run))
+  with pytest.raises(InputError, match=f'no embeddings at .*{name}'):
+    evaluate.evaluate(workdir)
+
+
+@pytest.mark.parametrize('key', ['config_hash', 'step'])
+def test_files_of_different_runs_are_an_error(run, key):
+  embeddings.write(run / 'embeddings/train.npz', _split(0, 40),
+                   META | {key: 'other'})
+  with pytest.raises(InputError, match=f'{key} is other'):
+    evaluate.evaluate(run)
+
+
+@pytest.mark.parametrize('anomaly, kind', [(0, 'normal'), (1, 'anomalous')])
+def test_a_test_set_of_one_kind_is_an_error(run, anomaly, kind):
+  _write(run, anomaly=np.full(30, anomaly, bool))
+  with pytest.raises(InputError, match=f'all 30 rows .* are {kind}'):
+    evaluate.evaluate(run)
+
+
+def test_features_of_different_width_are_an_error(run):
+  _write(run, pool=np.ones((30, 9), np.float32))
+  with pytest.raises(InputError, match="'pool' .* 8 columns .* 9 in"):
+    evaluate.evaluate(run)
+
+
+def test_a_feature_without_training_rows_is_an_error(run):
+  _write(run, other=np.ones((30, 9), np.float32))
+  with pytest.raises(InputError, match="'other' .* not in train.npz"):
+    evaluate.evaluate(run)
+
+
+def test_nan_is_an_error_that_names_the_array(run):
+  _write(run, head=np.full((30, 4), np.nan, np.float32))
+  with pytest.raises(InputError, match="'head' in .*test.npz"):
+    evaluate.evaluate(run)
+
+
+def test_no_feature_at_all_is_an_error(run):
+  meta = {}
+  for name in ('train', 'test'):
+    embeddings.write(run / f'embeddings/{name}.npz',
+                     {'anomaly': np.arange(4) < 2}, meta)
+  with pytest.raises(InputError, match='holds no feature'):
+    evaluate.evaluate(run)
+
+
+_BIG = """
+import resource, sys
+from deep_oc import evaluate
+evaluate.evaluate(evaluate.pathlib.Path(sys.argv[1]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_20000_rows_take_less_than_4_gib(tmp_path):
+  random = np.random.default_rng(0)
+  mix = random.normal(size=(32, 512))
+  for name in ('train', 'test'):
+    pool = random.normal(size=(20_000, 32)) @ mix
+    pool = np.maximum(pool + random.normal(size=pool.shape), 0)
+    embeddings.write(tmp_path / f'embeddings/{name}.npz', {
+        'pool': pool.astype(np.float32),
+        'anomaly': np.arange(20_000) % 2 == 1}, {})
+  kilobytes = int(subprocess.check_output(
+      [sys.executable, '-c', _BIG, str(tmp_path)], text=True))
+  print(f'{kilobytes / 2 ** 20:.2f} GiB')
+  assert kilobytes < 4 * 2 ** 20
