@@ -164,8 +164,7 @@ def evaluate(workdir: pathlib.Path, classifiers: Sequence[str] | None = None,
         'feature': feature, 'classifier': name, 'classifier_params': params,
         'n_train': str(n_train)} | measure(values, anomaly))
   tables.write(workdir / 'results.csv', tables.RESULTS, rows)
-  origin = {'run': str(workdir), 'experiment': str(meta.get('experiment', ''))}
-  return [row | origin for row in rows]
+  return [row | {'run': str(workdir)} for row in rows]
 
 
 def _seed(meta):

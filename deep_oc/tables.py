@@ -10,7 +10,7 @@ from deep_oc import files
 from deep_oc.errors import InputError
 
 RESULTS = (
-    'dataset', 'protocol', 'normal_class', 'normal_name', 'seed', 'pretext',
+    'experiment', 'dataset', 'protocol', 'normal_class', 'normal_name', 'seed', 'pretext',
     'encoder', 'step', 'checkpoint_rule', 'feature', 'classifier',
     'classifier_params', 'auroc', 'auroc_low', 'auroc_high', 'auprc', 'fpr95',
     'n_train', 'n_test_normal', 'n_test_anomalous', 'config_hash')
@@ -59,8 +59,7 @@ def read(path: str | os.PathLike, columns: Sequence[str] = RESULTS
 def summarize(rows: Iterable[Mapping[str, str]]) -> list[dict[str, object]]:
   """Averages results over seeds: a row per class, and one for their mean.
 
-  Rows are those of `read`, with 'run', where each comes from, and, where
-  known, 'experiment'. The row of the mean averages per seed over the classes,
+  Rows are those of `read`, with 'run', where each comes from. The row of the mean averages per seed over the classes,
   then over the seeds that have all the classes that any seed has.
 
   Raises:

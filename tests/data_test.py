@@ -330,6 +330,8 @@ def test_the_cache_equals_the_direct_read_and_needs_no_tfds(
 def test_a_cache_does_not_serve_another_folder(tmp_path):
   prepare(tmp_path / 'tfds')
   tiny(tmp_path)
+  with pytest.raises(InputError, match='not prepared'):
+    tiny(tmp_path, data_dir=str(tmp_path / 'other'))
   images = prepare(tmp_path / 'other', seed=1)
   other = tiny(tmp_path, data_dir=str(tmp_path / 'other'))
   assert same_images(other.train, images['train'])

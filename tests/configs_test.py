@@ -1,0 +1,70 @@
+"""Every config, and every point of every sweep, is one that can be run."""
+import importlib
+import pathlib
+import re
+
+import jax.numpy as jnp
+import pytest
+
+from deep_oc import augment, distribution, experiment, models, runs
+
+NAMES = sorted(path.stem for path in pathlib.Path('configs').glob('*.py'))
+
+
+@pytest.fixture(params=NAMES)
+def module(request):
+  return importlib.import_module(f'configs.{request.param}')
+
+
+def test_the_issues_configs_are_there():
+  assert {'quickstart'} | {
+      f'{pretext}_{name}' for pretext in ('rotnet', 'rotation', 'simclr',
+                                          'dacl')
+      for name in ('cifar10', 'fmnist')} <= set(NAMES)
+
+
+def test_the_docstring_gives_the_command_and_the_folder(module):
+  name = module.__name__.removeprefix('configs.')
+  assert f'--config=configs/{name}.py' in module.__doc__
+  assert f"--runs='runs/{name}" in module.__doc__
+  assert module.get_config().experiment == name
+
+
+def test_its_groups_build_what_they_name(module):
+  config = module.get_config()
+  experiment.check(config)
+  plan = experiment.plan(config)
+  assert plan.total_steps(5000) > 0
+  assert experiment.pretext(config).encoder == models.create(
+      **config.encoder, dtype=jnp.dtype('float32'))
+  assert distribution.copies(config.distribution) >= 1
+  experiment.optimizer(config, 5000)
+
+
+def test_every_point_of_its_sweep_is_a_valid_and_different_config(module):
+  hashes = set()
+  for point in module.sweep():
+    config = module.get_config()
+    config.update_from_flattened_dict(point)
+    experiment.check(config)
+    hashes.add((runs.default_workdir(config), runs.config_hash(config)))
+  assert len(hashes) == len(list(module.sweep())) > 1
+
+
+@pytest.mark.parametrize('name, images, steps', [
+    ('rotation_cifar10', 5000, 159_744), ('simclr_cifar10', 5000, 319_488),
+    ('dacl_cifar10', 20_000, 1_280_000), ('rotation_fmnist', 6000, 190_464),
+    ('simclr_fmnist', 6000, 382_976), ('dacl_fmnist', 24_000, 1_536_000)])
+def test_the_published_schedules_have_their_number_of_steps(
+    name, images, steps):
+  module = importlib.import_module(f'configs.{name}')
+  config = module.get_config()
+  assert experiment.plan(config).total_steps(images) == steps
+  shown = re.findall(r'[\d,]{6,}', module.__doc__)
+  assert f'{steps:,}' in shown
+
+
+def test_the_published_augmentation_is_the_official_chain():
+  config = importlib.import_module('configs.dacl_cifar10').get_config()
+  given = {key: value for key, value in config.pretext.augment.items()}
+  assert augment.Chain(**given) == augment.Chain(**augment.DROC)

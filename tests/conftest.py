@@ -1,0 +1,53 @@
+"""What the tests of whole binaries share: small real images, a small config."""
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='session')
+def digits_npz(tmp_path_factory) -> pathlib.Path:
+  """scikit-learn's handwritten digits at 16 px: 1,200 to train, 597 to test."""
+  from sklearn import datasets
+  digits = datasets.load_digits()
+  image = np.stack([np.asarray(Image.fromarray(np.uint8(15 * each)).resize(
+      (16, 16), Image.Resampling.BILINEAR)) for each in digits.images])
+  label = digits.target.astype(np.int32)
+  path = tmp_path_factory.mktemp('data') / 'digits.npz'
+  np.savez(path, x_train=image[:1200], y_train=label[:1200],
+           x_test=image[1200:], y_test=label[1200:])
+  return path
+
+
+@pytest.fixture
+def binary(digits_npz, tmp_path):
+  """Runs `python -m deep_oc.<name>` with tests/tiny.py as its config."""
+  def start(name, *args, env=None, wait=True, config='tests/tiny.py'):
+    command = [sys.executable, '-m', f'deep_oc.{name}']
+    if name == 'train':
+      command += [f'--config={config}', f'--config.data.path={digits_npz}']
+    process = subprocess.Popen(
+        [*command, *args], cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'} | (env or {}))
+    if not wait:
+      return process
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(
+        process.args, process.returncode, out, err)
+  return start
+
+
+def the_error(done: subprocess.CompletedProcess) -> str:
+  """Returns the one line of a run that failed as it should."""
+  lines = [line for line in done.stderr.splitlines()
+           if line.startswith('error: ')]
+  assert done.returncode == 2, done.stderr
+  assert len(lines) == 1 and 'Traceback' not in done.stderr, done.stderr
+  return lines[0]

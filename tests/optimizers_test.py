@@ -1,0 +1,57 @@
+"""The update rule, written out."""
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from deep_oc import errors, optimizers
+
+
+def test_three_steps_equal_keras_sgd_written_out():
+  rng = np.random.default_rng(0)
+  w = {'kernel': rng.normal(size=3), 'bias': rng.normal(size=2)}
+  gradients = [{name: rng.normal(size=x.shape) for name, x in w.items()}
+               for _ in range(3)]
+  optimizer = optimizers.create(
+      total_steps=10, steps_per_epoch=2, learning_rate=0.1, momentum=0.9,
+      weight_decay=0.01, per='step')
+  got = {name: jnp.asarray(x, jnp.float32) for name, x in w.items()}
+  state = optimizer.init(got)
+  v = {name: np.zeros_like(x) for name, x in w.items()}
+  for k, gradient in enumerate(gradients):
+    rate = 0.1 * 0.5 * (1 + math.cos(math.pi * k / 10))
+    for name in w:  # biases are decayed too
+      v[name] = 0.9 * v[name] - rate * (gradient[name] + 0.01 * w[name])
+      w[name] = w[name] + v[name]
+    updates, state = optimizer.update(gradient, state, got)
+    got = optax.apply_updates(got, updates)
+  for name in w:
+    np.testing.assert_allclose(got[name], w[name], rtol=1e-5)
+
+
+def test_the_rate_is_held_through_each_epoch():
+  rate = optimizers.learning_rate_schedule(
+      0.01, 'cosine', 'epoch', total_steps=2048 * 78, steps_per_epoch=78,
+      warmup_steps=0)
+  assert float(rate(jnp.array(0))) == float(rate(jnp.array(77)))
+  assert float(rate(jnp.array(78))) < float(rate(jnp.array(77)))
+  last = 0.01 * 0.5 * (1 + math.cos(math.pi * 2047 / 2048))
+  np.testing.assert_allclose(rate(jnp.array(2048 * 78 - 1)), last, rtol=2e-2)
+  np.testing.assert_allclose(last, 5.9e-9, rtol=1e-2)
+
+
+def test_warm_up_grows_linearly_to_the_peak():
+  rate = optimizers.learning_rate_schedule(
+      1.0, 'constant', 'step', total_steps=100, steps_per_epoch=10,
+      warmup_steps=4)
+  np.testing.assert_allclose(
+      [rate(jnp.array(k)) for k in range(6)], [.25, .5, .75, 1, 1, 1])
+
+
+@pytest.mark.parametrize('field, value', [
+    ('name', 'sdg'), ('schedule', 'cosin'), ('per', 'stp')])
+def test_a_misspelt_name_offers_the_nearest(field, value):
+  with pytest.raises(errors.InputError, match='did you mean'):
+    optimizers.create(total_steps=1, steps_per_epoch=1, **{field: value})

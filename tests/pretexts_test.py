@@ -1,0 +1,192 @@
+"""Pretext tasks against plain loops written from the definitions."""
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deep_oc import augment, errors, models, pretexts, scores
+from deep_oc.pretexts import contrastive
+
+
+def _unit_views(n=5, d=3):
+  z = np.random.default_rng(0).normal(size=(n, 2, d))
+  return (z / np.linalg.norm(z, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def _create(name, head, **kwargs):
+  return pretexts.create(
+      name, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.float32,
+      head=head, **kwargs)
+
+
+def _init(pretext, image):
+  keys = {'params': jax.random.key(0), 'views': jax.random.key(1)}
+  return pretext.init(keys, image, train=False)
+
+
+def test_the_official_loss_compares_view_one_with_view_two_only():
+  z, tau, total, right = _unit_views(), 0.2, 0.0, 0
+  for i in range(len(z)):
+    similar = [z[i, 0] @ z[j, 1] / tau for j in range(len(z))]
+    total -= similar[i] - math.log(sum(math.exp(s) for s in similar))
+    right += max(similar) == similar[i]
+  loss, accuracy, chance = contrastive.one_directional(jnp.asarray(z), tau)
+  np.testing.assert_allclose(loss, total / len(z), rtol=1e-5)
+  np.testing.assert_allclose(accuracy, right / len(z))
+  assert chance == 1 / len(z)
+
+
+def test_nt_xent_has_two_n_minus_two_negatives_per_anchor():
+  z, tau, total, right = _unit_views(), 0.5, 0.0, 0
+  flat = [(i, v) for i in range(len(z)) for v in (0, 1)]
+  for i, v in flat:
+    positive = math.exp(z[i, v] @ z[i, 1 - v] / tau)
+    others = [math.exp(z[i, v] @ z[j, w] / tau)
+              for j, w in flat if (j, w) != (i, v)]
+    assert len(others) == 2 * len(z) - 1
+    total -= math.log(positive / sum(others))
+    right += positive >= max(others)
+  loss, accuracy, chance = contrastive.nt_xent(jnp.asarray(z), tau)
+  np.testing.assert_allclose(loss, total / len(flat), rtol=1e-5)
+  np.testing.assert_allclose(accuracy, right / len(flat))
+  assert chance == 1 / (2 * len(z) - 1)
+
+
+@pytest.mark.parametrize('name', contrastive.LOSSES)
+def test_a_collapsed_embedding_scores_at_chance_not_at_one(name):
+  z = jnp.ones((8, 2, 4)) / 2
+  loss, accuracy, chance = contrastive.LOSSES[name](z, 0.2)
+  assert accuracy <= 2 / 8
+  np.testing.assert_allclose(loss, math.log(1 / chance), rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', contrastive.LOSSES)
+def test_contrastive_gradients_are_finite_even_for_equal_views(name):
+  z = jnp.ones((4, 2, 3)) / math.sqrt(3)
+  gradient = jax.grad(lambda x: contrastive.LOSSES[name](x, 0.2)[0])(z)
+  assert np.isfinite(gradient).all()
+
+
+def test_alignment_and_uniformity_equal_loops_over_pairs():
+  z = _unit_views()
+  aligned = np.mean([np.sum((a - b) ** 2) for a, b in z])
+  kernel = [math.exp(-2 * np.sum((z[i, 0] - z[j, 0]) ** 2))
+            for i in range(len(z)) for j in range(len(z)) if i != j]
+  np.testing.assert_allclose(contrastive.alignment(z), aligned, rtol=1e-5)
+  np.testing.assert_allclose(
+      contrastive.uniformity(jnp.asarray(z)), math.log(np.mean(kernel)),
+      rtol=1e-5)
+
+
+def test_unit_leaves_a_zero_row_finite():
+  x = contrastive.unit(jnp.array([[0., 0.], [3., 4.]]))
+  np.testing.assert_allclose(x, [[0, 0], [0.6, 0.8]], rtol=1e-6)
+  assert np.isfinite(jax.grad(lambda x: contrastive.unit(x).sum())(
+      jnp.zeros((1, 2)))).all()
+
+
+def test_rotation_loss_is_cross_entropy_over_four_turned_copies():
+  image = jax.random.uniform(jax.random.key(2), (3, 8, 8, 3))
+  pretext = _create('rotation', (5, 6))
+  variables = _init(pretext, image)
+  (loss, metrics), _ = pretext.apply(
+      variables, image, train=True, rngs={'views': jax.random.key(3)},
+      mutable=['batch_stats'])
+
+  copies = np.stack([np.rot90(np.asarray(image[i]), k)
+                     for i in range(3) for k in range(4)])
+
+  def logits(module, view):  # one pass, so that the copies share statistics
+    pool = module.encoder(view, train=True)
+    return module.classifier(module.mlp(pool, train=True))
+  out, _ = pretext.apply(variables, jnp.asarray(copies), method=logits,
+                         mutable=['batch_stats'])
+  out = np.asarray(out, np.float64)
+  log_p = out - np.log(np.exp(out).sum(1, keepdims=True))
+  target = np.tile(np.arange(4), 3)
+  np.testing.assert_allclose(
+      loss, -log_p[np.arange(12), target].mean(), rtol=1e-4)
+  np.testing.assert_allclose(
+      metrics['accuracy'], (out.argmax(1) == target).mean())
+
+
+def test_each_of_the_four_turns_is_augmented_on_its_own():
+  image = jnp.zeros((2, 4, 4, 3))
+  view = pretexts.views(augment.Chain(brightness=0.4), jax.random.key(0),
+                        image, 4)
+  assert view.shape == (2, 4, 4, 4, 3)
+  assert len(np.unique(np.asarray(view[..., 0, 0, 0]))) == 8
+
+
+def test_rotation_scores_equal_the_products_of_probabilities():
+  logits = np.random.default_rng(0).normal(size=(6, 4, 4))
+  p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  np.testing.assert_allclose(
+      scores.upright(jnp.asarray(logits[:, 0])), 1 - p[:, 0, 0], rtol=1e-5)
+  product = [1 - p[i, 0, 0] * p[i, 1, 1] * p[i, 2, 2] * p[i, 3, 3]
+             for i in range(6)]
+  np.testing.assert_allclose(
+      scores.rotation(jnp.asarray(logits)), product, rtol=1e-5)
+
+
+def test_rotation_scores_of_an_image_use_its_four_turns():
+  image = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
+  pretext = _create('rotation', (5,))
+  variables = _init(pretext, image)
+
+  def logits(module, x):
+    return module.classifier(module.mlp(
+        module.encoder(x, train=False), train=False))
+  product = np.ones(2)
+  for k in range(4):
+    out = np.asarray(pretext.apply(
+        variables, jnp.rot90(image, k, (1, 2)), method=logits), np.float64)
+    product *= np.exp(out[:, k]) / np.exp(out).sum(1)
+  got = pretext.apply(variables, image, method='scores')
+  np.testing.assert_allclose(got['rotation'], 1 - product, rtol=1e-4)
+
+
+def test_rotnet_classifies_the_encoders_own_features():
+  image = jnp.zeros((2, 8, 8, 3))
+  pretext = _create('rotation', ())
+  variables = _init(pretext, image)
+  assert set(variables['params']) == {'encoder', 'classifier'}
+  assert set(pretext.apply(variables, image, method='embed')) == {'pool'}
+
+
+@pytest.mark.parametrize('name, head, count', [
+    ('rotation', (512,) * 8, 2_106_884),
+    ('contrastive', (512,) * 8 + (128,), 2_170_880)])
+def test_the_papers_networks_have_their_number_of_parameters(
+    name, head, count):
+  pretext = pretexts.create(
+      name, encoder=dict(name='resnet'), dtype=jnp.float32, head=head)
+  shapes = jax.eval_shape(lambda: _init(pretext, jnp.zeros((2, 32, 32, 3))))
+  total = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes['params']))
+  assert total == 11_168_832 + count
+
+
+@pytest.mark.parametrize('name, head', [
+    ('rotation', (6, 5)), ('contrastive', (6, 5))])
+def test_features_are_float32_and_named(name, head):
+  image = jnp.ones((3, 16, 16, 3))
+  pretext = pretexts.create(
+      name, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.bfloat16,
+      head=head)
+  got = pretext.apply(_init(pretext, image), image, method='embed')
+  assert {key: (x.shape, x.dtype.name) for key, x in got.items()} == {
+      'pool': ((3, 8), 'float32'), 'head': ((3, 5), 'float32')}
+
+
+def test_misspelt_names_and_keys_offer_the_nearest():
+  with pytest.raises(errors.InputError, match="did you mean 'rotation'"):
+    _create('rotaton', (4,))
+  with pytest.raises(errors.InputError, match="'pretext.temperature'"):
+    _create('contrastive', (4,), temprature=0.1)
+  with pytest.raises(errors.InputError, match="'pretext.augment.grey'"):
+    _create('contrastive', (4,), augment={'gray': 0.2})
+  with pytest.raises(errors.InputError, match="'nt_xent'"):
+    _init(_create('contrastive', (4,), loss='nt_xnt'), jnp.ones((2, 8, 8, 3)))
+  assert models.create('convnet').channels

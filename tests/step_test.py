@@ -1,0 +1,129 @@
+"""The one train step: what it changes, and that it is a function of its step.
+"""
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from deep_oc import optimizers, pretexts, sharding, step
+
+TASKS = {'rotation': dict(head=(8, 8)),
+         'contrastive': dict(head=(8, 8, 4)),
+         'nt_xent': dict(head=(8, 8, 4), loss='nt_xent')}
+
+
+def make(task):
+  """Returns task, optimizer, mesh, state and images."""
+  name = 'contrastive' if task == 'nt_xent' else task
+  pretext = pretexts.create(
+      name, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.float32, augment=dict(crop=0.5, flip=0.5, hue=0.4), **TASKS[task])
+  optimizer = optimizers.create(total_steps=10, steps_per_epoch=2)
+  mesh = sharding.mesh()
+  state = jax.device_put(step.create_state(pretext, optimizer, 0, (16, 16, 3)),
+                         sharding.replicated(mesh))
+  images = np.random.default_rng(0).integers(
+      0, 256, (40, 16, 16, 3), np.uint8)
+  return pretext, optimizer, mesh, state, jax.device_put(
+      images, sharding.replicated(mesh))
+
+
+def run(task, steps, at_once):
+  """Returns losses f32[steps] and the parameters after so many steps."""
+  pretext, optimizer, mesh, state, images = make(task)
+  take = step.make_steps(pretext, optimizer, mesh)
+  losses = []
+  for start in range(0, steps, at_once):
+    index = step.batch_index(0, 40, 16, start, at_once)
+    state, metrics = take(state, images, jnp.asarray(index), step.root_key(0))
+    losses.append(np.asarray(metrics['loss']))
+  return np.concatenate(losses), jax.device_get(state.params)
+
+
+def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
+  got = step.batch_index(7, 20, 5, 0, 8)
+  assert got.shape == (8, 5)
+  assert sorted(got[:4].ravel()) == sorted(got[4:].ravel()) == list(range(20))
+  assert not np.array_equal(got[:4], got[4:])
+  assert not np.array_equal(got, step.batch_index(8, 20, 5, 0, 8))
+
+
+def test_batches_are_a_function_of_the_step_alone():
+  whole = step.batch_index(0, 23, 5, 0, 12)
+  parts = [step.batch_index(0, 23, 5, k, 1) for k in range(12)]
+  np.testing.assert_array_equal(whole, np.concatenate(parts))
+  assert len(set(whole[:4].ravel())) == 20  # three images are left out
+
+
+def test_a_step_moves_every_parameter_and_the_statistics():
+  pretext, optimizer, _, state, images = make('contrastive')
+  new, metrics = jax.jit(
+      lambda state: step.train_step(pretext, optimizer, state, images[:16],
+                                    step.root_key(0)))(state)
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params,
+                       new.params)
+  assert all(jax.tree.leaves(moved))
+  assert any(jax.tree.leaves(jax.tree.map(
+      lambda a, b: bool((a != b).any()), state.collections, new.collections)))
+  assert int(new.step) == 1 and np.isfinite(metrics['loss'])
+
+
+def test_a_step_equals_the_gradient_of_the_loss_written_out():
+  pretext, _, _, state, images = make('rotation')
+  plain = optax.sgd(0.1)
+  state = state.replace(opt_state=plain.init(state.params))
+  key = step.root_key(3)
+  new, _ = step.train_step(pretext, plain, state, images[:4], key)
+
+  def loss(params):
+    (value, _), _ = pretext.apply(
+        {'params': params, **state.collections},
+        images[:4].astype(jnp.float32) / 255, train=True,
+        rngs={'views': jax.random.fold_in(key, 1)}, mutable=['batch_stats'])
+    return value
+  wanted = jax.tree.map(lambda p, g: p - 0.1 * g, state.params,
+                        jax.grad(loss)(state.params))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+               new.params, wanted)
+
+
+def test_many_steps_in_one_dispatch_equal_one_by_one():
+  one, params_one = run('rotation', 4, 1)
+  four, params_four = run('rotation', 4, 4)
+  np.testing.assert_allclose(one, four, rtol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+               params_one, params_four)
+
+
+def test_steps_differ_in_their_views():
+  pretext, optimizer, _, state, images = make('contrastive')
+  pixels = []
+  for k in (0, 1):
+    views = jax.random.fold_in(step.root_key(0), k + 1)
+    pixels.append(pretexts.views(pretext.augment, views,
+                                 step.to_float(images[:2]), 2))
+  assert not np.allclose(*pixels)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_eight_devices_equal_one(task):
+  losses, params = run(task, 2, 1)
+  program = f"""
+import sys; sys.path.insert(0, 'tests')
+import jax, numpy as np, step_test
+assert jax.device_count() == 8
+losses, params = step_test.run({task!r}, 2, 1)
+print(*losses, *[float(np.abs(x).sum()) for x in jax.tree.leaves(params)])
+"""
+  done = subprocess.run(
+      [sys.executable, '-c', program], capture_output=True, text=True,
+      env=os.environ | {'JAX_NUM_CPU_DEVICES': '8', 'JAX_PLATFORMS': 'cpu'})
+  assert not done.returncode, done.stderr
+  got = np.array(done.stdout.split(), float)
+  np.testing.assert_allclose(got[:2], losses, rtol=1e-5)
+  np.testing.assert_allclose(
+      got[2:], [np.abs(x).sum() for x in jax.tree.leaves(params)], rtol=1e-4)
