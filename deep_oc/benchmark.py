@@ -19,19 +19,15 @@ import ml_collections
 import numpy as np
 import tqdm
 from absl import flags
-from ml_collections import config_flags
 
 from deep_oc import (cli, experiment, features, files, pretexts, sharding, step)
-from deep_oc.errors import InputError
 
 _IMAGES = 1024  # random images that stand for the training set
 _EMBEDDED = 256  # images per embedding call
 
 
 def define_flags() -> None:
-  config_flags.DEFINE_config_file(
-      'config', None, 'File of the experiment, for example '
-      'configs/dacl_cifar10.py; --config.<field>=... overrides one field.')
+  experiment.define_flag()
   flags.DEFINE_integer('size', 32, 'Side of the images in pixels.', 8)
   flags.DEFINE_integer('rounds', 5, 'Rounds of which the median counts.', 1)
   flags.DEFINE_float('seconds', 2.0, 'At least so long per part and round.')
@@ -157,11 +153,7 @@ def _row(part: str, value: object, unit: str) -> dict[str, object]:
 
 def main() -> None:
   args = flags.FLAGS
-  if args.config is None:
-    raise InputError('--config is required, for example '
-                     '--config=configs/dacl_cifar10.py')
-  experiment.check(args.config)
-  rows = benchmark(args.config, args.size, args.rounds, args.seconds)
+  rows = benchmark(experiment.from_flag(), args.size, args.rounds, args.seconds)
   for row in rows:
     print(f"{row['part']:32} {row['value']:>16} {row['unit']}")
   if args.output:

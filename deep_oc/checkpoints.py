@@ -1,4 +1,6 @@
 """Whole states on disk, written by Orbax, the newest two kept."""
+import contextlib
+import logging
 import os
 import pathlib
 
@@ -53,21 +55,26 @@ class Checkpoints:
     if step is None:
       raise InputError(f'no checkpoint in {self.folder}; train the run first')
     try:
-      self._check_shapes(like, step)
-      restored = self._orbax.load(step, jax.tree.map(
-          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-          _as_dict(like)))
+      with _quiet():
+        self._check_shapes(like, step)
+        restored = self._orbax.load(step, jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=x.sharding), _as_dict(like)))
     except InputError:
       raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
       raise InputError(
-          f'cannot read the checkpoint {self.folder / str(step)} ({error}); '
-          'delete that folder to go on from the one before') from error
+          f'cannot read the checkpoint {self.folder / str(step)}; delete that '
+          'folder to go on from the one before '
+          f'({str(error)[:200]})') from error
     return like.replace(**restored)
 
   def _check_shapes(self, like: steps.State, step: int) -> None:
     """Says which array differs; Orbax's own message misleads."""
-    saved = _shapes(self._orbax.metadata(step).metadata)
+    metadata = self._orbax.metadata(step).metadata
+    if metadata is None:
+      raise OSError('its metadata is damaged')
+    saved = _shapes(metadata)
     wanted = _shapes(_as_dict(like))
     for name in sorted(saved.keys() | wanted.keys()):
       if saved.get(name) != wanted.get(name):
@@ -75,6 +82,20 @@ class Checkpoints:
             f'the checkpoint {self.folder / str(step)} is of another config: '
             f'{name} is {saved.get(name, "absent")} there and '
             f'{wanted.get(name, "absent")} here')
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Keeps Orbax and its tasks from logging what is raised all the same."""
+  loggers = logging.getLogger('absl'), logging.getLogger('asyncio')
+  before = [logger.level for logger in loggers]
+  for logger in loggers:
+    logger.setLevel(logging.CRITICAL)
+  try:
+    yield
+    loggers[1].setLevel(before[1])  # after an error, its tasks outlive it
+  finally:
+    loggers[0].setLevel(before[0])
 
 
 def _as_dict(state: steps.State) -> dict:

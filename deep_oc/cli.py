@@ -9,6 +9,8 @@ from deep_oc.errors import InputError
 
 def fail(error: object) -> None:
   """Prints the error on one line and exits with status 2."""
+  # Background tasks of a failed read would go on about it while Python ends.
+  sys.unraisablehook = lambda _: None
   line = ' '.join(str(error).split())
   print(f'error: {line}', file=sys.stderr)
   sys.exit(2)

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from absl import flags
+from ml_collections import config_flags
 
 from deep_oc import (data, distribution, errors, optimizers, plugins, pretexts,
                      runs)
@@ -61,6 +63,30 @@ class Plan:
   def total_steps(self, images: int) -> int:
     """Returns the number of steps of the run."""
     return self.steps or round(self.epochs * self.steps_per_epoch(images))
+
+
+def define_flag() -> None:
+  """Defines --config."""
+  config_flags.DEFINE_config_file(
+      'config', None, 'File of the experiment, for example '
+      'configs/quickstart.py; --config.<field>=... overrides one field.')
+
+
+def from_flag() -> ml_collections.ConfigDict:
+  """Returns the checked config that --config names.
+
+  Raises:
+    InputError: none is named, or it cannot be loaded.
+  """
+  config = flags.FLAGS.config
+  if config is None:
+    raise InputError('--config is required, for example '
+                     '--config=configs/quickstart.py')
+  try:
+    check(config)
+  except OSError as error:  # ml_collections says so at the first use
+    raise InputError(error) from error
+  return config
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -131,7 +157,7 @@ def meta(config: ml_collections.ConfigDict, problem: data.Problem, step: int
          ) -> dict[str, object]:
   """Returns what every result row says of the run."""
   encoder = config.encoder
-  shape = ','.join(f'{key}={encoder[key]}' for key in sorted(encoder)
+  shape = ','.join(f'{key}={_plain(encoder[key])}' for key in sorted(encoder)
                    if key != 'name')
   return {
       'experiment': config.experiment, 'dataset': problem.dataset,
@@ -140,3 +166,8 @@ def meta(config: ml_collections.ConfigDict, problem: data.Problem, step: int
       'pretext': config.method, 'encoder': f'{encoder.name}({shape})',
       'step': step, 'checkpoint_rule': 'last',
       'config_hash': runs.config_hash(config)}
+
+
+def _plain(value: object) -> object:
+  """A tuple is a list once it has been in a JSON file."""
+  return list(value) if isinstance(value, tuple) else value

@@ -35,7 +35,8 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = 256,
             description: str | None = None) -> dict[str, np.ndarray]:
     parts = []
     for start in tqdm.trange(0, len(images), batch, desc=description,
-                             disable=description is None, leave=False):
+                             disable=None if description else True,
+                             leave=False):
       image = images[start:start + batch]
       padding = [(0, batch - len(image))] + [(0, 0)] * (image.ndim - 1)
       feature = forward(variables, np.pad(image, padding))

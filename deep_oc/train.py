@@ -15,7 +15,6 @@ import ml_collections
 import numpy as np
 import tqdm
 from absl import flags
-from ml_collections import config_flags
 
 from deep_oc import (checkpoints, cli, data, distribution, experiment, features,
                      logs, monitor, runs, sharding, step)
@@ -25,9 +24,7 @@ _PROBES = 256  # training images whose features are watched
 
 
 def define_flags() -> None:
-  config_flags.DEFINE_config_file(
-      'config', None, 'File of the experiment, for example '
-      'configs/quickstart.py; --config.<field>=... overrides one field.')
+  experiment.define_flag()
   flags.DEFINE_string(
       'workdir', None, 'Where the run lives; by default '
       'runs/<experiment>/<normal class>/seed<k>. A run found there is resumed.')
@@ -67,7 +64,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
     start = int(state.step)
     _announce(config, problem, workdir, len(images), start, total)
     with logs.Metrics(workdir, start) as log, tqdm.tqdm(
-        initial=start, total=total, unit='step', desc='train') as bar:
+        initial=start, total=total, unit='step', desc='train',
+        disable=None) as bar:
       rows, since = [], time.perf_counter()
       now = start
       while now < total:
@@ -126,11 +124,7 @@ def _mean(rows: list[dict[str, jax.Array]], now: int, workdir: str
 
 
 def main() -> None:
-  config = flags.FLAGS.config
-  if config is None:
-    raise InputError('--config is required, for example '
-                     '--config=configs/quickstart.py')
-  workdir = train(config, flags.FLAGS.workdir)
+  workdir = train(experiment.from_flag(), flags.FLAGS.workdir)
   print(f"stage 2: python -m deep_oc.evaluate --runs='{workdir}'")
 
 

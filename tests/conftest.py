@@ -3,12 +3,18 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Processes of one test session share what they compile.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(
+    tempfile.gettempdir(), f'deep_oc_tests_{os.getuid()}'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 
 @pytest.fixture(scope='session')
@@ -31,7 +37,9 @@ def binary(digits_npz, tmp_path):
   def start(name, *args, env=None, wait=True, config='tests/tiny.py'):
     command = [sys.executable, '-m', f'deep_oc.{name}']
     if name == 'train':
-      command += [f'--config={config}', f'--config.data.path={digits_npz}']
+      command.append(f'--config={config}')
+    if name == 'train' and config == 'tests/tiny.py':
+      command.append(f'--config.data.path={digits_npz}')
     process = subprocess.Popen(
         [*command, *args], cwd=ROOT, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,

@@ -1,0 +1,239 @@
+"""Stage 1 and 2 end to end, as a user starts them, on real small images."""
+import json
+import pathlib
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import the_error
+
+from deep_oc import embeddings, evaluate, train
+from tests import tiny
+
+
+def _config(digits_npz, **overrides):
+  config = tiny.get_config()
+  config.update_from_flattened_dict({'data.path': str(digits_npz), **overrides})
+  return config
+
+
+@pytest.fixture(scope='module')
+def finished(digits_npz, tmp_path_factory):
+  """A run that was never stopped, evaluated."""
+  workdir = str(tmp_path_factory.mktemp('run'))
+  train.train(_config(digits_npz), workdir)
+  evaluate.evaluate(pathlib.Path(workdir))
+  return pathlib.Path(workdir)
+
+
+def _csv(workdir):
+  evaluate.evaluate(pathlib.Path(workdir))
+  return (pathlib.Path(workdir) / 'results.csv').read_bytes()
+
+
+def test_a_run_leaves_the_files_of_the_design(finished):
+  assert {path.name for path in finished.iterdir()} == {
+      'config.json', 'checkpoints', 'metrics.jsonl', 'tensorboard',
+      'embeddings', 'results.csv'}
+  rows = [json.loads(line)
+          for line in (finished / 'metrics.jsonl').read_text().splitlines()]
+  assert [row['step'] for row in rows] == [10, 20, 30, 40, 50, 60]
+  assert {'loss', 'accuracy', 'steps_per_second'} <= set(rows[0])
+  assert {'embedding_variance', 'effective_rank'} <= set(rows[1])
+  assert list((finished / 'tensorboard').glob('events*'))
+  assert sorted(path.name for path in (finished / 'checkpoints').iterdir()) == [
+      '40', '60']
+
+
+def test_the_embeddings_are_of_the_un_augmented_normals_and_the_test_set(
+    finished, digits_npz):
+  train_file, meta = embeddings.read(finished / 'embeddings/train.npz')
+  test_file, _ = embeddings.read(finished / 'embeddings/test.npz')
+  data = np.load(digits_npz)
+  normal = np.flatnonzero(data['y_train'] == 3)
+  np.testing.assert_array_equal(train_file['index'], normal)
+  np.testing.assert_array_equal(test_file['label'], data['y_test'])
+  np.testing.assert_array_equal(test_file['anomaly'], data['y_test'] != 3)
+  assert not train_file['anomaly'].any()
+  grey = data['x_train'][normal].reshape(len(normal), -1)
+  np.testing.assert_array_equal(train_file['pixels'][:, ::3], grey)
+  for name, d in (('pool', 16), ('head', 16), ('random', 16)):
+    assert train_file[name].shape == (len(normal), d)
+    assert test_file[name].shape == (597, d)
+  assert {'score_upright', 'score_rotation'} <= set(test_file)
+  assert (meta['step'], meta['checkpoint_rule'], meta['normal_name']) == (
+      60, 'last', '3')
+
+
+def test_features_do_not_depend_on_how_the_last_batch_is_filled(finished):
+  from deep_oc import embed, features, sharding
+  _, problem, pretext, state = embed.restore(str(finished))
+  got = features.embedder(pretext, sharding.mesh(), batch=50)(
+      state.variables, problem.test.image[:120])['pool']
+  whole = embeddings.read(finished / 'embeddings/test.npz')[0]['pool']
+  np.testing.assert_allclose(got, whole[:120], rtol=1e-4, atol=1e-5)
+
+
+def test_seed_zero_twice_gives_the_same_csv_and_seed_one_another(
+    finished, digits_npz, tmp_path):
+  again, other = tmp_path / 'again', tmp_path / 'other'
+  train.train(_config(digits_npz), str(again))
+  train.train(_config(digits_npz, seed=1), str(other))
+  wanted = (finished / 'results.csv').read_bytes()
+  assert _csv(again) == wanted
+  pool = 'embeddings/test.npz', 'pool'
+  one, two = (embeddings.read(run / pool[0])[0][pool[1]]
+              for run in (finished, other))
+  assert not np.allclose(one, two)
+  assert _csv(other) != wanted
+
+
+def test_a_killed_run_resumes_to_the_same_bits(binary, finished, tmp_path):
+  workdir = tmp_path / 'killed'
+  arguments = 'train', f'--workdir={workdir}'
+  process = binary(*arguments, wait=False)
+  deadline = time.time() + 200
+  while not (workdir / 'checkpoints' / '20').exists():
+    assert process.poll() is None and time.time() < deadline
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not (workdir / 'embeddings').exists()  # it was not done
+  done = binary(*arguments)
+  assert not done.returncode, done.stderr
+  assert 'resuming at step' in done.stdout
+  for name in ('train', 'test'):
+    got = embeddings.read(workdir / f'embeddings/{name}.npz')[0]
+    wanted = embeddings.read(finished / f'embeddings/{name}.npz')[0]
+    for key, array in wanted.items():
+      np.testing.assert_array_equal(got[key], array, err_msg=key)
+  assert _csv(workdir) == (finished / 'results.csv').read_bytes()
+  rows = (workdir / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(row)['step'] for row in rows] == [10, 20, 30, 40, 50, 60]
+
+
+def test_a_finished_run_started_again_only_embeds(finished, digits_npz):
+  before = (finished / 'metrics.jsonl').read_text()
+  train.train(_config(digits_npz), str(finished))
+  assert (finished / 'metrics.jsonl').read_text() == before
+
+
+@pytest.mark.parametrize('overrides', [
+    dict(), {'pretext': dict(name='contrastive', head=(32, 16),
+                             augment=dict(crop=0.5, brightness=0.4)),
+             'distribution': 'rot', 'method': 'dacl'}])
+def test_learning_beats_the_untrained_encoder_on_real_digits(
+    overrides, digits_npz, tmp_path):
+  config = _config(digits_npz, **{
+      'train.steps': 400, 'train.batch': 32, 'encoder.channels': (16, 32)})
+  for key, value in overrides.items():
+    del config[key]
+    config[key] = value
+  train.train(config, str(tmp_path))
+  rows = {(row['feature'], row['classifier']): float(row['auroc'])
+          for row in evaluate.evaluate(tmp_path, ['kde'])}
+  assert rows['pool', 'kde'] > 85
+  assert rows['pool', 'kde'] > rows['random', 'kde'] + 3
+  scores = embeddings.read(tmp_path / 'embeddings/test.npz')[0]['pool']
+  assert len(np.unique(scores, axis=0)) > 500  # images are told apart
+
+
+def test_a_checkpoint_of_another_config_is_refused(finished, digits_npz):
+  with pytest.raises(train.InputError, match='another config .*seed=0 there'):
+    train.train(_config(digits_npz, seed=1), str(finished))
+  assert (finished / 'results.csv').exists()
+
+
+def test_a_checkpoint_of_another_network_names_the_array(
+    finished, digits_npz, tmp_path):
+  shutil.copytree(finished / 'checkpoints', tmp_path / 'checkpoints')
+  with pytest.raises(train.InputError, match='another config: .* there and .* here'):
+    train.train(_config(digits_npz, **{'encoder.channels': (8, 24)}),
+                str(tmp_path))
+
+
+def test_a_damaged_checkpoint_names_its_folder(finished, tmp_path, digits_npz):
+  shutil.copytree(finished, tmp_path / 'run')
+  for path in (tmp_path / 'run/checkpoints/60').rglob('*'):
+    if path.is_file() and '/d/' in str(path):
+      path.write_bytes(b'broken')
+  with pytest.raises(train.InputError, match='checkpoints/60.*one before'):
+    train.train(_config(digits_npz), str(tmp_path / 'run'))
+
+
+def test_too_few_images_for_the_batch(digits_npz, tmp_path):
+  with pytest.raises(train.InputError, match=r'\d+ normal images.*batch=500'):
+    train.train(_config(digits_npz, **{'train.batch': 500}), str(tmp_path))
+
+
+def test_a_diverging_loss_stops_and_keeps_the_last_good_checkpoint(
+    digits_npz, tmp_path):
+  config = _config(digits_npz, **{'optimizer.learning_rate': 1e30})
+  with pytest.raises(train.InputError, match='loss became nan.*learning_rate'):
+    train.train(config, str(tmp_path))
+  assert not (tmp_path / 'embeddings').exists()
+  saved = list((tmp_path / 'checkpoints').iterdir())
+  assert not saved  # the first would have been of step 20
+
+
+def test_a_collapse_is_reported(digits_npz, tmp_path, capfd):
+  config = _config(digits_npz, **{'optimizer.learning_rate': 1e-9})
+  train.train(config, str(tmp_path))
+  out = capfd.readouterr()
+  assert 'no better than guessing' in out.out + out.err
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--config.pretext.augment.crp=1'], ['crp']),
+    (['--config.protocol.normal=11'], ["normal class", '11']),
+    (['--config.data.name=x', '--config.data.source=npy'], ["'npz'"]),
+    (['--config.train.batch=0'], ['train.batch=0', 'positive']),
+    (['--config.seed=x'], ['seed']),
+    (['surplus'], ["'surplus'"])])
+def test_bad_flags_give_one_line_and_status_two(binary, arguments, words,
+                                                tmp_path):
+  line = the_error(binary('train', f'--workdir={tmp_path}/r', *arguments))
+  assert all(word in line for word in words), line
+  assert not (tmp_path / 'r').exists()
+
+
+def test_a_missing_config_file_gives_one_line(binary):
+  assert 'nowhere.py' in the_error(binary('train', config='nowhere.py'))
+
+
+def test_a_set_that_is_not_prepared_names_command_and_extra(binary, tmp_path):
+  line = the_error(binary(
+      'train', f'--workdir={tmp_path}/r', config='configs/dacl_cifar10.py',
+      env={'TFDS_DATA_DIR': str(tmp_path), 'DEEP_OC_CACHE': str(tmp_path)}))
+  assert 'deep_oc[prepare]' in line and 'download_and_prepare' in line
+
+
+def test_a_place_that_cannot_be_written_to_gives_one_line(binary, tmp_path):
+  (tmp_path / 'file').write_text('')
+  line = the_error(binary('train', f'--workdir={tmp_path}/file/run'))
+  assert 'cannot write' in line and str(tmp_path) in line
+
+
+def test_embedding_again_gives_the_same_files(binary, finished, tmp_path):
+  shutil.copytree(finished, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run/embeddings')
+  done = binary('embed', f'--workdir={tmp_path}/run')
+  assert not done.returncode, done.stderr
+  for name in ('train', 'test'):
+    got = embeddings.read(tmp_path / f'run/embeddings/{name}.npz')
+    wanted = embeddings.read(finished / f'embeddings/{name}.npz')
+    assert got[1] == wanted[1]
+    np.testing.assert_array_equal(got[0]['pool'], wanted[0]['pool'])
+
+
+def test_embedding_a_folder_without_a_run_gives_one_line(binary, tmp_path):
+  assert 'no run in' in the_error(binary('embed', f'--workdir={tmp_path}'))
+
+
+def test_the_folder_says_what_made_it(finished):
+  content = json.loads((finished / 'config.json').read_text())
+  assert content['versions']['jax'] == jax.__version__
+  assert content['config']['train']['steps'] == 60
