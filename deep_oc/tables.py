@@ -10,8 +10,8 @@ from deep_oc import files
 from deep_oc.errors import InputError
 
 RESULTS = (
-    'experiment', 'dataset', 'protocol', 'normal_class', 'normal_name', 'seed', 'pretext',
-    'encoder', 'step', 'checkpoint_rule', 'feature', 'classifier',
+    'experiment', 'dataset', 'protocol', 'normal_class', 'normal_name', 'seed',
+    'pretext', 'encoder', 'step', 'checkpoint_rule', 'feature', 'classifier',
     'classifier_params', 'auroc', 'auroc_low', 'auroc_high', 'auprc', 'fpr95',
     'n_train', 'n_test_normal', 'n_test_anomalous', 'config_hash')
 SUMMARY = (
@@ -59,8 +59,9 @@ def read(path: str | os.PathLike, columns: Sequence[str] = RESULTS
 def summarize(rows: Iterable[Mapping[str, str]]) -> list[dict[str, object]]:
   """Averages results over seeds: a row per class, and one for their mean.
 
-  Rows are those of `read`, with 'run', where each comes from. The row of the mean averages per seed over the classes,
-  then over the seeds that have all the classes that any seed has.
+  Rows are those of `read`, with 'run', where each comes from. The row of the
+  mean averages per seed over the classes, then over the seeds that have all
+  the classes that any seed has.
 
   Raises:
     InputError: two runs are of one class and seed, but not one result.

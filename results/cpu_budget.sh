@@ -6,14 +6,19 @@ cd "$(dirname "$0")/.."
 # XLA's large temporaries otherwise go back to the system after every step.
 export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
 for run in cifar10:automobile cifar10:ship fmnist:Trouser; do
-  for method in rotation dacl; do
-    # 64 network inputs per step for both.
-    batch=$([ $method = rotation ] && echo 16 || echo 32)
+  for method in dacl rotation; do
+    # 64 network inputs per step for both. The published eight-layer head learns
+    # slowly at first: after 700 steps of DACL its training loss was 3.37, that
+    # of this head 2.42 after 300.
+    case $method in
+      rotation) batch=16 head='(512,)' ;;
+      dacl) batch=32 head='(512,128)' ;;
+    esac
     python -m deep_oc.train --config=configs/${method}_${run%:*}.py \
       --config.experiment=cpu_budget_${method}_${run%:*} \
       --config.protocol.normal=${run#*:} --config.encoder.width=0.25 \
-      --config.train.batch=$batch --config.train.steps=2000 \
-      --config.train.checkpoint_every=500 \
+      --config.pretext.head=$head --config.train.batch=$batch \
+      --config.train.steps=2000 --config.train.checkpoint_every=500 \
       --config.optimizer.learning_rate=0.03 --config.optimizer.per=step
   done
 done

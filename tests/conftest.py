@@ -3,7 +3,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Processes of one test session share what they compile.
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(
-    tempfile.gettempdir(), f'deep_oc_tests_{os.getuid()}'))
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
+                      str(ROOT / '.pytest_cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 

@@ -80,8 +80,9 @@ def test_the_command_evaluates_every_run_below_runs(run, tmp_path):
 def test_columns_are_exactly_these(run):
   evaluate.evaluate(run, ['nn'])
   assert (run / 'results.csv').read_text().splitlines()[0] == (
-      'experiment,dataset,protocol,normal_class,normal_name,seed,pretext,encoder,step,'
-      'checkpoint_rule,feature,classifier,classifier_params,auroc,auroc_low,'
+      'experiment,dataset,protocol,normal_class,normal_name,seed,pretext,'
+      'encoder,step,checkpoint_rule,'
+      'feature,classifier,classifier_params,auroc,auroc_low,'
       'auroc_high,auprc,fpr95,n_train,n_test_normal,n_test_anomalous,'
       'config_hash')
 

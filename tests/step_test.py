@@ -21,7 +21,8 @@ def make(task):
   """Returns task, optimizer, mesh, state and images."""
   name = 'contrastive' if task == 'nt_xent' else task
   pretext = pretexts.create(
-      name, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.float32, augment=dict(crop=0.5, flip=0.5, hue=0.4), **TASKS[task])
+      name, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.float32,
+      augment=dict(crop=0.5, flip=0.5, hue=0.4), **TASKS[task])
   optimizer = optimizers.create(total_steps=10, steps_per_epoch=2)
   mesh = sharding.mesh()
   state = jax.device_put(step.create_state(pretext, optimizer, 0, (16, 16, 3)),

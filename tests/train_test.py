@@ -150,7 +150,8 @@ def test_a_checkpoint_of_another_config_is_refused(finished, digits_npz):
 def test_a_checkpoint_of_another_network_names_the_array(
     finished, digits_npz, tmp_path):
   shutil.copytree(finished / 'checkpoints', tmp_path / 'checkpoints')
-  with pytest.raises(train.InputError, match='another config: .* there and .* here'):
+  with pytest.raises(train.InputError,
+                     match='another config: .* there and .* here'):
     train.train(_config(digits_npz, **{'encoder.channels': (8, 24)}),
                 str(tmp_path))
 
