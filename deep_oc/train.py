@@ -7,7 +7,9 @@ The same command resumes a run that was stopped, and the result is the same, bit
 for bit. It ends with the embeddings that stage 2, `python -m deep_oc.evaluate`,
 reads. Any field of the config can be set on the command line.
 """
+import datetime
 import time
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +94,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
             tqdm.tqdm.write(f'warning: step {now}: {warning}')
         log.write(now, means)
         bar.set_postfix_str(f"loss {means['loss']:.4f}")
+        if bar.disable and watch:  # no terminal: a line now and then instead
+          print(_line(now, total, means), flush=True)
         if save:
           saved.save(state)
         rows, since = [], time.perf_counter()
@@ -108,6 +112,13 @@ def _announce(config: ml_collections.ConfigDict, problem: data.Problem,
         f'{len(devices)} × {devices[0].device_kind}; {workdir}')
   if start:
     print(f'resuming at step {start} of {total}')
+
+
+def _line(now: int, total: int, means: Mapping[str, float]) -> str:
+  rate = means['steps_per_second']
+  left = datetime.timedelta(seconds=round((total - now) / rate))
+  return (f"step {now} of {total}  loss {means['loss']:.4f}  "
+          f'{rate:.1f} steps/s  {left} left')
 
 
 def _mean(rows: list[dict[str, jax.Array]], now: int, workdir: str

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import the_error
 
-from deep_oc import embeddings, evaluate, train
+from deep_oc import embed, embeddings, evaluate, train
 from tests import tiny
 
 
@@ -69,7 +69,7 @@ def test_the_embeddings_are_of_the_un_augmented_normals_and_the_test_set(
 
 
 def test_features_do_not_depend_on_how_the_last_batch_is_filled(finished):
-  from deep_oc import embed, features, sharding
+  from deep_oc import features, sharding
   _, problem, pretext, state = embed.restore(str(finished))
   got = features.embedder(pretext, sharding.mesh(), batch=50)(
       state.variables, problem.test.image[:120])['pool']
@@ -238,3 +238,22 @@ def test_the_folder_says_what_made_it(finished):
   content = json.loads((finished / 'config.json').read_text())
   assert content['versions']['jax'] == jax.__version__
   assert content['config']['train']['steps'] == 60
+
+
+def test_bfloat16_compute_learns_too_and_keeps_float32_state(
+    digits_npz, tmp_path):
+  config = _config(digits_npz, **{
+      'dtype': 'bfloat16', 'train.steps': 200, 'train.batch': 32})
+  train.train(config, str(tmp_path))
+  rows = [json.loads(line)
+          for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  assert rows[-1]['accuracy'] > rows[0]['accuracy'] + 0.2
+  _, _, pretext, state = embed.restore(str(tmp_path))
+  assert pretext.dtype == pretext.encoder.dtype == 'bfloat16'
+  assert {x.dtype.name for x in jax.tree.leaves(state.variables)} == {'float32'}
+
+
+def test_without_a_terminal_progress_is_told_in_lines(binary, tmp_path):
+  done = binary('train', f'--workdir={tmp_path}/run')
+  assert 'step 40 of 60' in done.stdout and 'steps/s' in done.stdout
+  assert not done.stderr
