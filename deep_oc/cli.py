@@ -22,7 +22,17 @@ def _parse(argv: Sequence[str]) -> list[str]:
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
           OSError, SyntaxError, ImportError) as error:
     # ml_collections loads the config and its overrides while parsing.
-    fail(error.args[0] if isinstance(error, KeyError) else error)
+    fail(_reason(error))
+
+
+def _reason(error: Exception) -> str:
+  """Returns what is wrong without the traceback that flags may carry."""
+  if isinstance(error, (AttributeError, KeyError)):
+    return f'unknown config key {error.args[0]}'
+  text = str(error)
+  if 'Traceback' in text:
+    text = f'{text[:text.index("Traceback")]}{text.strip().splitlines()[-1]}'
+  return text
 
 
 def run(main: Callable[[], None], define_flags: Callable[[], None]) -> None:

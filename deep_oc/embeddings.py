@@ -51,8 +51,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
         'with `python -m deep_oc.embed --workdir=...`') from error
   except (OSError, ValueError, EOFError, AttributeError, TypeError,
           zipfile.BadZipFile, zlib.error) as error:
-    raise InputError(f'{path} is not a readable embeddings file ({error}); '
-                     'delete it and embed again') from error
+    raise InputError(f'{path} is not a readable embeddings file of plain '
+                     'arrays; delete it and embed again') from error
   lengths = {name: len(array) if array.ndim else None
              for name, array in arrays.items()}
   if len(set(lengths.values())) > 1 or None in lengths.values():

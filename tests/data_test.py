@@ -367,7 +367,7 @@ def test_a_set_that_is_not_prepared_gets_the_command_and_the_extra(tmp_path):
     tiny(tmp_path)
   line = str(error.value)
   assert f"data_dir='{tmp_path}/tfds'" in line and '\n' not in line
-  assert "pip install 'deep_oc[prepare]'" in line
+  assert "pip install '.[prepare]'" in line
   assert "tfds.builder('fashion_mnist'" in line
   assert 'download_and_prepare()' in line
   assert not (tmp_path / 'tfds').exists() and not (tmp_path / 'cache').exists()

@@ -209,7 +209,7 @@ def test_a_set_that_is_not_prepared_names_command_and_extra(binary, tmp_path):
   line = the_error(binary(
       'train', f'--workdir={tmp_path}/r', config='configs/dacl_cifar10.py',
       env={'TFDS_DATA_DIR': str(tmp_path), 'DEEP_OC_CACHE': str(tmp_path)}))
-  assert 'deep_oc[prepare]' in line and 'download_and_prepare' in line
+  assert '.[prepare]' in line and 'download_and_prepare' in line
 
 
 def test_a_place_that_cannot_be_written_to_gives_one_line(binary, tmp_path):

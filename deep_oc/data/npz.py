@@ -44,8 +44,8 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
                      'the path') from error
   except (ValueError, EOFError, AttributeError, TypeError, KeyError,
           NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-    raise InputError(f'{path} is not a readable .npz file ({error}); delete '
-                     'it and make it again') from error
+    raise InputError(f'{path} is not a readable .npz file of plain arrays; '
+                     'delete it and make it again') from error
 
 
 def parse(arrays: dict[str, np.ndarray], path: str | os.PathLike,

@@ -125,7 +125,7 @@ def _source(builder, part: str, name: str, folder: str):
     raise InputError(
         f"TFDS set '{name}' is not prepared for reading in {folder}; set "
         'data.data_dir to where it is, or prepare it once: pip install '
-        "'deep_oc[prepare]' && python -c \"import tensorflow_datasets as tfds; "
+        "'.[prepare]' && python -c \"import tensorflow_datasets as tfds; "
         f"tfds.builder('{name}', data_dir='{folder}', "
         "file_format='array_record').download_and_prepare()\"") from error
 
