@@ -23,7 +23,7 @@ from absl import flags
 from deep_oc import (cli, experiment, features, files, pretexts, sharding, step)
 
 _IMAGES = 1024  # random images that stand for the training set
-_EMBEDDED = 256  # images per embedding call
+_EMBEDDED = features.BATCH  # images per embedding call
 
 
 def define_flags() -> None:

@@ -22,7 +22,7 @@ def define_flags() -> None:
   flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
   flags.DEFINE_integer(
       'step', None, 'Step of the checkpoint to embed; the newest by default.')
-  flags.DEFINE_integer('batch', 256, 'Images per forward pass.', 1)
+  flags.DEFINE_integer('batch', features.BATCH, 'Images per forward pass.', 1)
   flags.DEFINE_string(
       'data_dir', None, 'Where the images lie now, if they moved.')
 

@@ -15,8 +15,11 @@ from deep_oc import data, embeddings, experiment, sharding, step
 # Larger images are shrunk for the raw-pixel baseline.
 PIXEL_SIDE = 32
 
+BATCH = 256  # images per forward pass
 
-def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = 256,
+
+@functools.cache  # compiled once, for the monitor and for the export
+def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
              method: str = 'embed') -> Callable:
   """Returns (variables, images u8[n, h, w, c]) -> {name: f32[n, ...]}.
 
@@ -50,7 +53,7 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = 256,
 
 def export(workdir: str, config: ml_collections.ConfigDict,
            problem: data.Problem, pretext: nn.Module, state: step.State,
-           batch: int = 256) -> None:
+           batch: int = BATCH) -> None:
   """Writes both embeddings files of a run."""
   mesh = sharding.mesh()
   untrained = step.init(pretext, config.seed, problem.train.image.shape[1:])

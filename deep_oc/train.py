@@ -56,7 +56,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
       sharding.replicated(mesh))
   on_device = jax.device_put(images, sharding.replicated(mesh))
   take_steps = step.make_steps(pretext, optimizer, mesh)
-  look = features.embedder(pretext, mesh)
+  look = features.embedder(pretext, mesh, features.BATCH)
   key = step.root_key(config.seed)
   dispatch = step.steps_per_dispatch(plan.log_every)
 
