@@ -5,8 +5,8 @@
 
 A run is a folder with embeddings/train.npz, whose rows are all normal, and
 embeddings/test.npz (deep_oc.embeddings says what is in them; any program can
-write them). For each run every classifier is fitted to every feature of the
-training file alone and scores the test file; `results.csv` in the run's folder
+write them). For each run classifiers are fitted to every feature of the
+training file alone and score the test file; `results.csv` in the run's folder
 gets a row for each: AUROC with its 95 % interval, AUPRC (anomalies are the
 positive class) and the false positive rate at 95 % recall, in percent. Scores
 are higher for the more anomalous. The pretext task's own scores stand in rows
@@ -15,6 +15,11 @@ with the feature 'score'.
 Two baselines stand beside: 'random', the encoder before training, and 'pixels',
 the images themselves, which by default only ocsvm_rbf and kde are fitted to (on
 3,072 pixels the Gaussian takes most of a minute, the others tell nothing new).
+
+By default the classifiers are the paper's five. With fewer images than columns,
+as on MVTec AD, `gde` rests on an arbitrary constant: ask for one that shrinks
+its covariance, --classifiers=gde_ledoit_wolf, or gde_oas, or gde_ridge; with
+_raw at the end, features keep their length.
 
 At the end the rows of all runs become one summary.csv: a row per class and one
 for the mean over classes, mean and SD over seeds, beside the published numbers.
@@ -44,7 +49,8 @@ def define_flags() -> None:
       'work.')
   flags.DEFINE_list(
       'classifiers', None, 'Some of: ' + ', '.join(oneclass.CLASSIFIERS) +
-      '. By default all, on pixels two.')
+      f". By default the first {len(oneclass.PUBLISHED)}, on pixels two; with "
+      'fewer images than columns take gde_ledoit_wolf, not gde.')
   flags.DEFINE_list(
       'features', None, "Names of arrays in the embeddings, 'score' for the "
       "pretext task's own scores. By default all.")
@@ -136,7 +142,7 @@ def score_run(train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray],
         yield feature, name, '{}', '', values
       continue
     default = _PIXEL_CLASSIFIERS if feature == 'pixels' else \
-        tuple(oneclass.CLASSIFIERS)
+        oneclass.PUBLISHED
     for name in classifiers or default:
       values, params = score(train[feature], test[feature], name, seed)
       n_train = min(len(train[feature]), oneclass.LIMIT)

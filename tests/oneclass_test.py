@@ -2,7 +2,8 @@ import json
 
 import numpy as np
 import pytest
-from sklearn import neighbors, svm
+from scipy import stats
+from sklearn import covariance, neighbors, svm
 from sklearn.utils import estimator_checks
 
 from deep_oc import oneclass
@@ -58,6 +59,76 @@ def test_gde_is_half_the_squared_mahalanobis_distance_up_to_a_constant():
   _assert_equal_up_to_a_constant(_score('gde'), expected)
 
 
+# Fewer rows than columns.
+FEW = 1 + RANDOM.normal(size=(20, 60)) * np.linspace(0, 1, 60)
+WIDE = 1 + RANDOM.normal(size=(9, 60))
+
+_SHRUNK = ['gde_ledoit_wolf', 'gde_oas', 'gde_ridge']
+shrunk = pytest.mark.parametrize('name', _SHRUNK)
+
+
+@pytest.mark.parametrize('rows', [20, 2, 200])
+@pytest.mark.parametrize('suffix', ['', '_raw'])
+@pytest.mark.parametrize('name, estimator, scale', [
+    ('gde_ledoit_wolf', covariance.LedoitWolf(), 1),
+    ('gde_oas', covariance.OAS(), 1),
+    # S + 0.01 m I is 1.01 times what keeps the trace of S.
+    ('gde_ridge', covariance.ShrunkCovariance(shrinkage=0.01 / 1.01), 1.01)])
+def test_shrunk_gde_is_sklearns_mahalanobis_distance_up_to_a_constant(
+    rows, suffix, name, estimator, scale):
+  random = np.random.default_rng(rows)
+  train, test = 1 + random.exponential(size=(rows, 60)), WIDE
+  actual = _score(name + suffix, train, test)
+  if not suffix:
+    train, test = _unit(train), _unit(test)
+  expected = estimator.fit(train).mahalanobis(test) / 2 / scale
+  if rows > 2 or name != 'gde_ledoit_wolf':  # whose shrinkage is 0 there
+    np.testing.assert_allclose(actual - actual.mean(),
+                               expected - expected.mean(), rtol=1e-5)
+  assert np.isfinite(actual).all()
+
+
+@shrunk
+def test_shrunk_gde_is_the_log_density(name):
+  fitted = oneclass.fit(name, FEW)
+  density = stats.multivariate_normal(fitted.location_, fitted.covariance_)
+  np.testing.assert_allclose(fitted.score_samples(WIDE),
+                             density.logpdf(_unit(WIDE)), rtol=1e-6)
+
+
+def test_a_ridge_of_a_millionth_in_all_is_gde():
+  ridge = 1e-6 / _unit(FEW).var(axis=0).mean()
+  fitted = oneclass.ShrunkGDE('ridge', ridge=ridge).fit(FEW)
+  np.testing.assert_allclose(fitted.score_samples(WIDE),
+                             oneclass.GDE().fit(FEW).score_samples(WIDE),
+                             rtol=1e-4)
+
+
+@shrunk
+def test_the_scale_of_raw_features_changes_no_shrunk_gde(name):
+  expected = _score(name + '_raw', FEW, WIDE)
+  for scale in (1e-3, 1e3):
+    _assert_equal_up_to_a_constant(
+        _score(name + '_raw', scale * FEW, scale * WIDE), expected)
+
+
+@shrunk
+@pytest.mark.parametrize('suffix', ['', '_raw'])
+def test_shrunk_gde_is_finite_on_rows_that_are_all_one(name, suffix):
+  assert np.isfinite(_score(name + suffix, np.full((5, 60), 0.3), WIDE)).all()
+
+
+def test_the_choice_of_covariance_is_recorded():
+  found = {name: oneclass.parameters(oneclass.fit(name, FEW))
+           for name in _SHRUNK}
+  assert found['gde_oas'] == {
+      'covariance': 'oas', 'norm': 'l2', 'n_limit': 20_000,
+      'shrinkage': pytest.approx(covariance.oas(_unit(FEW))[1], rel=1e-5)}
+  assert found['gde_ledoit_wolf']['shrinkage'] == pytest.approx(
+      covariance.ledoit_wolf_shrinkage(_unit(FEW)), rel=1e-5)
+  assert found['gde_ridge']['ridge'] == 0.01
+
+
 def test_nn_is_one_less_the_highest_cosine():
   expected = [1 - max(a @ b / np.linalg.norm(a) / np.linalg.norm(b)
                       for b in TRAIN) for a in TEST]
@@ -85,8 +156,8 @@ def test_linear_svm_scores_equal_sklearns_without_normalisation(
   assert not np.allclose(expected, -other.score_samples(_unit(TEST)))
 
 
-@pytest.mark.parametrize('name', ['ocsvm_rbf', 'kde', 'gde', 'nn'])
-def test_all_but_the_linear_svm_ignore_the_length_of_a_feature(name):
+@pytest.mark.parametrize('name', ['ocsvm_rbf', 'kde', 'gde', 'nn', *_SHRUNK])
+def test_all_but_the_linear_svm_and_raw_ones_ignore_a_features_length(name):
   np.testing.assert_allclose(_score(name, 7 * TRAIN, 0.1 * TEST), _score(name),
                              atol=1e-8)
 
@@ -129,7 +200,8 @@ def test_chunks_do_not_change_scores(name, monkeypatch):
 def test_parameters_are_json_with_the_normalisation(name):
   parameters = oneclass.parameters(oneclass.fit(name, TRAIN))
   assert json.loads(json.dumps(parameters)) == parameters
-  assert parameters['norm'] == (None if name == 'ocsvm_linear' else 'l2')
+  assert parameters['norm'] == (
+      None if name == 'ocsvm_linear' or name.endswith('_raw') else 'l2')
   if name in ('ocsvm_rbf', 'kde'):
     assert parameters['gamma'] == pytest.approx(_gamma(_unit(TRAIN)), rel=1e-5)
   else:
