@@ -29,7 +29,7 @@ setuptools.setup(
         'numpy>=2.0',
         'optax>=0.2.5',
         'orbax-checkpoint>=0.11.25',
-        'pillow>=10',
+        'pillow>=10.1',
         'scikit-learn>=1.6',
         'scipy>=1.13',
         'tensorboardX>=2.6',

@@ -35,20 +35,29 @@ def _reason(error: Exception) -> str:
   return text
 
 
-def run(main: Callable[[], None], define_flags: Callable[[], None]) -> None:
+def run(main: Callable[..., None], define_flags: Callable[[], None],
+        arguments: Sequence[str] = ()) -> None:
   """Defines and parses the flags, then calls `main`.
 
   Flags are defined here and not on import, so that one binary can import from
   another.
+
+  Args:
+    main: called with the positional arguments, none by default.
+    define_flags: calls `flags.DEFINE_...`.
+    arguments: names of the positional arguments; all of them are required.
   """
   define_flags()
   logging.set_verbosity(logging.WARNING)  # JAX tells of absent TPUs
 
   def guarded(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-      fail(f"unexpected argument '{argv[1]}'; see --help")
+    given = argv[1:]
+    if len(given) > len(arguments):
+      fail(f"unexpected argument '{given[len(arguments)]}'; see --help")
+    if len(given) < len(arguments):
+      fail(f'the argument <{arguments[len(given)]}> is missing; see --help')
     try:
-      main()
+      main(*given)
     except InputError as error:
       fail(error)
     except KeyboardInterrupt:

@@ -15,7 +15,8 @@ def find(package: str, name: str, attribute: str) -> Callable[..., Any]:
     InputError: no such module; names the nearest.
   """
   parent = importlib.import_module(package)
-  known = sorted(each.name for each in pkgutil.iter_modules(parent.__path__))
+  known = sorted(each.name for each in pkgutil.iter_modules(parent.__path__)
+                 if not each.name.startswith('_'))
   if name not in known:
     raise errors.unknown(package.rsplit('.', 1)[-1].rstrip('s'), name, known)
   return getattr(importlib.import_module(f'{package}.{name}'), attribute)

@@ -1,0 +1,153 @@
+"""What is in image files and in their masks, as arrays of one size."""
+import concurrent.futures
+import hashlib
+import io
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import tqdm
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from deep_oc.data._layout import Found, Item
+from deep_oc.errors import InputError
+
+_FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')
+
+
+class Seen(NamedTuple):
+  """What an image file and its mask are, or why they cannot be used."""
+  format: str = ''
+  mode: str = ''
+  size: tuple[int, int] = (0, 0)  # width, height
+  mask_mode: str = ''
+  error: str = ''
+
+
+def decode(found: Found, size: int
+           ) -> tuple[np.ndarray, np.ndarray | None, list[Seen]]:
+  """Decodes every image and mask.
+
+  Returns:
+    u8[n, size, size, 3]; bool[n, size, size], None without masks; and what
+    each file is. Rows with an error are black.
+  """
+  shape = len(found.items), size, size
+  image = np.zeros((*shape, 3), np.uint8)
+  mask = np.zeros(shape, bool) if found.masked else None
+
+  def fill(i: int) -> Seen:
+    item = found.items[i]
+    try:
+      picture, seen = _read_image(item.path)
+      if item.mask:
+        marked, mode = _read_mask(item, seen.size)
+        mask[i] = _nearest(marked, size)
+        seen = seen._replace(mask_mode=mode)
+      image[i] = picture.resize((size, size), Image.Resampling.BILINEAR)
+      return seen
+    except _Unusable as error:
+      return Seen(error=str(error))
+
+  rows = range(len(found.items))
+  return image, mask, _in_parallel(fill, rows, f'decode {found.root}')
+
+
+class _Unusable(Exception):
+  """Why one image, or its mask, cannot be used."""
+
+
+def _in_parallel(function: Callable, values: Iterable, what: str) -> list:
+  values = list(values)
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    return list(tqdm.tqdm(pool.map(function, values), what, len(values),
+                          unit='files', leave=False, disable=None))
+
+
+def _read_image(path: pathlib.Path) -> tuple[Image.Image, Seen]:
+  """Returns the upright image in RGB, and what the file is."""
+  content = _bytes(path)
+  try:
+    with Image.open(content, formats=_FORMATS) as file:
+      upright = ImageOps.exif_transpose(file)
+      seen = Seen(file.format, file.mode, upright.size)
+      return _rgb(upright, file.format), seen
+  except MemoryError:
+    raise
+  except Exception as error:  # decoders raise anything on damaged bytes
+    raise _Unusable(f'cannot be read as an image ({_why(error)})') from error
+
+
+def _read_mask(item: Item, size: tuple[int, int]) -> tuple[np.ndarray, str]:
+  """Returns bool[h, w], True where the mask is not 0, and the file's mode."""
+  where = f"its mask {'/'.join(item.mask.parts[-3:])}"
+  content = _bytes(item.mask)
+  try:
+    with Image.open(content, formats=_FORMATS) as file:
+      mode, marked = file.mode, np.asarray(file) != 0
+  except MemoryError:
+    raise
+  except Exception as error:  # as above
+    raise _Unusable(f'{where} cannot be read ({_why(error)})') from error
+  if mode not in ('1', 'L', 'P'):
+    raise _Unusable(f'{where} has mode {mode}; masks have one channel of 1 '
+                    'or 8 bits')
+  if marked.shape[::-1] != size:
+    raise _Unusable(f'{where} is {pixels(marked.shape[::-1])} pixels large, '
+                    f'the image {pixels(size)}')
+  return marked, mode
+
+
+def _bytes(path: pathlib.Path) -> io.BytesIO:
+  """Returns the content; a disk that fails is no corrupt image to skip."""
+  try:
+    return io.BytesIO(path.read_bytes())
+  except OSError as error:
+    raise InputError(f'cannot read {path}: {error.strerror}') from error
+
+
+def _why(error: Exception) -> str:
+  if isinstance(error, UnidentifiedImageError):
+    return 'no PNG, JPEG, BMP, TIFF or WebP file'
+  return ' '.join(str(error).split()).rstrip('.') or type(error).__name__
+
+
+def pixels(size: tuple[int, int]) -> str:
+  return f'{size[0]}×{size[1]}'
+
+
+def _rgb(image: Image.Image, format: str) -> Image.Image:
+  """Makes 8-bit RGB of any mode.
+
+  16-bit grey is divided by 257, so that 65535 becomes 255 and nothing is cut
+  off (of 16-bit colour Pillow itself keeps the upper 8 bits). Transparent
+  pixels are laid over black: the colour that a file hides under them is not
+  part of the picture.
+  """
+  if image.mode.startswith('I;16') or (image.mode, format) == ('I', 'PNG'):
+    wide = np.asarray(image).astype(np.uint32)
+    image = Image.fromarray(np.uint8((wide + 128) // 257))
+  if image.mode in ('I', 'F'):
+    raise ValueError('32-bit pixels, whose range nobody knows; save it with 8 '
+                     'or 16 bits')
+  if image.has_transparency_data:
+    image = image.convert('RGBA')
+    black = Image.new('RGBA', image.size, (0, 0, 0, 255))
+    image = Image.alpha_composite(black, image)
+  return image.convert('RGB')
+
+
+def _nearest(mask: np.ndarray, size: int) -> np.ndarray:
+  """Resizes bool[h, w] to bool[size, size]; no pixel becomes half abnormal."""
+  y, x = (np.int64((np.arange(size) + 0.5) * side / size)
+          for side in mask.shape)
+  return mask[y[:, None], x]
+
+
+def digests(found: Found) -> list[tuple[str, str]]:
+  """Returns the SHA-256 of each image file and of its mask."""
+  def digest(item: Item) -> tuple[str, str]:
+    return tuple(hashlib.sha256(_bytes(path).getbuffer()).hexdigest()
+                 if path else '' for path in (item.path, item.mask))
+  return _in_parallel(digest, found.items, f'read {found.root}')
