@@ -6,7 +6,8 @@ import re
 import jax.numpy as jnp
 import pytest
 
-from deep_oc import augment, distribution, experiment, models, runs
+from deep_oc import (augment, cutpaste, distribution, errors, experiment,
+                     models, runs)
 
 NAMES = sorted(path.stem for path in pathlib.Path('configs').glob('*.py'))
 
@@ -20,14 +21,17 @@ def test_the_issues_configs_are_there():
   assert {'quickstart'} | {
       f'{pretext}_{name}' for pretext in ('rotnet', 'rotation', 'simclr',
                                           'dacl')
-      for name in ('cifar10', 'fmnist')} <= set(NAMES)
+      for name in ('cifar10', 'fmnist')} | {
+          'cutpaste_mvtec', 'cutpaste_patch_mvtec', 'cutpaste_folder'
+      } <= set(NAMES)
 
 
 def test_the_docstring_gives_the_command_and_the_folder(module):
   name = module.__name__.removeprefix('configs.')
   assert f'--config=configs/{name}.py' in module.__doc__
   assert f"--runs='runs/{name}" in module.__doc__
-  assert module.get_config().experiment == name
+  # With the default of its argument, if it has one: cutpaste_mvtec_bottle.
+  assert module.get_config().experiment in (name, f'{name}_bottle')
 
 
 def test_its_groups_build_what_they_name(module):
@@ -68,3 +72,26 @@ def test_the_published_augmentation_is_the_official_chain():
   config = importlib.import_module('configs.dacl_cifar10').get_config()
   given = {key: value for key, value in config.pretext.augment.items()}
   assert augment.Chain(**given) == augment.Chain(**augment.DROC)
+
+
+def test_the_sweep_over_mvtec_has_fifteen_categories_and_five_seeds():
+  module = importlib.import_module('configs.cutpaste_mvtec')
+  points = list(module.sweep())
+  assert len(points) == 75
+  assert {point['experiment'].removeprefix('cutpaste_mvtec_')
+          for point in points} == set(module.CATEGORIES)
+  for point in points:
+    category = point['experiment'].removeprefix('cutpaste_mvtec_')
+    assert point['data.path'] == module.get_config(category).data.path
+
+
+def test_the_papers_cutpaste_defects_are_the_defaults():
+  config = importlib.import_module('configs.cutpaste_mvtec').get_config()
+  assert experiment.pretext(config).defects == cutpaste.Defects()
+  assert config.train.steps * config.train.batch * 3 == 6_291_456
+
+
+def test_a_misspelt_category_offers_the_nearest():
+  module = importlib.import_module('configs.cutpaste_patch_mvtec')
+  with pytest.raises(errors.InputError, match="did you mean 'hazelnut'"):
+    module.get_config('hazlenut')

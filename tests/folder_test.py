@@ -11,7 +11,7 @@ from PIL import Image
 
 from deep_oc import cli, data, plugins
 from deep_oc.data import __main__ as check
-from deep_oc.data import _layout, _pictures, folder
+from deep_oc.data import _layout, _pictures
 from deep_oc.errors import InputError
 
 
