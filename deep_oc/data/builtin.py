@@ -1,18 +1,23 @@
-"""Real images that come with scikit-learn: no download, no file.
+"""Images that come with the package: no download, no file.
 
-'digits_on_photos': one of the 1,797 handwritten digits of the UCI test set
-(8x8, Alpaydin and Kaynak 1998), enlarged and drawn at a random place, size and
-strength on a random patch of one of scikit-learn's two photographs. Where a
-digit stands and what lies behind it says nothing about its class, so distances
-between pixels say little either: what is normal has to be learnt.
+'digits_on_photos', of real images that come with scikit-learn: one of the 1,797
+handwritten digits of the UCI test set (8x8, Alpaydin and Kaynak 1998), enlarged
+and drawn at a random place, size and strength on a random patch of one of two
+photographs. Where a digit stands and what lies behind it says nothing about its
+class, so distances between pixels say little either: what is normal has to be
+learnt.
 
 Nothing is shared between the splits: training images take two thirds of the
 digits and the left of the photographs, test images the rest and the right.
+
+'woven_fabric', generated: a fabric, and flaws in it with their pixels; see
+`_surfaces`.
 """
 import numpy as np
 from PIL import Image
 
 from deep_oc import data, errors
+from deep_oc.data import _surfaces
 
 _SIDE = 32  # of the images, in pixels
 _TRAIN, _TEST = 600, 200  # images per class
@@ -105,4 +110,5 @@ def _draw(image, digit, rng) -> np.ndarray:
   return np.uint8(np.rint(image))
 
 
-_SETS = {'digits_on_photos': _digits_on_photos}
+_SETS = {'digits_on_photos': _digits_on_photos,
+         'woven_fabric': _surfaces.create}
