@@ -25,6 +25,7 @@ setuptools.setup(
         'flax>=0.10',
         'importlib_resources',  # TFDS 4.9 needs it and does not say so
         'jax>=0.8',
+        'matplotlib>=3.8',
         'ml-collections>=1.0',
         'numpy>=2.0',
         'optax>=0.2.5',

@@ -1,0 +1,499 @@
+"""Pictures of what a run finds: heat maps, montages, ROC curve, histograms.
+
+  <folder>/<class>/<image>.png   input | heat map | with the mask's outline
+  <folder>/montage_<class>.png   a dozen of a class, highest score first
+  <folder>/roc.png  <folder>/histogram.png
+
+One scale serves all pictures of a run: equal scores have equal colours. The
+colours, matplotlib's inferno, grow lighter with the score, evenly to the eye,
+so that they are read alike by the colour-blind and in grey print; the plots
+tell lines apart by more than colour. Everything but `write` is a pure
+function; scores are higher = more anomalous.
+"""
+import functools
+import io
+import os
+import pathlib
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import tqdm
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+from sklearn import metrics as sklearn_metrics
+
+from deep_oc import files, metrics
+from deep_oc.errors import InputError
+
+_GAP = 8  # pixels between parts of a picture
+_SMALL = 256  # smaller images are enlarged to this
+_TILE = 192  # side of an image in a montage
+_MOST = 12  # images in a montage
+_NARROW = 440  # a picture is at least this wide, for its text
+_ROWS = 10  # of a histogram
+_BINS = 25
+_DEVICES = {'con', 'prn', 'aux', 'nul'} | {
+    f'{port}{i}' for port in ('com', 'lpt') for i in range(10)}
+
+
+def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
+          masks: np.ndarray | None, scores: np.ndarray, anomaly: np.ndarray,
+          labels: np.ndarray, class_names: Sequence[str],
+          paths: Sequence[str] | None = None) -> list[pathlib.Path]:
+  """Writes all pictures of a run; returns the images' own, in their order.
+
+  Files of these names are replaced, others are left. Without normal images,
+  or without anomalies, there is no ROC curve.
+
+  Args:
+    folder: where to; made if it is not there.
+    images: u8[n, h, w, 3].
+    maps: f[n, h, w], a score for each pixel.
+    masks: bool[n, h, w], True = defect; None if not known.
+    scores: f[n], of the images.
+    anomaly: bool[n].
+    labels: i[n], indices into class_names.
+    class_names: of label 0, 1, ...
+    paths: str[n], to name the files after; numbers by default.
+
+  Raises:
+    InputError: shapes do not fit, a score is not a finite number, the folder
+      cannot be written to, or matplotlib is missing.
+  """
+  scores, labels = np.asarray(scores, float), np.asarray(labels)
+  anomaly = np.asarray(anomaly, bool)
+  _check(images, maps, masks, scores, labels, class_names, paths, anomaly)
+  folder, limits = pathlib.Path(folder), scale(maps, anomaly)
+  homes = file_names(class_names)
+  written = _places(folder, homes, labels, paths)
+
+  def draw(i, name, side=None):
+    return panel(images[i], maps[i], None if masks is None else masks[i],
+                 scores[i], name, limits, side)
+
+  for i in tqdm.trange(len(images), desc='pictures', disable=None):
+    name = f'{class_names[labels[i]]} / {written[i].stem}'
+    _save(with_legend(draw(i, name), limits, masks is not None), written[i])
+  for label in np.unique(labels):
+    member = np.flatnonzero(labels == label)
+    chosen = member[spread(scores[member])]
+    picture = montage([draw(i, written[i].stem, _TILE) for i in chosen],
+                      class_names[label], len(member), limits,
+                      masks is not None)
+    _save(picture, folder / f'montage_{homes[label]}.png')
+  if anomaly.any() and not anomaly.all():
+    _put(roc_plot(scores, anomaly), folder / 'roc.png')
+  _put(histogram_plot(scores, anomaly, labels, class_names),
+       folder / 'histogram.png')
+  return written
+
+
+def scale(maps: np.ndarray, anomaly: np.ndarray | None = None
+          ) -> tuple[float, float]:
+  """Returns the scores that all of a run's f[n, h, w] draw darkest, lightest.
+
+  Low is the median of the normal images' medians: most of what is normal is
+  dark. High is what the peaks of nine in ten anomalies stay under, and of 99
+  in 100 normal images: a scale of normal images alone would show all defects
+  alike. Only pictures depend on it, no number does, so it may see test labels.
+  Without `anomaly` bool[n], all images count as normal.
+  """
+  anomaly = np.zeros(len(maps), bool) if anomaly is None else anomaly
+  peak = np.array([np.max(each) for each in maps])
+  normal = np.flatnonzero(~anomaly) if not np.all(anomaly) else range(len(maps))
+  low = np.median([np.median(maps[i]) for i in normal])
+  high = [np.quantile(peak[part], q) for part, q in (
+      (anomaly, 0.9), (~anomaly, 0.99)) if part.any()]
+  return float(low), float(max(*high, low))
+
+
+def colours(values: np.ndarray, low: float, high: float) -> np.ndarray:
+  """Returns the colours u8[..., 3] of f[...]; beyond the scale, its ends'."""
+  values = np.asarray(values, np.float32)
+  share = np.clip((values - low) / ((high - low) or 1), 0, 1)
+  return _table()[np.rint(255 * share).astype(np.uint8)]
+
+
+def overlay(image: np.ndarray, heat: np.ndarray, low: float, high: float,
+            alpha: float | np.ndarray = 0.65) -> np.ndarray:
+  """Lays the colours of f[h, w] over u8[h, w, 3].
+
+  So much colour that white where it is normal stays darker than black where
+  it is as anomalous as can be.
+
+  Args:
+    image: the input.
+    heat: its scores.
+    low, high: from `scale`.
+    alpha: share of the colour, for all pixels or f[h, w]; 0 keeps the input.
+  """
+  alpha = np.asarray(alpha, np.float32)[..., None]
+  mixed = (1 - alpha) * image + alpha * colours(heat, low, high)
+  return np.rint(mixed).astype(np.uint8)
+
+
+def outline(mask: np.ndarray, width: int = 1) -> np.ndarray:
+  """Marks in bool[h, w] the defects' pixels at most `width` from an end.
+
+  Steps are along rows and columns; beyond the image is an end too.
+  """
+  return mask & ~ndimage.binary_erosion(mask, iterations=width)
+
+
+def panel(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None,
+          score: float, name: str, limits: tuple[float, float],
+          side: int | None = None) -> Image.Image:
+  """Draws input | heat map over it | the same with the mask's outline.
+
+  Args:
+    image: u8[h, w, 3].
+    heat: f[h, w].
+    mask: bool[h, w]; without one, the third picture is left out.
+    score: of the image; stands above it, behind its name.
+    name: shortened where it is too long.
+    limits: from `scale`.
+    side: longer side of each picture; as in the file by default, small images
+      enlarged by a whole number to 256 pixels or more.
+  """
+  size = _size(*image.shape[:2], side)
+  hot = _resized(overlay(image, heat, *limits), size)
+  tiles = [_resized(image, size), hot]
+  if mask is not None:
+    tiles.append(_outlined(hot, _resized_mask(mask, size)))
+  font = _font(max(size))
+  wide = len(tiles) * (size[0] + _GAP) - _GAP
+  width, top = max(wide, _NARROW), _line(font)
+  canvas = Image.new('RGB', (width, top + size[1]), 'white')
+  _heading(canvas, name, f'score {_number(score)}', font)
+  for i, tile in enumerate(tiles):
+    left = (width - wide) // 2 + i * (size[0] + _GAP)
+    canvas.paste(Image.fromarray(tile), (left, top))
+  return canvas
+
+
+def montage(panels: Sequence[Image.Image], title: str, total: int,
+            limits: tuple[float, float], masked: bool) -> Image.Image:
+  """Draws panels of one size, in two columns if they are many, and a title.
+
+  Args:
+    panels: in their order, row by row.
+    title: the class.
+    total: how many images it has, drawn or not.
+    limits: from `scale`.
+    masked: whether the panels have three pictures.
+  """
+  columns = 2 if len(panels) > 3 else 1
+  rows = -(-len(panels) // columns)
+  w, h = panels[0].width + 3 * _GAP, panels[0].height + _GAP
+  font = _font(400)
+  top = _line(font)
+  canvas = Image.new('RGB', (columns * w - 3 * _GAP, top + rows * h - _GAP),
+                     'white')
+  left_out = total - len(panels)
+  more = f', {left_out} between them left out' if left_out else ''
+  note = f'{len(panels)} of {total}, highest score first{more}'
+  _heading(canvas, title, note, font)
+  for i, each in enumerate(panels):
+    canvas.paste(each, (i % columns * w, top + i // columns * h))
+  return with_legend(canvas, limits, masked)
+
+
+def with_legend(picture: Image.Image, limits: tuple[float, float],
+                masked: bool) -> Image.Image:
+  """Adds a margin, and below, the colour bar and what stands side by side."""
+  font = _font(picture.width // 3)
+  w, h, line = picture.width, picture.height, _line(font)
+  canvas = Image.new('RGB', (w + 2 * _GAP, h + 4 * _GAP + 3 * line), 'white')
+  canvas.paste(picture, (_GAP, _GAP))
+  bar = colours(np.broadcast_to(np.linspace(0, 1, w), (line, w)), 0, 1)
+  top = h + 3 * _GAP
+  canvas.paste(Image.fromarray(bar), (_GAP, top))
+  low, high = map(_number, limits)
+  draw = ImageDraw.Draw(canvas)
+  draw.text((_GAP, top + line + 3), low, 'black', font)
+  draw.text((_GAP + w, top + line + 3), high, 'black', font, 'ra')
+  middle = canvas.width // 2
+  draw.text((middle, top + line + 3), 'score of a pixel', 'black', font, 'ma')
+  parts = 'input | heat map' + (' | with outline of the mask' if masked else '')
+  draw.text((middle, top + 2 * line), _short(
+      f'{parts}; one scale for all pictures', font, w), 'black', font, 'ma')
+  return canvas
+
+
+def spread(scores: np.ndarray, most: int = _MOST) -> np.ndarray:
+  """Returns up to `most` indices i[m], highest of f[n] first, evenly in rank.
+
+  The highest and the lowest are among them.
+  """
+  order = np.argsort(-np.asarray(scores), kind='stable')
+  rank = np.linspace(0, len(order) - 1, min(most, len(order)))
+  return order[np.rint(rank).astype(int)]
+
+
+def roc_curve(scores: np.ndarray, anomaly: np.ndarray
+              ) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the shares of normals and anomalies of f[n] flagged, f64[k] each.
+
+  Both rise from 0 to 1 as the threshold falls; corners only.
+  """
+  fpr, tpr, _ = sklearn_metrics.roc_curve(anomaly, scores)
+  return fpr, tpr
+
+
+def roc_plot(scores: np.ndarray, anomaly: np.ndarray) -> bytes:
+  """Draws the ROC curve of f[n] against bool[n], with its area, as PNG."""
+  figure = _figure(5, 5)
+  axes = figure.subplots()
+  axes.plot(*roc_curve(scores, anomaly), color='black', linewidth=2,
+            label='this run', clip_on=False, zorder=3)
+  axes.plot([0, 1], [0, 1], color='0.5', linestyle='--', label='chance')
+  axes.set(xlim=(0, 1), ylim=(0, 1), aspect='equal',
+           xlabel='false positive rate: normal images flagged',
+           ylabel='true positive rate: anomalies flagged')
+  axes.set_title(_auroc(scores, anomaly), fontsize='medium')
+  axes.grid(color='0.9')
+  axes.legend(loc='lower right')
+  return _png(figure)
+
+
+def histogram(scores: np.ndarray, anomaly: np.ndarray, labels: np.ndarray,
+              class_names: Sequence[str]
+              ) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
+  """Returns bins f64[b + 1] that all share, and names with counts i64[b].
+
+  The normal images come first, then the anomalies of each class, or of all
+  together where the classes are too many for a plot.
+  """
+  scores, anomaly = np.asarray(scores, float), np.asarray(anomaly, bool)
+  labels = np.asarray(labels)
+  edges = _edges(scores.min(), scores.max())
+  kinds, normal = np.unique(labels[anomaly]), np.unique(labels[~anomaly])
+  parts = []
+  if len(normal):
+    name = (class_names[normal[0]] if len(normal) == 1
+            else f'{len(normal)} classes')
+    parts.append((f'normal: {name}', ~anomaly))
+  if len(kinds) < _ROWS:
+    parts += [(f'anomaly: {class_names[kind]}', anomaly & (labels == kind))
+              for kind in kinds]
+  else:
+    parts.append((f'anomaly: {len(kinds)} classes', anomaly))
+  return edges, [(name, np.histogram(scores[part], edges)[0])
+                 for name, part in parts]
+
+
+def histogram_plot(scores: np.ndarray, anomaly: np.ndarray, labels: np.ndarray,
+                   class_names: Sequence[str]) -> bytes:
+  """Draws `histogram` as PNG, a row for each class, normal ones in all."""
+  edges, parts = histogram(scores, anomaly, labels, class_names)
+  figure = _figure(7, 1.2 + 1.1 * len(parts))
+  rows = figure.subplots(len(parts), sharex=True, sharey=True, squeeze=False)
+  known = {}
+  for axes, (name, count) in zip(rows[:, 0], parts, strict=True):
+    known |= _bars(axes, edges, count, name, parts[0])
+  rows[-1, 0].set_xlabel('score of an image')
+  figure.supylabel("% of the row's images", fontsize='medium')
+  if np.any(anomaly) and not np.all(anomaly):
+    figure.suptitle(_auroc(scores, anomaly), fontsize='medium')
+  figure.legend(known.values(), known.keys(), loc='outside lower right',
+                ncols=len(known), frameon=False)
+  return _png(figure)
+
+
+def _bars(axes, edges, count, name, first):
+  """Draws a row; returns what the legend says of it."""
+  anomalous = name.startswith('anomaly')
+  bars = axes.stairs(_percent(count), edges, fill=True, edgecolor='black',
+                     facecolor='#e69f00' if anomalous else '0.8',
+                     hatch='////' if anomalous else None)
+  known = {'anomalies' if anomalous else 'normal images': bars}
+  if anomalous and first[0].startswith('normal'):
+    known['normal images, to compare'] = axes.stairs(
+        _percent(first[1]), edges, color='black', linestyle=':', linewidth=1.5)
+  axes.set_title(f'{_plain(name)[:60]} ({count.sum()})', loc='left',
+                 fontsize='medium', parse_math=False)
+  axes.spines[['top', 'right']].set_visible(False)
+  return known
+
+
+def file_names(texts: Sequence[str]) -> list[str]:
+  """Returns a distinct file name, without suffix, for each of the texts.
+
+  Letters, digits, '-' and '_' only, so no name leaves its folder, is hidden
+  or has a suffix; distinct where case does not count, too.
+  """
+  taken, names = set(), []
+  for text in texts:
+    text = unicodedata.normalize('NFKC', str(text))
+    base = re.sub(r'[^\w-]', '_', text)[:50] or '_'  # of 255 bytes
+    base += '_' if base.casefold() in _DEVICES else ''
+    name, count = base, 1
+    while name.casefold() in taken:
+      count += 1
+      name = f'{base}_{count}'
+    taken.add(name.casefold())
+    names.append(name)
+  return names
+
+
+def _places(folder, homes, labels, paths):
+  """Returns each image's file."""
+  if paths is None:
+    paths = [f'{i:05d}' for i in range(len(labels))]
+  stems = [pathlib.PurePosixPath(str(path).replace('\\', '/')).stem
+           for path in paths]
+  places = [None] * len(labels)
+  for label in np.unique(labels):
+    member = np.flatnonzero(labels == label)
+    for i, name in zip(member, file_names([stems[i] for i in member]),
+                       strict=True):
+      places[i] = folder / homes[label] / f'{name}.png'
+  return places
+
+
+def _check(images, maps, masks, scores, labels, class_names, paths, anomaly):
+  shape = images.shape[:-1]
+  if (images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8
+      or not len(images)):
+    raise InputError(f'images are {images.dtype}{list(images.shape)}; pictures '
+                     'need uint8[n, height, width, 3]')
+  for name, each in ('anomaly maps', maps), ('masks', masks):
+    if each is not None and each.shape != shape:
+      raise InputError(f'{name} {each.shape} must be of the shape of the '
+                       f'images, {shape}')
+  for name, each in (('scores', scores), ('labels', labels), ('paths', paths),
+                     ('anomaly', anomaly)):
+    if each is not None and len(each) != len(images):
+      raise InputError(f'{len(each)} {name} for {len(images)} images')
+  if labels.min() < 0 or labels.max() >= len(class_names):
+    raise InputError(f'labels {labels.min()} to {labels.max()} need as many '
+                     f'class names; there are {len(class_names)}')
+  for i, (each, score) in enumerate(zip(maps, scores, strict=True)):
+    if not (np.isfinite(each).all() and np.isfinite(score)):
+      raise InputError(f'image {i}: its anomaly map or its score, {score}, is '
+                       'not finite')
+
+
+def _size(h, w, side):
+  """Returns width and height to draw an image of h × w pixels at."""
+  factor = side / max(h, w) if side else -(-_SMALL // max(h, w))
+  return max(1, round(w * factor)), max(1, round(h * factor))
+
+
+def _resized(image, size):
+  """Resizes u8[h, w, 3]: pixels stay sharp squares, or are averaged."""
+  whole = -(-size[0] // image.shape[1])
+  return np.asarray(Image.fromarray(image).resize(
+      (whole * image.shape[1], whole * image.shape[0]), Image.Resampling.NEAREST
+  ).resize(size, Image.Resampling.BOX))
+
+
+def _resized_mask(mask, size):
+  """Resizes bool[h, w] so that no defect is lost."""
+  image = Image.fromarray(mask.astype(np.float32))
+  if size[0] < image.width:
+    return np.asarray(image.resize(size, Image.Resampling.BOX)) > 0
+  return np.asarray(image.resize(size, Image.Resampling.NEAREST)) > 0
+
+
+def _outlined(image, mask):
+  """Draws a white line inside the mask's edge and a black one outside."""
+  width = max(1, round(max(mask.shape) / 400))
+  image = image.copy()
+  image[ndimage.binary_dilation(mask, iterations=width) & ~mask] = 0
+  image[outline(mask, width)] = 255
+  return image
+
+
+def _heading(canvas, left, right, font):
+  """Writes one line at the top, shortening its left part."""
+  draw = ImageDraw.Draw(canvas)
+  draw.text((canvas.width, 2), right, 'black', font, 'ra')
+  room = canvas.width - font.getlength(right) - 3 * _GAP
+  draw.text((0, 2), _short(left, font, room), 'black', font)
+
+
+def _short(text, font, width):
+  text = _plain(text)
+  if font.getlength(text) <= width:
+    return text
+  while text and font.getlength(text + '...') > width:
+    text = text[:-1]
+  return text + '...'
+
+
+def _number(value):
+  return f'{value:#.4g}'.rstrip('.')  # 3.210, and 1234 for 1234.
+
+
+def _plain(text):
+  """Returns one line of what can be printed."""
+  return ''.join(each if each.isprintable() else ' ' for each in text)
+
+
+@functools.cache
+def _font(side):
+  return ImageFont.load_default(max(14, side // 22))
+
+
+def _line(font):
+  return round(1.6 * font.size)
+
+
+def _auroc(scores, anomaly):
+  scores = np.asarray(scores, float)
+  low, high = metrics.auroc_interval(scores, anomaly)
+  return (f'AUROC {metrics.auroc(scores, anomaly):.2f} %' + (
+      f' (95 % interval {low:.1f} to {high:.1f})' if low == low else ''))
+
+
+def _edges(low, high):
+  """Returns bins f64[b + 1] from low to high, wider if these are the same."""
+  least = 1e-6 * max(abs(low), abs(high)) or 1
+  pad = max(0, least - (high - low)) / 2
+  return np.linspace(low - pad, high + pad, _BINS + 1)
+
+
+def _percent(count):
+  return 100 * count / count.sum()
+
+
+@functools.cache
+def _table():
+  """Returns the colour map, u8[256, 3]."""
+  table = _matplotlib().colormaps['inferno'](np.arange(256), bytes=True)
+  return table[:, :3]
+
+
+def _figure(width, height):
+  """Returns a figure that no pyplot state holds on to."""
+  return _matplotlib().figure.Figure((width, height), dpi=150,
+                                     layout='constrained')
+
+
+def _matplotlib():
+  try:
+    import matplotlib.figure
+  except ImportError as error:
+    raise InputError(f'pictures need matplotlib ({error}): '
+                     '`pip install matplotlib`') from error
+  return matplotlib
+
+
+def _png(figure):
+  data = io.BytesIO()
+  figure.savefig(data, format='png')
+  return data.getvalue()
+
+
+def _save(picture, path):
+  data = io.BytesIO()
+  picture.save(data, 'png', compress_level=4)  # 6: as large, and twice as long
+  _put(data.getvalue(), path)
+
+
+def _put(data, path):
+  with files.replacing(path, 'wb') as file:
+    file.write(data)

@@ -1,0 +1,278 @@
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deep_oc import metrics, pictures
+from deep_oc.errors import InputError
+
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+
+
+def _run(n=8, h=32, w=32, **changes):
+  """Keyword arguments of `write`: classes 'good', 'hole' and 'dent'."""
+  random = np.random.default_rng(0)
+  labels = np.arange(n) % 3
+  masks = (random.random((n, h, w)) < 0.1) & (labels != 0)[:, None, None]
+  maps = random.random((n, h, w), np.float32) + masks
+  return {'images': random.integers(0, 256, (n, h, w, 3), np.uint8),
+          'maps': maps, 'masks': masks, 'scores': maps.max(axis=(1, 2)),
+          'anomaly': labels != 0, 'labels': labels,
+          'class_names': ('good', 'hole', 'dent'),
+          'paths': [f'test/x/{i:03d}.jpg' for i in range(n)]} | changes
+
+
+def _opened(path):
+  with Image.open(path) as image:
+    image.load()
+    assert image.format == 'PNG'
+    return image
+
+
+@pytest.mark.parametrize('width', [1, 2])
+def test_the_outline_is_the_defects_pixels_with_an_end_within_reach(width):
+  mask = np.random.default_rng(0).random((9, 12)) < 0.8
+  mask[:4, :5] = True
+  padded = np.pad(mask, width)
+  expected = np.zeros_like(mask)
+  for y, x in np.argwhere(mask):
+    reach = [padded[y + width + i, x + width + j]
+             for i in range(-width, width + 1)
+             for j in range(-width, width + 1) if abs(i) + abs(j) <= width]
+    expected[y, x] = not all(reach)
+  np.testing.assert_array_equal(pictures.outline(mask, width), expected)
+  assert expected.any() and not expected[mask].all()
+
+
+def test_an_empty_mask_has_no_outline_and_a_full_one_the_border():
+  assert not pictures.outline(np.zeros((5, 5), bool)).any()
+  full = pictures.outline(np.ones((5, 5), bool))
+  assert full.sum() == 16 and not full[1:-1, 1:-1].any()
+
+
+def test_the_outline_is_white_with_a_black_edge():
+  mask = np.zeros((256, 256), bool)
+  mask[100:120, 100:120] = True
+  grey = np.full((256, 256, 3), 128, np.uint8)
+  drawn = np.asarray(pictures.panel(grey, np.zeros((256, 256)), mask, 0, '',
+                                    (0, 1)))[-256:, -256:]
+  assert (drawn[100, 100:120] == 255).all() and (drawn[99, 100:120] == 0).all()
+  assert (drawn[110, 110] == drawn[10, 10]).all()  # the inside is left alone
+
+
+def test_no_alpha_keeps_the_input():
+  run = _run()
+  image, heat = run['images'][0], run['maps'][0]
+  np.testing.assert_array_equal(pictures.overlay(image, heat, 0, 1, 0.), image)
+  alpha = np.where(np.arange(32) < 16, 0, 0.5) * np.ones((32, 1))
+  half = pictures.overlay(image, heat, 0, 1, alpha)
+  np.testing.assert_array_equal(half[:, :16], image[:, :16])
+  assert (half[:, 16:] != image[:, 16:]).any()
+
+
+def test_equal_scores_have_equal_colours_in_all_images_of_a_run():
+  run = _run()
+  maps = run['maps'].copy()
+  maps[0, 3, 4] = maps[1, 20, 7] = 0.7
+  grey = np.full((32, 32, 3), 90, np.uint8)
+  low, high = pictures.scale(maps, run['anomaly'])
+  one, other = (pictures.overlay(grey, maps[i], low, high) for i in (0, 1))
+  np.testing.assert_array_equal(one[3, 4], other[20, 7])
+
+
+def test_the_colour_map_grows_lighter_with_the_score():
+  light = pictures.colours(np.linspace(0, 1, 256), 0, 1) @ LUMINANCE
+  assert (np.diff(light) > -0.5).all()  # rounding to whole colours
+  assert (np.diff(light[::8]) > 0).all()
+  assert light[0] < 5 and light[-1] > 230
+
+
+def test_scores_beyond_the_scale_have_the_colours_of_its_ends():
+  ends = pictures.colours([2., 5.], 2, 5)
+  np.testing.assert_array_equal(pictures.colours([-9., 99.], 2, 5), ends)
+
+
+def test_normal_white_is_darker_than_anomalous_black():
+  image = np.array([[[255] * 3, [0] * 3]], np.uint8)
+  white, black = pictures.overlay(image, np.array([[0., 1.]]), 0, 1)[0]
+  assert white @ LUMINANCE + 50 < black @ LUMINANCE
+
+
+def test_most_of_what_is_normal_is_dark_and_no_normal_peak_is_cut_off():
+  random = np.random.default_rng(0)
+  maps = random.gamma(2, size=(20, 16, 16))
+  anomaly = np.arange(20) >= 10
+  maps[anomaly, :4, :4] += 30
+  low, high = pictures.scale(maps, anomaly)
+  dark = pictures.colours(maps[~anomaly], low, high) @ LUMINANCE < 60
+  assert dark.mean() > 0.95
+  assert (maps[~anomaly] <= high).all()
+  assert (maps[anomaly, :4, :4] > (low + high) / 2).all()
+
+
+@pytest.mark.parametrize('anomaly', [None, [False] * 3, [True] * 3])
+def test_one_kind_of_image_is_enough_for_a_scale(anomaly):
+  anomaly = None if anomaly is None else np.array(anomaly)
+  low, high = pictures.scale(np.arange(12.).reshape(3, 2, 2), anomaly)
+  assert low < high
+
+
+@pytest.mark.parametrize('value', [0., -3., 1e30])
+def test_constant_maps_and_empty_masks_are_drawn(tmp_path, value):
+  run = _run(maps=np.full((8, 32, 32), value, np.float32),
+             masks=np.zeros((8, 32, 32), bool), scores=np.full(8, value))
+  for path in pictures.write(tmp_path, **run):
+    _opened(path)
+
+
+def test_file_names_are_safe_and_distinct_where_case_does_not_count():
+  texts = ['../../etc/passwd', '/abs', 'C:\\x', 'a', 'A', 'a', 'a_2', '', '.',
+           '..', '.hidden', 'con', 'x' * 500, 'x' * 501, 'a\0b', 'new\nline',
+           'q?*<>|":', 'tr. ', 'größe', '形' * 99, 'roc.png']
+  names = pictures.file_names(texts)
+  assert len({name.casefold() for name in names}) == len(texts)
+  for name in names:
+    assert name and all(each.isalnum() or each in '-_' for each in name)
+    assert len(f'{name}.png'.encode()) < 230
+    assert name.casefold() != 'con'
+  assert pictures.file_names(['broken_large', '000']) == ['broken_large', '000']
+
+
+def test_nothing_is_written_outside_the_folder(tmp_path):
+  run = _run(n=4, labels=np.array([0, 1, 2, 2]), class_names=(
+      '../../x', '/tmp', 'roc.png'), paths=['../../a.png', '/b', 'c', 'd/c.j'])
+  home = tmp_path / 'deep' / 'down' / 'run'
+  written = pictures.write(home, **run)
+  files = [path for path in tmp_path.rglob('*') if path.is_file()]
+  assert len(files) == 4 + 3 + 2 and len(set(written)) == 4
+  assert all(home in path.parents for path in files)
+
+
+def test_a_run_is_a_picture_for_each_image_a_montage_for_each_class_and_plots(
+    tmp_path):
+  run = _run(n=60, h=32, w=48)
+  written = pictures.write(tmp_path, **run)
+  assert written[4] == tmp_path / 'hole' / '004.png'
+  sizes = {_opened(path).size for path in written}
+  [(width, height)] = sizes  # 48 × 32, six times as large, and text
+  assert width == 3 * 288 + 4 * 8 and 192 < height < 350
+  for name in 'good', 'hole', 'dent':
+    width, height = _opened(tmp_path / f'montage_{name}.png').size
+    assert width > 2 * 3 * 192 and 6 * 128 < height < 1200
+  assert _opened(tmp_path / 'roc.png').size == (750, 750)
+  assert _opened(tmp_path / 'histogram.png').width == 1050
+  assert len(list(tmp_path.rglob('*'))) == 60 + 3 + 3 + 2
+
+
+@pytest.mark.parametrize('h, w, expected', [
+    (32, 32, (256, 256)), (100, 100, (300, 300)), (256, 256, (256, 256)),
+    (1024, 700, (700, 1024)), (8, 256, (256, 8))])
+def test_small_images_are_enlarged_by_a_whole_number(h, w, expected):
+  image = np.random.default_rng(0).integers(0, 256, (h, w, 3), np.uint8)
+  drawn = pictures.panel(image, np.zeros((h, w)), None, 1, 'x', (0, 1))
+  width = 2 * expected[0] + 8
+  left = (drawn.width - width) // 2
+  first = np.asarray(drawn)[-expected[1]:, left:left + expected[0]]
+  factor = expected[0] // w
+  np.testing.assert_array_equal(
+      first, image.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def test_a_defect_of_one_pixel_is_seen_in_a_small_picture():
+  mask = np.zeros((1024, 1024), bool)
+  mask[500, 700] = True
+  black = np.zeros((1024, 1024, 3), np.uint8)
+  drawn = np.asarray(pictures.panel(black, np.zeros((1024, 1024)), mask, 0,
+                                    '', (0, 1), side=192))
+  assert (drawn[-192:, -192:] == 255).all(axis=-1).any()
+
+
+def test_a_long_name_is_cut_and_the_score_stays():
+  args = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64)), None, 0.5
+  short, long = (np.asarray(pictures.panel(*args, name, (0, 1)))[:20]
+                 for name in ('x', 'x' * 999))
+  np.testing.assert_array_equal(short[:, -70:], long[:, -70:])
+
+
+def test_a_montage_has_the_highest_and_the_lowest_and_ranks_evenly_between():
+  scores = np.random.default_rng(0).permutation(34)
+  np.testing.assert_array_equal(scores[pictures.spread(scores)],
+                                np.arange(33, -1, -3))
+  np.testing.assert_array_equal(pictures.spread([1., 3., 2.]), [1, 2, 0])
+  np.testing.assert_array_equal(pictures.spread([5.]), [0])
+
+
+def test_the_roc_curve_is_the_shares_flagged_at_each_threshold():
+  random = np.random.default_rng(0)
+  anomaly = random.random(60) < 0.5
+  scores = random.integers(0, 9, 60) + 3 * anomaly
+  fpr, tpr = pictures.roc_curve(scores, anomaly)
+  thresholds = np.append(np.inf, np.unique(scores)[::-1])
+  every = [[(scores[part] >= t).mean() for t in thresholds]
+           for part in (~anomaly, anomaly)]
+  corners = set(zip(fpr, tpr, strict=True))
+  assert corners <= set(zip(*every, strict=True))
+  area = 100 * np.trapezoid(tpr, fpr)
+  assert area == pytest.approx(100 * np.trapezoid(every[1], every[0]))
+  assert area == pytest.approx(metrics.auroc(scores, anomaly))
+
+
+def test_the_histogram_counts_every_image_once_in_shared_bins():
+  run = _run(n=50)
+  edges, parts = pictures.histogram(run['scores'], run['anomaly'],
+                                    run['labels'], run['class_names'])
+  assert [name for name, _ in parts] == [
+      'normal: good', 'anomaly: hole', 'anomaly: dent']
+  np.testing.assert_array_equal(sum(count for _, count in parts),
+                                np.histogram(run['scores'], edges)[0])
+  assert sum(count.sum() for _, count in parts) == 50
+
+
+def test_many_classes_share_a_row_of_the_histogram():
+  labels = np.arange(40) % 20
+  _, parts = pictures.histogram(np.arange(40), labels != 7, labels,
+                                [str(i) for i in range(20)])
+  assert [name for name, _ in parts] == ['normal: 7', 'anomaly: 19 classes']
+
+
+def test_names_are_not_taken_for_formulas():
+  names = ('$a_{', '_b', 'c' * 300)
+  run = _run(class_names=names)
+  drawn = pictures.histogram_plot(run['scores'], run['anomaly'], run['labels'],
+                                  names)
+  assert Image.open(io.BytesIO(drawn)).format == 'PNG'
+
+
+@pytest.mark.parametrize('label', [0, 1])
+def test_one_kind_of_image_has_no_roc_curve_but_all_else(tmp_path, label):
+  labels = np.full(8, label)
+  pictures.write(tmp_path, **_run(labels=labels, anomaly=labels == 1,
+                                  masks=None))
+  assert not (tmp_path / 'roc.png').exists()
+  assert (tmp_path / 'histogram.png').exists()
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({'images': np.zeros((8, 32, 32, 3))}, r'float64.*uint8\[n, height'),
+    ({'maps': np.zeros((8, 16, 16))}, r'\(8, 16, 16\).*\(8, 32, 32\)'),
+    ({'maps': np.full((8, 32, 32), np.nan)}, 'image 0.*not finite'),
+    ({'scores': np.append(np.zeros(7), np.inf)}, 'image 7.*inf.*not finite'),
+    ({'scores': np.zeros(7)}, '7 scores for 8 images'),
+    ({'class_names': ('good',)}, 'labels 0 to 2')])
+def test_what_does_not_fit_is_said_before_anything_is_written(
+    tmp_path, changes, words):
+  with pytest.raises(InputError, match=words):
+    pictures.write(tmp_path, **_run(**changes))
+  assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib_the_error_says_what_to_install(
+    tmp_path, monkeypatch):
+  pictures._table.cache_clear()
+  monkeypatch.setitem(sys.modules, 'matplotlib', None)
+  monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+  with pytest.raises(InputError, match='pip install matplotlib'):
+    pictures.write(tmp_path, **_run())
+  assert not list(tmp_path.iterdir())
