@@ -121,22 +121,28 @@ def saturation(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
 
 
 def hue(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
-  """Turns the hue by U[-strength, strength] of the colour circle.
+  """Turns the hue by U[-strength, strength] of the colour circle."""
+  _check_rgb('hue', image)
+  return turn_hue(image, _uniform(key, 0, strength))
+
+
+def turn_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
+  """Turns the hue of f32[h, w, 3] by `turn` of the colour circle.
 
   Each pixel keeps its largest and smallest channel.
   """
-  _check_rgb('hue', image)
   red, green, blue = (image[..., c] for c in range(3))
   value = jnp.maximum(jnp.maximum(red, green), blue)
   depth = value - jnp.minimum(jnp.minimum(red, green), blue)
   scale = 1 / jnp.where(depth > 0, depth, 1)
-  sixth = jnp.where(  # the hue in sixths of the circle, red at 0
-      value == red, (green - blue) * scale, jnp.where(
-          value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale))
-  sixth = sixth + 6 * _uniform(key, 0, strength)
+  # In sixths of the circle, red at 0. Not `value == red`: XLA may compute a
+  # channel twice and round it otherwise, so that none equals the largest.
+  sixth = jnp.where(
+      (red >= green) & (red >= blue), (green - blue) * scale, jnp.where(
+          green >= blue, 2 + (blue - red) * scale, 4 + (red - green) * scale))
 
   def channel(offset):
-    k = (offset + sixth) / 6
+    k = (offset + sixth) / 6 + turn
     k = 6 * (k - jnp.floor(k))
     return value - depth * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 

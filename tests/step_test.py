@@ -14,7 +14,9 @@ from deep_oc import optimizers, pretexts, sharding, step
 
 TASKS = {'rotation': dict(head=(8, 8)),
          'contrastive': dict(head=(8, 8, 4)),
-         'nt_xent': dict(head=(8, 8, 4), loss='nt_xent')}
+         'nt_xent': dict(head=(8, 8, 4), loss='nt_xent'),
+         'cutpaste': dict(head=(8, 8), defects=dict(
+             scar_length=(4, 8), scar_width=(2, 4)))}
 
 
 def make(task):
