@@ -24,3 +24,5 @@ for run in cifar10:automobile cifar10:ship fmnist:Trouser; do
 done
 python -m deep_oc.evaluate --runs='runs/cpu_budget_*/**' \
   --output=results/cpu_budget_summary.csv
+awk 'FNR > 1 || NR == 1' runs/cpu_budget_*/*/seed0/results.csv \
+  > results/cpu_budget.csv
