@@ -5,7 +5,8 @@
 
 Handwritten digits on photographs, both real and both part of scikit-learn.
 Trained on one digit only (a 3), rotation prediction finds the other nine, where
-the pixels themselves and the same network untrained are near guessing.
+the pixels themselves and the same network untrained are near guessing. A
+demonstration: that it has no MLP head was chosen with test scores in view.
 """
 from ml_collections import ConfigDict
 
