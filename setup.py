@@ -35,6 +35,7 @@ setuptools.setup(
         'scipy>=1.13',
         'tensorboardX>=2.6',
         'tensorflow-datasets>=4.9.8',
+        'threadpoolctl>=3.2',
         'tqdm>=4.66',
     ],
     extras_require={

@@ -21,6 +21,11 @@ CATEGORIES = ('bottle', 'cable', 'capsule', 'carpet', 'grid', 'hazelnut',
               'leather', 'metal_nut', 'pill', 'screw', 'tile', 'toothbrush',
               'transistor', 'wood', 'zipper')
 
+# Objects that stand alike in all images (section A.5): each position has a
+# density of its own.
+ALIGNED = ('bottle', 'cable', 'capsule', 'metal_nut', 'pill', 'toothbrush',
+           'transistor', 'zipper')
+
 
 def get_config(category: str = 'bottle') -> ConfigDict:
   return ConfigDict(dict(
@@ -61,7 +66,9 @@ def get_config(category: str = 'bottle') -> ConfigDict:
           batch=32,  # source images: the paper's 96 are three views of each
           epochs=1.0,
           steps=65_536,  # "65k": 256 epochs of 256 updates, as the paper counts
-          log_every=256, monitor_every=2048, checkpoint_every=4096)))
+          log_every=256, monitor_every=2048, checkpoint_every=4096),
+      # Of which layer and score, the paper does not state.
+      localize=dict(name='gradcam', classifier='gde_ledoit_wolf')))
 
 
 def sweep():
@@ -78,13 +85,28 @@ def of_category(name: str, category: str) -> dict:
       experiment=f'{name}_{category}',  # names the run's folder
       data=dict(
           source='folder', path=f'{root}/{category}', size=256,
+          name=f'mvtec_ad/{category}',  # what result rows call it
           cache_dir=config_dict.placeholder(str)))
 
 
-def points(name: str):
+def windows(category: str) -> dict:
+  """Returns the group `localize` of a task of patches (section A.5)."""
+  return dict(
+      name='windows', side=32, stride=4,
+      positions='each' if category in ALIGNED else 'shared',
+      classifier='gde_ledoit_wolf',
+      reg_covar=1e-6,  # of 'each': of scikit-learn's GaussianMixture
+      sigma=config_dict.placeholder(float))  # that of the windows' side
+
+
+def points(name: str, patches: bool = False):
   """Yields the overrides for every category and five seeds."""
   for category in CATEGORIES:
     group = of_category(name, category)
+    point = {'experiment': group['experiment'],
+             'data.path': group['data']['path'],
+             'data.name': group['data']['name']}
+    if patches:
+      point['localize.positions'] = windows(category)['positions']
     for seed in range(5):
-      yield {'experiment': group['experiment'],
-             'data.path': group['data']['path'], 'seed': seed}
+      yield point | {'seed': seed}

@@ -22,9 +22,10 @@ def get_config(category: str = 'bottle') -> ConfigDict:
   # Section 4.2 says 64 and section A.5 says 32. Only 32 gives the 57x57 windows
   # of A.5, and it is what the encoder then sees.
   config.pretext.crop = 32
+  config.localize = cutpaste_mvtec.windows(category)
   return config
 
 
 def sweep():
   """Yields the overrides of the paper's table: 15 categories, five seeds."""
-  yield from cutpaste_mvtec.points('cutpaste_patch_mvtec')
+  yield from cutpaste_mvtec.points('cutpaste_patch_mvtec', patches=True)

@@ -34,7 +34,7 @@ def restore(workdir: str, at: int | None = None, data_dir: str | None = None
   config = runs.read_config(workdir)
   experiment.check(config)
   if data_dir is not None:
-    config.data.data_dir = data_dir
+    config.data['path' if 'path' in config.data else 'data_dir'] = data_dir
   problem = experiment.problem(config)
   pretext = experiment.pretext(config)
   copies = experiment.copies(config)

@@ -12,6 +12,13 @@ An embeddings file is an `.npz` without pickles:
 
 Only `anomaly` and one feature or score are needed, so a file written by any
 other program can be evaluated too.
+
+`maps.npz` holds the test images with a score for every pixel:
+
+  map_<name>          f32[n, h, w]
+  mask                bool[n, h, w]  the abnormal pixels, if known
+  image               u8[n, h, w, 3]
+  label, anomaly, index, path, meta  as above
 """
 import json
 import os
@@ -82,6 +89,30 @@ def read_run(workdir: str | os.PathLike) -> tuple[dict, dict, dict]:
           'embed again')
   _check_anomaly(folder / 'test.npz', test.get('anomaly'))
   return train, test, meta
+
+
+def read_maps(workdir: str | os.PathLike, meta: Mapping[str, Any] | None = None
+              ) -> tuple[dict, dict]:
+  """Returns the arrays and the meta of a run's heat maps, empty without any.
+
+  Args:
+    workdir: the run's folder.
+    meta: of its test file, to check that the maps belong to it.
+
+  Raises:
+    InputError: the file is damaged, or of another run or step.
+  """
+  path = pathlib.Path(workdir) / 'embeddings' / 'maps.npz'
+  if not path.exists():
+    return {}, {}
+  arrays, found = read(path)
+  for key in ('config_hash', 'step') if meta else ():
+    if found.get(key) != meta.get(key):
+      raise InputError(
+          f'{path} is not of what test.npz is: its {key} is {found.get(key)}, '
+          f'not {meta.get(key)}; run `python -m deep_oc.localize '
+          f'--workdir={workdir}` again')
+  return arrays, found
 
 
 def _check_anomaly(path, anomaly):

@@ -17,9 +17,15 @@ the images themselves, which by default only ocsvm_rbf and kde are fitted to (on
 3,072 pixels the Gaussian takes most of a minute, the others tell nothing new).
 
 By default the classifiers are the paper's five. With fewer images than columns,
-as on MVTec AD, `gde` rests on an arbitrary constant: ask for one that shrinks
-its covariance, --classifiers=gde_ledoit_wolf, or gde_oas, or gde_ridge; with
-_raw at the end, features keep their length.
+as on MVTec AD, `gde` rests on an arbitrary constant, and `gde_ledoit_wolf` joins
+them, which shrinks its covariance; others are --classifiers=gde_oas,gde_ridge;
+with _raw at the end, features keep their length.
+
+If the run has heat maps, embeddings/maps.npz, rows of the level 'pixel' measure
+them against the masks: AUROC over pixels, and AUPRO up to 30 % false positives.
+The maxima of a map of windows score images. Every test image is drawn with its
+map into `pictures` (--nopictures does without). --ensemble also averages the
+scores of runs that differ in their seeds only.
 
 At the end the rows of all runs become one summary.csv: a row per class and one
 for the mean over classes, mean and SD over seeds, beside the published numbers.
@@ -27,6 +33,7 @@ for the mean over classes, mean and SD over seeds, beside the published numbers.
 JAX is not needed.
 """
 import glob
+import itertools
 import json
 import pathlib
 import sys
@@ -36,10 +43,12 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import cli, embeddings, errors, metrics, oneclass, tables
+from deep_oc import cli, embeddings, errors, oneclass, tables
+from deep_oc import scored as scored_runs
 from deep_oc.errors import InputError
+from deep_oc.scored import Key, Score, Scored
 
-_BASELINES = ('random', 'pixels')
+_BASELINES = ('random', 'pixels', 'random_windows', 'random_gradcam')
 _PIXEL_CLASSIFIERS = ('ocsvm_rbf', 'kde')
 
 
@@ -54,6 +63,10 @@ def define_flags() -> None:
   flags.DEFINE_list(
       'features', None, "Names of arrays in the embeddings, 'score' for the "
       "pretext task's own scores. By default all.")
+  flags.DEFINE_bool(
+      'ensemble', False, 'Also average the scores of the seeds of each '
+      'experiment and class; the results lie beside them, in `ensemble`.')
+  flags.DEFINE_bool('pictures', True, 'Draw the heat maps, if there are any.')
   flags.DEFINE_string(
       'output', None, 'Where the summary goes; by default summary.csv in the '
       'folder before the first * of --runs.')
@@ -77,21 +90,21 @@ def find_runs(pattern: str) -> list[pathlib.Path]:
 
 
 def choose(train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray],
-           wanted: Sequence[str] | None, where: object) -> list[str]:
-  """Returns the names of the features to evaluate, 'score' the last.
+           wanted: Sequence[str] | None, where: object,
+           maps: Sequence[str] = ()) -> list[str]:
+  """Returns the features to evaluate, then 'score', then the names of maps.
 
   Raises:
     InputError: a wanted one is not there, or train and test do not match.
   """
-  train, known = embeddings.features(train), list(embeddings.features(test))
-  if embeddings.scores(test):
-    known.append('score')
+  train, features = embeddings.features(train), embeddings.features(test)
+  known = [*features, *['score'] * bool(embeddings.scores(test)), *maps]
   for name in wanted or ():
     if name not in known:
       raise errors.unknown(f'feature in {where}', name, known)
   chosen = [name for name in known if not wanted or name in wanted]
   for name in chosen:
-    if name != 'score':
+    if name in features:
       _check_match(name, train.get(name), test[name], where)
   if not chosen:
     raise InputError(f'{where}/embeddings/test.npz holds no feature, f32[n, d]')
@@ -122,31 +135,88 @@ def score(train: np.ndarray, test: np.ndarray, classifier: str, seed: int
   return oneclass.anomaly_score(fitted, test), params
 
 
-def measure(scores: np.ndarray, anomaly: np.ndarray) -> dict[str, str]:
-  """Returns the metrics of f[n] given the truth bool[n], as result columns."""
-  low, high = metrics.auroc_interval(scores, anomaly)
-  found = {'auroc': metrics.auroc(scores, anomaly), 'auroc_low': low,
-           'auroc_high': high, 'auprc': metrics.auprc(scores, anomaly),
-           'fpr95': metrics.fpr95(scores, anomaly)}
-  return {name: '' if np.isnan(value) else f'{value:.2f}'
-          for name, value in found.items()}
-
-
-def score_run(train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray],
-              features: Sequence[str], classifiers: Sequence[str] | None,
-              seed: int) -> Iterable[tuple]:
-  """Yields feature, classifier, parameters, rows fitted to, scores f[n]."""
+def score_features(train: Mapping[str, np.ndarray],
+                   test: Mapping[str, np.ndarray], features: Sequence[str],
+                   classifiers: Sequence[str] | None, seed: int
+                   ) -> Iterable[tuple[Key, Score]]:
+  """Yields the scores of all classifiers on all features, and the task's."""
   for feature in features:
     if feature == 'score':
       for name, values in embeddings.scores(test).items():
-        yield feature, name, '{}', '', values
+        yield Key(feature, name, 'image'), Score(values)
       continue
-    default = _PIXEL_CLASSIFIERS if feature == 'pixels' else \
-        oneclass.PUBLISHED
-    for name in classifiers or default:
+    for name in classifiers or _default(feature, train[feature]):
       values, params = score(train[feature], test[feature], name, seed)
       n_train = min(len(train[feature]), oneclass.LIMIT)
-      yield feature, name, params, n_train, values
+      yield Key(feature, name, 'image'), Score(values, params, str(n_train))
+
+
+def _default(feature: str, train: np.ndarray) -> tuple[str, ...]:
+  """Returns the classifiers for f[n, d], unless some are asked for."""
+  if feature == 'pixels':
+    return _PIXEL_CLASSIFIERS
+  fewer = len(train) < train.shape[1]
+  return oneclass.PUBLISHED + ('gde_ledoit_wolf',) * fewer
+
+
+def score_maps(arrays: Mapping[str, np.ndarray], names: Sequence[str],
+               meta: Mapping[str, object]) -> Iterable[tuple[Key, Score]]:
+  """Yields heat maps as the scores of pixels, and of windows the maxima.
+
+  What Grad-CAM explains has a score already.
+  """
+  params = dict(meta.get('map_params') or {})
+  classifier = str(params.pop('classifier', ''))
+  given = json.dumps(params, sort_keys=True), str(meta.get('n_train', ''))
+  for name in names:
+    values = arrays[f'map_{name}']
+    if name.endswith('windows'):
+      yield Key(name, classifier, 'image'), Score(
+          values.max(axis=(1, 2)), *given)
+    if 'mask' in arrays:
+      yield Key(name, classifier, 'pixel'), Score(values, *given)
+
+
+def score_run(workdir: pathlib.Path, classifiers: Sequence[str] | None = None,
+              features: Sequence[str] | None = None) -> Scored:
+  """Fits all classifiers to all features of a run, and scores its test set.
+
+  Raises:
+    InputError: the embeddings are unfit.
+  """
+  train, test, meta = embeddings.read_run(workdir)
+  maps, map_meta = embeddings.read_maps(workdir, meta)
+  names = [name.removeprefix('map_') for name in maps
+           if name.startswith('map_')]
+  chosen = choose(train, test, features, workdir, names)
+  anomaly = test.pop('anomaly') != 0
+  found = Scored(
+      {key: str(meta[key]) for key in tables.RESULTS if key in meta}, anomaly,
+      maps.get('mask'), test.get('index', np.arange(len(anomaly))))
+  scored = itertools.chain(
+      score_features(train, test, [name for name in chosen
+                                   if name not in names],
+                     classifiers, _seed(meta)),
+      score_maps(maps, [name for name in names if name in chosen], map_meta))
+  found.scores.update(tqdm.tqdm(scored, str(workdir), unit='scores',
+                                leave=False, disable=None))
+  return found
+
+
+def _seed(meta):
+  seed = meta.get('seed')
+  return seed if isinstance(seed, int) and seed >= 0 else 0
+
+
+def write(workdir: pathlib.Path, scored: Scored) -> list[dict[str, str]]:
+  """Writes the results.csv of a run and returns its rows.
+
+  Raises:
+    InputError: the file cannot be written.
+  """
+  rows = scored.rows()
+  tables.write(workdir / 'results.csv', tables.RESULTS, rows)
+  return [row | {'run': str(workdir)} for row in rows]
 
 
 def evaluate(workdir: pathlib.Path, classifiers: Sequence[str] | None = None,
@@ -156,26 +226,25 @@ def evaluate(workdir: pathlib.Path, classifiers: Sequence[str] | None = None,
   Raises:
     InputError: the embeddings are unfit, or the file cannot be written.
   """
-  train, test, meta = embeddings.read_run(workdir)
-  features = choose(train, test, features, workdir)
-  anomaly = test.pop('anomaly') != 0
-  about = {key: str(meta[key]) for key in tables.RESULTS if key in meta} | {
-      'n_test_normal': str((~anomaly).sum()),
-      'n_test_anomalous': str(anomaly.sum())}
-  rows = []
-  scored = score_run(train, test, features, classifiers, _seed(meta))
-  for feature, name, params, n_train, values in tqdm.tqdm(
-      scored, str(workdir), unit='scores', leave=False, disable=None):
-    rows.append(dict.fromkeys(tables.RESULTS, '') | about | {
-        'feature': feature, 'classifier': name, 'classifier_params': params,
-        'n_train': str(n_train)} | measure(values, anomaly))
-  tables.write(workdir / 'results.csv', tables.RESULTS, rows)
-  return [row | {'run': str(workdir)} for row in rows]
+  return write(workdir, score_run(workdir, classifiers, features))
 
 
-def _seed(meta):
-  seed = meta.get('seed')
-  return seed if isinstance(seed, int) and seed >= 0 else 0
+def draw(workdir: pathlib.Path) -> pathlib.Path | None:
+  """Draws the heat maps of a run; returns the folder, None without maps."""
+  arrays, meta = embeddings.read_maps(workdir)
+  names = [name for name in arrays
+           if name.startswith('map_') and 'random' not in name]
+  if not names:
+    return None
+  from deep_oc import pictures  # and matplotlib, for those who draw
+  for name in names:
+    maps = arrays[name]
+    pictures.write(
+        workdir / 'pictures', images=arrays['image'], maps=maps,
+        masks=arrays.get('mask'), scores=maps.max(axis=(1, 2)),
+        anomaly=arrays['anomaly'], labels=arrays['label'],
+        class_names=meta['class_names'], paths=arrays.get('path'))
+  return workdir / 'pictures'
 
 
 def warn(workdir: pathlib.Path, rows: Iterable[Mapping[str, str]]) -> None:
@@ -199,15 +268,23 @@ def main() -> None:
   for name in chosen.classifiers or ():
     if name not in oneclass.CLASSIFIERS:
       raise errors.unknown('classifier', name, oneclass.CLASSIFIERS)
-  rows, failures = [], []
+  rows, runs, failures = [], {}, []
   workdirs = find_runs(chosen.runs)
   for workdir in tqdm.tqdm(workdirs, 'runs', unit='run', disable=None):
     try:
-      found = evaluate(workdir, chosen.classifiers, chosen.features)
+      scored = score_run(workdir, chosen.classifiers, chosen.features)
+      found = write(workdir, scored)
       warn(workdir, found)
       rows += found
+      if chosen.ensemble:
+        runs[workdir] = scored
+      pictures = draw(workdir) if chosen.pictures else None
+      if pictures:
+        tqdm.tqdm.write(f'drew {pictures}')
     except InputError as error:  # the other runs' results are worth having
       failures.append(error)
+  if chosen.ensemble:
+    rows += _ensemble_rows(runs, chosen.runs)
   if rows:
     output = chosen.output or root(chosen.runs) / 'summary.csv'
     summary = tables.summarize(rows)
@@ -217,6 +294,15 @@ def main() -> None:
     raise InputError(
         str(failures[0]) if len(workdirs) == 1 else
         f'{len(failures)} of {len(workdirs)} runs failed: {failures[0]}')
+
+
+def _ensemble_rows(runs, pattern):
+  found = scored_runs.ensembles(runs)
+  if not found:
+    raise InputError(f"no two runs at '{pattern}' differ in their seeds only; "
+                     '--ensemble needs them')
+  return [row for folder, scored in found.items()
+          for row in write(folder, scored)]
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ A config has these groups; each is the arguments of one function:
   encoder    deep_oc.models.create
   optimizer  deep_oc.optimizers.create
   train      Plan                        how long, how often
+  localize   a function of deep_oc.localize, or no such group
 """
 import dataclasses
 
@@ -26,6 +27,7 @@ from deep_oc.errors import InputError
 
 _KEYS = ('experiment', 'method', 'seed', 'dtype', 'distribution', 'data',
          'protocol', 'pretext', 'encoder', 'optimizer', 'train')
+_OPTIONAL = ('localize',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +94,8 @@ def from_flag() -> ml_collections.ConfigDict:
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises InputError if a group is missing or misspelt."""
   for key in config:
-    if key not in _KEYS:
-      raise errors.unknown('config key', key, _KEYS)
+    if key not in _KEYS + _OPTIONAL:
+      raise errors.unknown('config key', key, _KEYS + _OPTIONAL)
   for key in _KEYS:
     if key not in config:
       raise InputError(f'the config lacks {key}')

@@ -15,7 +15,8 @@ from deep_oc import data, embeddings, experiment, sharding, step
 # Larger images are shrunk for the raw-pixel baseline.
 PIXEL_SIDE = 32
 
-BATCH = 256  # images per forward pass
+BATCH = 256  # images per forward pass, fewer if they are large
+_PIXELS = 2**20  # of a forward pass; bounds the memory
 
 
 @functools.cache  # compiled once, for the monitor and for the export
@@ -23,10 +24,10 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
              method: str = 'embed') -> Callable:
   """Returns (variables, images u8[n, h, w, c]) -> {name: f32[n, ...]}.
 
-  The images go through in batches of one size, the last one padded, so that
-  one program serves all; `batch` is rounded up to what the devices share.
+  Images of one size go through in batches of one size, the last one padded,
+  so that one program serves all: at most `batch` images and _PIXELS pixels,
+  rounded up to what the devices share.
   """
-  batch += -batch % mesh.size
   spread = sharding.split(mesh)
 
   @jax.jit
@@ -36,12 +37,14 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
 
   def embed(variables: Mapping[str, Any], images: np.ndarray,
             description: str | None = None) -> dict[str, np.ndarray]:
+    size = min(batch, max(_PIXELS // (images.shape[1] * images.shape[2]), 1))
+    size += -size % mesh.size
     parts = []
-    for start in tqdm.trange(0, len(images), batch, desc=description,
+    for start in tqdm.trange(0, len(images), size, desc=description,
                              disable=None if description else True,
                              leave=False):
-      image = images[start:start + batch]
-      padding = [(0, batch - len(image))] + [(0, 0)] * (image.ndim - 1)
+      image = images[start:start + size]
+      padding = [(0, size - len(image))] + [(0, 0)] * (image.ndim - 1)
       feature = forward(variables, np.pad(image, padding))
       parts.append({name: np.asarray(x)[:len(image)]
                     for name, x in feature.items()})

@@ -1,194 +1,248 @@
-"""Where an image is abnormal: a score for every window, spread over pixels.
+"""Where an image is abnormal: heat maps of a trained run.
 
-Li et al., CVPR 2021 (https://arxiv.org/abs/2104.04015), sections 2.4 and A.5:
-an encoder trained on crops sees every window of an image, a Gaussian density
-says how unusual the window's feature is, and each score is spread over the
-pixels that the window saw. The density is one for all positions, or, where
-objects stand alike in all images, one per position.
+  python -m deep_oc.localize --workdir=runs/cutpaste_patch_mvtec_bottle/0/seed0
+
+writes `embeddings/maps.npz`: a score for every pixel of the test images, by the
+trained encoder and, as the baseline, by the same encoder before training.
+`deep_oc.train` does the same at its end if the config has a group `localize`,
+the arguments of one function below; its fields can be set here with
+--set=stride=8. `deep_oc.evaluate` measures the maps and draws them.
 """
-import math
+import ast
+import functools
+import pathlib
 from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
+import jax
+import ml_collections
 import numpy as np
 import tqdm
-from scipy import linalg
-from sklearn import preprocessing
+from absl import flags
 
-from deep_oc import oneclass
+from deep_oc import (cli, data, densities, embed, embeddings, errors,
+                     experiment, features, gradcam, oneclass, plugins, sharding,
+                     step, windows)
 from deep_oc.errors import InputError
 
+_MEMORY = 2**30  # bytes of window features held at once, about
+_MAPS = 32  # images per forward pass of Grad-CAM
 
-def starts(length: int, side: int, stride: int) -> np.ndarray:
-  """Returns where windows begin, i64[g]; the last one ends at the edge.
-
-  Raises:
-    InputError: the window is larger than the image.
-  """
-  if not 0 < side <= length or stride < 1:
-    raise InputError(f'windows of {side} pixels every {stride} do not fit an '
-                     f'image of {length}')
-  begin = np.arange(0, length - side + 1, stride)
-  last = length - side
-  return begin if begin[-1] == last else np.append(begin, last)
+Maps = tuple[np.ndarray, dict[str, object]]
 
 
-def features(embed: Callable[[np.ndarray], np.ndarray], image: np.ndarray,
-             side: int, stride: int, batch: int = 512,
-             description: str | None = None) -> np.ndarray:
-  """Returns the feature of every window, f32[n, gh, gw, d].
+def define_flags() -> None:
+  flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
+  flags.DEFINE_integer(
+      'step', None, 'Step of the checkpoint; the newest by default.')
+  flags.DEFINE_string(
+      'data_dir', None, 'Where the images lie now, if they moved.')
+  flags.DEFINE_multi_string(
+      'set', [], 'A field of the group `localize`, for example stride=8 or '
+      'name=gradcam.')
 
-  Windows of all images go through in batches of one size, so that the memory
-  does not grow with the image, and one program serves all.
+
+def by_windows(pretext: nn.Module, train: np.ndarray, test: np.ndarray,
+               seed: int, *, side: int = 32, stride: int = 4,
+               positions: str = 'shared', classifier: str = 'gde_ledoit_wolf',
+               reg_covar: float = 1e-6, sigma: float | None = None
+               ) -> Callable[..., Maps]:
+  """Scores every window and spreads the scores over pixels.
+
+  Li et al., 2021, sections 2.4 and A.5. The paper has windows of 32 pixels
+  every 4, and a density for each position where objects stand alike in all
+  images.
 
   Args:
-    embed: u8[batch, side, side, c] -> f32[batch, d].
-    image: u8[n, h, w, c].
-    side: of the square window, in pixels.
-    stride: pixels between windows.
-    batch: windows per call of `embed`.
-    description: of the progress bar; None shows none.
+    pretext: the task, trained on crops of about `side` pixels.
+    train: u8[n, h, w, c], normal images.
+    test: u8[m, h, w, c].
+    seed: of the training windows that a shared density is fitted to.
+    side, stride: of the windows, in pixels.
+    positions: 'shared', one density for all, or 'each', one per position.
+    classifier: the density, a name of `oneclass.CLASSIFIERS`.
+    reg_covar: of the densities of 'each'; see `oneclass.ShrunkGDE`.
+    sigma: of the Gaussian that spreads a score, in pixels; see
+      `windows.gaussian`.
+
+  Returns:
+    (variables, description) -> maps f32[m, h, w] and parameters.
   """
-  n, h, w = image.shape[:3]
-  rows, columns = starts(h, side, stride), starts(w, side, stride)
-  place = np.stack(np.meshgrid(np.arange(n), rows, columns, indexing='ij'),
-                   axis=-1).reshape(-1, 3)
-  view = np.lib.stride_tricks.sliding_window_view(image, (side, side), (1, 2))
-  found = None
-  for begin in tqdm.trange(0, len(place), batch, desc=description,
-                           disable=None if description else True, leave=False):
-    i, y, x = place[begin:begin + batch].T
-    window = np.moveaxis(view[i, y, x], 1, -1)  # the copy is of one batch
-    padding = [(0, batch - len(window))] + [(0, 0)] * 3
-    feature = np.asarray(embed(np.pad(window, padding)))[:len(window)]
-    if found is None:
-      found = np.empty((len(place), feature.shape[1]), np.float32)
-    found[begin:begin + batch] = feature
-  return found.reshape(n, len(rows), len(columns), -1)
+  height, width = test.shape[1:3]
+  rows = windows.starts(height, side, stride)
+  columns = windows.starts(width, side, stride)
+  look = windows.embedder(pretext, side)
+  score = {'shared': _shared, 'each': _each}.get(positions)
+  if score is None:
+    raise errors.unknown('localize.positions', positions, ('shared', 'each'))
+
+  def maps(variables, description=None):
+    density = densities.create(positions, classifier, seed, reg_covar)
+    grid = score(density, functools.partial(look, variables), train, test, rows,
+                 columns, seed, description)
+    found = windows.upsample(grid, height, width, side, stride, sigma)
+    return found.astype(np.float32), density.parameters() | {
+        'classifier': classifier, 'side': side, 'stride': stride,
+        'sigma': sigma}
+
+  return maps
 
 
-class SharedDensity:
-  """One Gaussian for all positions: textures, and objects that lie anyhow.
+def by_gradcam(pretext: nn.Module, train: np.ndarray, test: np.ndarray,
+               seed: int, *, classifier: str = 'gde_ledoit_wolf'
+               ) -> Callable[..., Maps]:
+  """Explains the score of whole images by Grad-CAM on the last feature map.
 
-  Fitted to at most `oneclass.LIMIT` random windows.
+  Args and returns as `by_windows`; the density is one of pooled features, and
+  Gaussian.
   """
+  del seed
+  if classifier not in densities.GAUSSIANS:
+    raise errors.unknown('density for Grad-CAM', classifier,
+                         densities.GAUSSIANS)
+  if getattr(pretext, 'crop', 0):
+    raise InputError('Grad-CAM explains an encoder of whole images; this one '
+                     'was trained on crops: localize.name=windows')
+  mesh = sharding.mesh()
+  look = jax.jit(lambda variables, image: windows.feature_map(
+      pretext, variables, step.to_float(image)))
+  pool = features.embedder(pretext, mesh, features.BATCH)
 
-  def __init__(self, classifier: str = 'gde_ledoit_wolf', seed: int = 0):
-    self.classifier = classifier
-    self.seed = seed
+  def maps(variables, description=None):
+    density = oneclass.fit(classifier, pool(variables, train)['pool'])
+    heat = []
+    for begin in tqdm.trange(0, len(test), _MAPS, desc=description,
+                             disable=None if description else True,
+                             leave=False):
+      found = np.asarray(look(variables, test[begin:begin + _MAPS]))
+      heat.append(gradcam.heat(density, found))
+    found = gradcam.resize(np.concatenate(heat), *test.shape[1:3])
+    return found.astype(np.float32), oneclass.parameters(density) | {
+        'classifier': classifier}
 
-  def fit(self, feature: np.ndarray) -> 'SharedDensity':
-    """Fits f32[n, gh, gw, d] of normal images."""
-    rows = feature.reshape(-1, feature.shape[-1])
-    self.density_ = oneclass.fit(self.classifier, rows, self.seed)
-    return self
-
-  def score(self, feature: np.ndarray) -> np.ndarray:
-    """Maps f32[n, gh, gw, d] to f[n, gh, gw], higher = more anomalous."""
-    rows = feature.reshape(-1, feature.shape[-1])
-    return oneclass.anomaly_score(self.density_, rows).reshape(
-        feature.shape[:-1])
-
-
-class PositionDensity:
-  """A Gaussian for each position, where objects stand alike in all images.
-
-  Its covariance is shrunk as Ledoit and Wolf (2004) say, for there are fewer
-  images than dimensions. With n images and (1 - s) S + s m I, everything
-  follows from the n × n products of centred rows (Woodbury's identity), so no
-  d × d matrix is ever made: 57 × 57 of them would take 6.8 GB.
-  """
-
-  def __init__(self, norm: str | None = 'l2'):
-    self.norm = norm
-
-  def fit(self, feature: np.ndarray) -> 'PositionDensity':
-    """Fits f32[n, gh, gw, d] of normal images, n > 1.
-
-    Raises:
-      InputError: there is only one image.
-    """
-    n = len(feature)
-    if n < 2:
-      raise InputError('a density for each position needs two normal images '
-                       f'at least, not {n}')
-    self.train_ = feature
-    return self
-
-  def score(self, feature: np.ndarray) -> np.ndarray:
-    """Maps f32[m, gh, gw, d] to f64[m, gh, gw], higher = more anomalous."""
-    scores = np.empty(feature.shape[:-1])
-    for y in range(feature.shape[1]):
-      for x in range(feature.shape[2]):
-        scores[:, y, x] = _negative_log_density(
-            self._rows(self.train_, y, x), self._rows(feature, y, x))
-    return scores
-
-  def _rows(self, feature: np.ndarray, y: int, x: int) -> np.ndarray:
-    rows = feature[:, y, x].astype(np.float64)
-    return preprocessing.normalize(rows, self.norm) if self.norm else rows
+  return maps
 
 
-def _negative_log_density(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-  """Maps f64[n, d] and f64[m, d] to -log p, f64[m], of a shrunk Gaussian."""
-  n, d = train.shape
-  mean = train.mean(0)
-  train, test = train - mean, test - mean
-  gram = train @ train.T
-  shrinkage, scale = _ledoit_wolf(gram, d)
-  a, b = (1 - shrinkage) / n, max(shrinkage * scale, 1e-9 * max(scale, 1e-12))
-  inner = np.linalg.cholesky(b * np.eye(n) + a * gram)
-  projected = linalg.solve_triangular(
-      inner, train @ test.T, lower=True)
-  mahalanobis = ((test ** 2).sum(1) - a * (projected ** 2).sum(0)) / b
-  log_det = (d - n) * math.log(b) + 2 * np.log(np.diag(inner)).sum()
-  return 0.5 * (mahalanobis + log_det + d * math.log(2 * math.pi))
+METHODS = {'windows': by_windows, 'gradcam': by_gradcam}
 
 
-def _ledoit_wolf(gram: np.ndarray, d: int) -> tuple[float, float]:
-  """Returns shrinkage and mean variance from f64[n, n] centred products.
-
-  The same number as `sklearn.covariance.ledoit_wolf_shrinkage`, whose sums
-  over d × d are here sums over n × n.
-  """
-  n = len(gram)
-  scale = np.trace(gram) / (n * d)
-  squared = (gram ** 2).sum() / n ** 2
-  beta = ((np.diag(gram) ** 2).sum() / n - squared) / (n * d)
-  delta = squared / d - scale ** 2
-  return (min(beta, delta) / delta if delta > 0 and beta > 0 else 0.0), scale
-
-
-def upsample(score: np.ndarray, height: int, width: int, side: int,
-             stride: int, sigma: float | None = None) -> np.ndarray:
-  """Spreads window scores over pixels, f[n, gh, gw] to f[n, h, w].
-
-  The receptive-field upsampling of Liznerski et al. (FCDD, ICLR 2021): each
-  score is spread by a Gaussian as wide as its window. A pixel's weights are
-  scaled to sum to one, or the edges, where fewer windows overlap, would stand
-  out wherever scores are not around zero.
-  """
-  rows = _weights(height, side, stride, sigma)
-  columns = _weights(width, side, stride, sigma)
-  return np.einsum('ij,njk,lk->nil', rows, score, columns, optimize=True)
+def _shared(density, look, train, test, rows, columns, seed, description):
+  """Fits one density to windows of all positions, then scores f[m, gh, gw]."""
+  seen = min(oneclass.LIMIT, len(train) * len(rows) * len(columns))
+  across = max(round((seen / len(train)) ** 0.5), 1)
+  rng = np.random.default_rng(seed)
+  sample = np.concatenate([
+      windows.places(1, _some(rng, rows, across), _some(rng, columns, across))
+      + [i, 0, 0] for i in range(len(train))])
+  density.fit(np.concatenate([
+      look(train, part) for part in _parts(sample, 32, description, 'fit')]))
+  grid = [density.score(
+      look(test, windows.places(1, rows, columns) + [i, 0, 0]).reshape(
+          1, len(rows), len(columns), -1))
+          for i in _bar(range(len(test)), description, 'score')]
+  return np.concatenate(grid)
 
 
-def _weights(length: int, side: int, stride: int, sigma: float | None
-             ) -> np.ndarray:
-  """Returns f64[length, g], rows of sum one."""
-  offset = np.arange(length)[:, None] - starts(length, side, stride)
-  inside = (offset >= 0) & (offset < side)
-  kernel = gaussian(side, sigma)[np.clip(offset, 0, side - 1)] * inside
-  return kernel / kernel.sum(1, keepdims=True)
+def _some(rng, values, count):
+  count = min(count, len(values))
+  return np.sort(rng.choice(values, count, replace=False))
 
 
-def gaussian(side: int, sigma: float | None = None) -> np.ndarray:
-  """Returns the taps f64[side] of FCDD's kernel.
+def _parts(place, count, description, what):
+  return _bar(np.array_split(place, min(count, len(place))), description, what)
 
-  An even one is the next smaller odd one with its centre twice. The default
-  sigma is that of the published code: 10 from 32 pixels on.
-  """
-  if sigma is None:
-    sigma = 10.0 if side >= 32 else math.log10(0.45 * side + 1) + 0.25
-  half = (side - 1) // 2
-  taps = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
-  return taps if side % 2 else np.insert(taps, half, taps[half])
+
+def _each(density, look, train, test, rows, columns, seed, description):
+  """Fits and scores position by position, a band of rows at a time."""
+  del seed  # nothing is drawn
+  # One window tells how wide a feature is, and how many rows fit.
+  d = look(train[:1], windows.places(1, rows[:1], columns[:1])).shape[1]
+  row_bytes = 4 * d * len(columns) * (len(train) + len(test))
+  bands = np.array_split(rows, min(len(rows), -(-len(rows) * row_bytes
+                                                // _MEMORY)))
+
+  def grid(image, band):
+    return look(image, windows.places(len(image), band, columns)).reshape(
+        len(image), len(band), len(columns), -1)
+
+  scores, shrinkage = [], []
+  for band in _bar(bands, description, 'bands'):
+    scores.append(density.fit(grid(train, band)).score(grid(test, band)))
+    shrinkage.append(density.shrinkage_)
+  density.shrinkage_ = np.concatenate(shrinkage)  # of the whole grid
+  return np.concatenate(scores, axis=1)
+
+
+def _bar(each, description, what):
+  return tqdm.tqdm(each, desc=f'{description} {what}', leave=False,
+                   disable=None if description else True)
+
+
+def export(workdir: str, config: ml_collections.ConfigDict,
+           problem: data.Problem, pretext: nn.Module, state: step.State
+           ) -> None:
+  """Writes the heat maps of a run, trained and untrained."""
+  group = dict(config.localize)
+  name = group.pop('name', 'windows')
+  if name not in METHODS:
+    raise errors.unknown('localize.name', name, METHODS)
+  test = problem.test
+  maps = plugins.call(
+      METHODS[name], group, 'localize', pretext=pretext,
+      train=problem.train.image, test=test.image, seed=config.seed)
+  untrained = step.init(pretext, config.seed, problem.train.image.shape[1:])
+  trained, params = maps(state.variables, 'maps')
+  baseline, _ = maps(untrained, 'baseline maps')
+  arrays = {f'map_{name}': trained, f'map_random_{name}': baseline,
+            'image': test.image, 'label': test.label, 'anomaly': test.anomaly,
+            'index': problem.test_index}
+  for key in ('mask', 'path'):
+    if getattr(test, key) is not None:
+      arrays[key] = getattr(test, key)
+  meta = experiment.meta(config, problem, int(state.step)) | {
+      'class_names': problem.class_names, 'map_params': params,
+      'n_train': len(problem.train)}
+  embeddings.write(pathlib.Path(workdir) / 'embeddings' / 'maps.npz', arrays,
+                   meta)
+
+
+def overridden(config: ml_collections.ConfigDict, settings: list[str]
+               ) -> ml_collections.ConfigDict:
+  """Returns the config with fields of `localize` set by 'key=value' each."""
+  group: dict[str, Any] = dict(config.get('localize') or {})
+  for setting in settings:
+    key, equals, value = setting.partition('=')
+    if not equals:
+      raise InputError(f'--set={setting} is not of the form key=value')
+    if key == 'name' and value != group.get('name'):
+      group = {}  # another method has other fields
+    group[key] = _literal(value)
+  if not group:
+    raise InputError('the config of this run has no group `localize`; choose '
+                     f"one of --set=name={' or --set=name='.join(METHODS)}")
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.localize = group
+  return config
+
+
+def _literal(value: str) -> object:
+  try:
+    return ast.literal_eval(value)
+  except (SyntaxError, ValueError):
+    return value
+
+
+def main() -> None:
+  args = flags.FLAGS
+  if not args.workdir:
+    raise InputError('--workdir is required: the folder of a trained run')
+  config, *run = embed.restore(args.workdir, args.step, args.data_dir)
+  export(args.workdir, overridden(config, args.set), *run)
+  print(f'wrote {args.workdir}/embeddings/maps.npz; next: python -m '
+        f"deep_oc.evaluate --runs='{args.workdir}'")
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)

@@ -121,13 +121,18 @@ class ShrunkGDE(base.BaseEstimator):
 
   The paper of CutPaste (Li et al., 2021) says neither which it has nor whether
   its features are of length 1; `norm=None` leaves them as they are.
+
+  `reg_covar` times the rows' mean squared length is added to the diagonal: on
+  rows of length 1, what scikit-learn's GaussianMixture adds. It says that no
+  direction is known better than that, however alike the rows are.
   """
 
   def __init__(self, covariance: str = 'ledoit_wolf', ridge: float = 0.01,
-               norm: str | None = 'l2'):
+               norm: str | None = 'l2', reg_covar: float = 0.):
     self.covariance = covariance
     self.ridge = ridge
     self.norm = norm
+    self.reg_covar = reg_covar
 
   def fit(self, X, y=None):
     """Fits mean and covariance of f[n, d]."""
@@ -135,7 +140,8 @@ class ShrunkGDE(base.BaseEstimator):
     self.location_ = X.mean(axis=0)
     self.covariance_, self.shrinkage_ = self._estimate(X - self.location_)
     # For an estimate of s = 0; and for rows that are all one.
-    floor = 1e-9 * self.covariance_.diagonal().mean() or 1.
+    floor = (1e-9 * self.covariance_.diagonal().mean()
+             + self.reg_covar * np.square(X).sum(axis=1).mean()) or 1.
     self.cholesky_ = linalg.cholesky(
         self.covariance_ + floor * np.eye(len(self.covariance_)), lower=True)
     return self

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +16,10 @@ import deep_oc
 from deep_oc import files
 from deep_oc.errors import InputError
 
-# Where data lies and how often to report change no result.
-_NOT_HASHED = ('data.data_dir', 'data.cache_dir', 'train.log_every',
-               'train.monitor_every', 'train.checkpoint_every')
+# Where data lies and how often to report change no result; what `localize` says
+# changes none of the training, and stands in the rows of the maps.
+_NOT_HASHED = re.compile(
+    r'data\.(data|cache)_dir|train\.(log|monitor|checkpoint)_every|localize\..*')
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> str:
@@ -38,7 +40,8 @@ def claim(workdir: str, config: ml_collections.ConfigDict) -> None:
     old, new = _flat(_read(path)['config']), _flat(config.to_dict())
     differing = [f'{key}={old.get(key)!r} there, {new.get(key)!r} here'
                  for key in sorted(old.keys() | new.keys())
-                 if old.get(key) != new.get(key) and key not in _NOT_HASHED]
+                 if old.get(key) != new.get(key)
+                 and not _NOT_HASHED.fullmatch(key)]
     if differing:
       raise InputError(f'{workdir} holds a run of another config ('
                        f'{"; ".join(differing[:3])}); choose another --workdir')
@@ -62,7 +65,8 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
 def config_hash(config: ml_collections.ConfigDict) -> str:
   """Returns 12 hexadecimal digits that name what the results depend on."""
   flat = _flat(config.to_dict())
-  kept = {key: value for key, value in flat.items() if key not in _NOT_HASHED}
+  kept = {key: value for key, value in flat.items()
+          if not _NOT_HASHED.fullmatch(key)}
   text = json.dumps(kept, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 

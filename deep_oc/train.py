@@ -4,8 +4,9 @@
       --config.protocol.normal=3 --config.seed=1
 
 The same command resumes a run that was stopped, and the result is the same, bit
-for bit. It ends with the embeddings that stage 2, `python -m deep_oc.evaluate`,
-reads. Any field of the config can be set on the command line.
+for bit. It ends with what stage 2, `python -m deep_oc.evaluate`, reads: the
+embeddings, and heat maps if the config has a group `localize`. Any field of the
+config can be set on the command line.
 """
 import datetime
 import time
@@ -19,7 +20,7 @@ import tqdm
 from absl import flags
 
 from deep_oc import (checkpoints, cli, data, distribution, experiment, features,
-                     logs, monitor, runs, sharding, step)
+                     localize, logs, monitor, runs, sharding, step)
 from deep_oc.errors import InputError
 
 _PROBES = 256  # training images whose features are watched
@@ -100,6 +101,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
           saved.save(state)
         rows, since = [], time.perf_counter()
   features.export(workdir, config, problem, pretext, state)
+  if config.get('localize'):
+    localize.export(workdir, config, problem, pretext, state)
   return workdir
 
 

@@ -5,6 +5,8 @@ import re
 
 import jax.numpy as jnp
 import pytest
+from configs import cutpaste_mvtec
+from ml_collections import ConfigDict
 
 from deep_oc import (augment, cutpaste, distribution, errors, experiment,
                      models, runs)
@@ -22,7 +24,8 @@ def test_the_issues_configs_are_there():
       f'{pretext}_{name}' for pretext in ('rotnet', 'rotation', 'simclr',
                                           'dacl')
       for name in ('cifar10', 'fmnist')} | {
-          'cutpaste_mvtec', 'cutpaste_patch_mvtec', 'cutpaste_folder'
+          'cutpaste_mvtec', 'cutpaste_patch_mvtec', 'cutpaste_folder',
+          'rotnet_mvtec', 'rotation_mvtec', 'simclr_mvtec', 'dacl_mvtec'
       } <= set(NAMES)
 
 
@@ -74,15 +77,43 @@ def test_the_published_augmentation_is_the_official_chain():
   assert augment.Chain(**given) == augment.Chain(**augment.DROC)
 
 
-def test_the_sweep_over_mvtec_has_fifteen_categories_and_five_seeds():
-  module = importlib.import_module('configs.cutpaste_mvtec')
+@pytest.mark.parametrize('name', [n for n in NAMES if n.endswith('_mvtec')])
+def test_the_sweep_over_mvtec_has_fifteen_categories_and_five_seeds(name):
+  module = importlib.import_module(f'configs.{name}')
   points = list(module.sweep())
   assert len(points) == 75
-  assert {point['experiment'].removeprefix('cutpaste_mvtec_')
-          for point in points} == set(module.CATEGORIES)
+  assert {point['experiment'].removeprefix(f'{name}_')
+          for point in points} == set(cutpaste_mvtec.CATEGORIES)
   for point in points:
-    category = point['experiment'].removeprefix('cutpaste_mvtec_')
-    assert point['data.path'] == module.get_config(category).data.path
+    category = point['experiment'].removeprefix(f'{name}_')
+    config = module.get_config()
+    config.update_from_flattened_dict(point)
+    wanted = module.get_config(category)
+    wanted.seed = point['seed']
+    assert config == wanted
+    assert config.data.name == f'mvtec_ad/{category}'
+
+
+@pytest.mark.parametrize('name', ['rotnet', 'rotation', 'simclr', 'dacl'])
+def test_mvtec_differs_from_cifar10_in_data_patches_and_steps_only(name):
+  cifar10, mvtec = (
+      importlib.import_module(f'configs.{name}_{each}').get_config()
+      for each in ('cifar10', 'mvtec'))
+  assert mvtec.pretext.crop == 32 and mvtec.train.steps == 65_536
+  assert mvtec.protocol.normal == 'good'
+  assert mvtec.train.batch == cifar10.train.batch
+  assert mvtec.pretext == ConfigDict({**cifar10.pretext, 'crop': 32})
+  assert mvtec.method == f'{cifar10.method}_patch'
+  for key in ('dtype', 'distribution', 'encoder', 'optimizer'):
+    assert mvtec[key] == cifar10[key]
+
+
+@pytest.mark.parametrize('name', [n for n in NAMES if n.endswith('_mvtec')])
+def test_toothbrushs_sixty_images_fill_a_batch(name):
+  module = importlib.import_module(f'configs.{name}')
+  config = module.get_config('toothbrush')
+  images = 60 * distribution.copies(config.distribution)
+  assert experiment.plan(config).steps_per_epoch(images) >= 1
 
 
 def test_the_papers_cutpaste_defects_are_the_defaults():

@@ -82,8 +82,8 @@ def test_columns_are_exactly_these(run):
   assert (run / 'results.csv').read_text().splitlines()[0] == (
       'experiment,dataset,protocol,normal_class,normal_name,seed,pretext,'
       'encoder,step,checkpoint_rule,'
-      'feature,classifier,classifier_params,auroc,auroc_low,'
-      'auroc_high,auprc,fpr95,n_train,n_test_normal,n_test_anomalous,'
+      'feature,classifier,classifier_params,level,auroc,auroc_low,'
+      'auroc_high,auprc,fpr95,aupro,n_train,n_test_normal,n_test_anomalous,'
       'config_hash')
 
 
@@ -132,7 +132,8 @@ def test_test_labels_change_no_score(run):
   features = evaluate.choose(train, test, None, run)
 
   def scores():
-    return [x[-1] for x in evaluate.score_run(train, test, features, None, 0)]
+    return [x.values for _, x in evaluate.score_features(
+        train, test, features, None, 0)]
   before = scores()
   for name in ('anomaly', 'label'):
     test[name] = np.roll(test[name], 5)

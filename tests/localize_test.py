@@ -1,119 +1,119 @@
-"""Dense scores against one window, one position and one pixel at a time."""
+"""Heat maps of whole runs, on generated fabric whose flaws are known."""
 import numpy as np
 import pytest
-from scipy import stats
-from sklearn import covariance
+from ml_collections import ConfigDict
 
-from deep_oc import errors, localize
+from configs import cutpaste_quickstart
+from deep_oc import embeddings, localize, tables
+from deep_oc.errors import InputError
+from tests.conftest import the_error
 
-
-def _embed(window):
-  """A feature that tells where in the window things are: f32[n, 5]."""
-  x = window.astype(np.float32) / 255
-  return np.stack([x.mean((1, 2, 3)), x[:, 0, 0, 0], x[:, -1, -1, 2],
-                   x[:, :, 0].mean((1, 2)), x.std((1, 2, 3))], axis=1)
-
-
-@pytest.mark.parametrize('side, stride, batch', [(8, 4, 7), (5, 3, 512)])
-def test_dense_features_equal_those_of_every_window_by_itself(
-    side, stride, batch):
-  image = np.random.default_rng(0).integers(0, 256, (2, 20, 17, 3), np.uint8)
-  got = localize.features(_embed, image, side, stride, batch)
-  rows = [*range(0, 20 - side, stride), 20 - side]
-  columns = [*range(0, 17 - side, stride), 17 - side]
-  assert got.shape == (2, len(rows), len(columns), 5)
-  for n in range(2):
-    for i, y in enumerate(rows):
-      for j, x in enumerate(columns):
-        one = _embed(image[n:n + 1, y:y + side, x:x + side])
-        np.testing.assert_allclose(got[n, i, j], one[0], rtol=1e-6)
+_SHORT = ('--config.encoder.channels=(8,8,16)',
+          '--config.encoder.strides=(1,2,2)', '--config.train.steps=60',
+          '--config.train.monitor_every=60', '--config.localize.stride=8')
+_CONFIG = 'configs/cutpaste_quickstart.py'
 
 
-def test_the_papers_grid_has_57_positions():
-  begin = localize.starts(256, 32, 4)
-  assert (len(begin), begin[0], begin[-1]) == (57, 0, 224)
-  assert localize.starts(10, 4, 4).tolist() == [0, 4, 6]
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('fabric') / 'run'
 
 
-@pytest.mark.parametrize('n', [3, 12, 40])
-def test_a_position_has_the_density_of_scikit_learns_covariance(n):
-  rng = np.random.default_rng(n)
-  train = rng.normal(size=(n, 2, 1, 8)) * np.arange(1, 9)
-  test = rng.normal(size=(5, 2, 1, 8))
-  got = localize.PositionDensity(norm=None).fit(train).score(test)
-  for y in range(2):
-    fitted = covariance.LedoitWolf().fit(train[:, y, 0])
-    wanted = -stats.multivariate_normal.logpdf(
-        test[:, y, 0], fitted.location_, fitted.covariance_)
-    np.testing.assert_allclose(got[:, y, 0], wanted, rtol=1e-6)
+@pytest.fixture
+def run(folder, binary):
+  """A short run with maps of windows, made once."""
+  if not (folder / 'embeddings' / 'maps.npz').exists():
+    done = binary('train', f'--workdir={folder}', *_SHORT, config=_CONFIG)
+    assert done.returncode == 0, done.stderr
+  return folder
 
 
-def test_each_position_is_judged_by_its_own_images():
-  rng = np.random.default_rng(0)
-  train = rng.normal(size=(30, 1, 2, 6)) * 0.1
-  train[:, 0, 0, 0] += 5
-  train[:, 0, 1, 1] += 5
-  test = train[:4, :, ::-1]  # the same windows at each other's positions
-  own = localize.PositionDensity().fit(train)
-  assert own.score(test).min() > own.score(train).max()
-  shared = localize.SharedDensity().fit(train)
-  np.testing.assert_allclose(
-      shared.score(test), shared.score(train[:4])[:, :, ::-1])
+def test_train_and_evaluate_find_pixels_and_draw_them(run, binary, tmp_path):
+  done = binary('evaluate', f'--runs={run}',
+                f'--output={tmp_path / "summary.csv"}')
+  assert done.returncode == 0, done.stderr
+  rows = {(row['feature'], row['level']): row
+          for row in tables.read(run / 'results.csv')
+          if row['classifier'] == 'gde_ledoit_wolf'}
+  pixel = rows['windows', 'pixel']
+  assert float(pixel['auroc']) > 60  # 50 is guessing
+  assert 0 < float(pixel['aupro']) < 100
+  assert '"positions": "shared"' in pixel['classifier_params']
+  assert ('random_windows', 'pixel') in rows
+  image = rows['windows', 'image']
+  assert image['n_test_normal'] == '60' and image['aupro'] == ''
+  arrays, _ = embeddings.read_maps(run)
+  drawn = list((run / 'pictures').rglob('*.png'))
+  assert len(drawn) >= len(arrays['label'])
+  assert 'windows, pixels' in done.stdout
 
 
-def test_equal_training_windows_give_finite_scores():
-  train = np.ones((5, 1, 1, 4), np.float32)
-  test = np.eye(4, dtype=np.float32)[:, None, None]
-  got = localize.PositionDensity().fit(train).score(test)
-  assert np.isfinite(got).all()
-  assert got.min() > localize.PositionDensity().fit(train).score(train).max()
+def test_maps_differ_between_images_and_stand_out_where_the_masks_are(run):
+  arrays, _ = embeddings.read_maps(run)
+  maps, mask = arrays['map_windows'], arrays['mask']
+  assert maps.shape == mask.shape and maps.std(axis=0).min() > 0
+  flawed = mask.any(axis=(1, 2))
+  inside = np.mean([each[m].mean() for each, m in zip(
+      maps[flawed], mask[flawed], strict=True)])
+  assert inside > maps[~flawed].mean()
 
 
-def test_a_constant_map_stays_constant_up_to_the_edges():
-  score = np.full((1, 57, 57), -2000.)
-  got = localize.upsample(score, 256, 256, 32, 4)
-  assert got.shape == (1, 256, 256)
-  np.testing.assert_allclose(got, -2000)
+def test_localize_makes_the_maps_again_with_another_setting(run, binary):
+  before, _ = embeddings.read_maps(run)
+  done = binary('localize', f'--workdir={run}', '--set=stride=16')
+  assert done.returncode == 0, done.stderr
+  coarse, meta = embeddings.read_maps(run)
+  assert meta['map_params']['stride'] == 16
+  assert np.abs(coarse['map_windows'] - before['map_windows']).max() > 0
+  done = binary('localize', f'--workdir={run}')  # the config's own
+  assert done.returncode == 0, done.stderr
+  again, _ = embeddings.read_maps(run)
+  np.testing.assert_array_equal(again['map_windows'], before['map_windows'])
 
 
-def test_upsampling_equals_a_transposed_convolution_inside():
-  rng = np.random.default_rng(0)
-  score = rng.normal(size=(1, 9, 9))
-  kernel = np.outer(localize.gaussian(8, 2.), localize.gaussian(8, 2.))
-  total, weight = np.zeros((24, 24)), np.zeros((24, 24))
-  for i in range(9):
-    for j in range(9):
-      at = np.s_[2 * i:2 * i + 8, 2 * j:2 * j + 8]
-      total[at] += kernel * score[0, i, j]
-      weight[at] += kernel
-  got = localize.upsample(score, 24, 24, 8, 2, sigma=2.)
-  np.testing.assert_allclose(got[0], total / weight)
+@pytest.mark.parametrize('settings, words', [
+    (['--set=strid=4'], "unknown config key 'localize.strid'"),
+    (['--set=stride'], 'not of the form key=value'),
+    (['--set=name=gradcm'], 'gradcam'),
+    (['--set=name=gradcam'], 'trained on crops'),
+    (['--set=side=65'], 'windows of 65 pixels'),
+    (['--set=positions=all'], 'known: shared, each')])
+def test_a_setting_that_cannot_be_is_one_line(run, binary, settings, words):
+  line = the_error(binary('localize', f'--workdir={run}', *settings))
+  assert words.lower() in line.lower(), line
 
 
-def test_one_high_score_is_brightest_in_the_middle_of_its_window():
-  score = np.zeros((1, 57, 57))
-  score[0, 10, 30] = 1
-  got = localize.upsample(score, 256, 256, 32, 4)[0]
-  y, x = np.unravel_index(got.argmax(), got.shape)
-  assert abs(y - 55.5) <= 2 and abs(x - 135.5) <= 2
+def test_maps_of_another_step_are_not_measured(run, tmp_path):
+  _, _, meta = embeddings.read_run(run)
+  with pytest.raises(InputError, match='deep_oc.localize'):
+    embeddings.read_maps(run, meta | {'step': 7})
 
 
-def test_an_even_kernel_is_symmetric_with_its_centre_twice():
-  for side in (5, 8, 32):
-    taps = localize.gaussian(side)
-    assert len(taps) == side
-    np.testing.assert_allclose(taps, taps[::-1])
-  assert localize.gaussian(8)[3] == localize.gaussian(8)[4] == 1
-  odd = localize.gaussian(7, 1.5)
-  np.testing.assert_allclose(localize.gaussian(8, 1.5), [*odd[:4], *odd[3:]])
+def test_gradcam_explains_a_model_of_whole_images(binary, tmp_path):
+  done = binary(
+      'train', f'--workdir={tmp_path}', *_SHORT, '--config.pretext.crop=0',
+      config=_CONFIG)
+  assert done.returncode == 0, done.stderr
+  done = binary('localize', f'--workdir={tmp_path}', '--set=name=gradcam')
+  assert done.returncode == 0, done.stderr
+  arrays, meta = embeddings.read_maps(tmp_path)
+  maps = arrays['map_gradcam']
+  assert maps.shape == arrays['mask'].shape and maps.min() >= 0
+  assert maps.std(axis=0).max() > 0
+  assert meta['map_params']['classifier'] == 'gde_ledoit_wolf'
+  done = binary('evaluate', f'--runs={tmp_path}', '--nopictures')
+  assert done.returncode == 0, done.stderr
+  levels = {row['level'] for row in tables.read(tmp_path / 'results.csv')
+            if row['feature'] == 'gradcam'}
+  assert levels == {'pixel'}
 
 
-@pytest.mark.parametrize('side, stride', [(33, 4), (0, 4), (8, 0)])
-def test_windows_that_do_not_fit_are_one_line(side, stride):
-  with pytest.raises(errors.InputError, match=f'windows of {side} pixels'):
-    localize.starts(32, side, stride)
+def test_another_method_forgets_the_fields_of_the_first():
+  config = localize.overridden(
+      cutpaste_quickstart.get_config(), ['name=gradcam'])
+  assert config.localize.to_dict() == {'name': 'gradcam'}
 
 
-def test_a_single_normal_image_is_one_line():
-  with pytest.raises(errors.InputError, match='two normal images'):
-    localize.PositionDensity().fit(np.ones((1, 2, 2, 3)))
+def test_a_run_without_the_group_says_what_to_choose():
+  with pytest.raises(InputError, match='--set=name=windows or'):
+    localize.overridden(ConfigDict({'seed': 0}), [])

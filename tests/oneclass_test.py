@@ -122,7 +122,7 @@ def test_the_choice_of_covariance_is_recorded():
   found = {name: oneclass.parameters(oneclass.fit(name, FEW))
            for name in _SHRUNK}
   assert found['gde_oas'] == {
-      'covariance': 'oas', 'norm': 'l2', 'n_limit': 20_000,
+      'covariance': 'oas', 'norm': 'l2', 'reg_covar': 0., 'n_limit': 20_000,
       'shrinkage': pytest.approx(covariance.oas(_unit(FEW))[1], rel=1e-5)}
   assert found['gde_ledoit_wolf']['shrinkage'] == pytest.approx(
       covariance.ledoit_wolf_shrinkage(_unit(FEW)), rel=1e-5)

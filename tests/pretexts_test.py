@@ -1,6 +1,7 @@
 """Pretext tasks against plain loops written from the definitions."""
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -190,3 +191,124 @@ def test_misspelt_names_and_keys_offer_the_nearest():
   with pytest.raises(errors.InputError, match="'nt_xent'"):
     _init(_create('contrastive', (4,), loss='nt_xnt'), jnp.ones((2, 8, 8, 3)))
   assert models.create('convnet').channels
+
+
+TASKS = [('rotation', (6, 5)), ('rotation', ()), ('contrastive', (6, 5))]
+
+
+def _places(n, side):
+  """Returns f32[n, side, side, 3]: each pixel's row, column and image."""
+  i, y, x = np.mgrid[:n, :side, :side]
+  return jnp.asarray(np.stack([y, x, i], axis=-1), jnp.float32)
+
+
+def _apply(pretext, variables, *args, **kwargs):
+  """Applies the task, compiled."""
+  return jax.jit(lambda variables, *args: pretext.apply(
+      variables, *args, **kwargs))(variables, *args)
+
+
+@pytest.mark.parametrize('count', [2, 4])
+def test_all_views_of_an_image_are_of_one_patch_of_it(count):
+  image = _places(50, 24)
+  view = np.asarray(pretexts.views(
+      augment.Chain(), jax.random.key(0), image, count, crop=8))
+  assert view.shape == (50, count, 8, 8, 3)
+  np.testing.assert_array_equal(view, view[:, :1].repeat(count, axis=1))
+  starts = view[:, 0, 0, 0, :2].astype(int)
+  for i, (y, x) in enumerate(starts):
+    np.testing.assert_array_equal(view[i, 0], image[i, y:y + 8, x:x + 8])
+  assert len(np.unique(starts, axis=0)) > 40  # of 289 places
+
+
+def test_views_of_a_patch_are_augmented_on_their_own():
+  view = pretexts.views(augment.Chain(brightness=0.4), jax.random.key(0),
+                        jnp.zeros((3, 8, 8, 3)), 4, crop=4)
+  assert len(np.unique(np.asarray(view[..., 0, 0, 0]))) == 12
+
+
+@pytest.mark.parametrize('name, count', [('rotation', 4), ('contrastive', 2)])
+def test_without_a_crop_views_are_drawn_from_the_keys_as_before(name, count):
+  """One key per view, split from the one of the task: of a batch, by hand."""
+  image = jax.random.uniform(jax.random.key(2), (3, 8, 8, 3))
+  pretext = _create(name, (5,), augment=dict(brightness=0.4, crop=0.5))
+  rngs = {'views': jax.random.key(3)}
+  keys = jax.random.split(pretext.apply(
+      {}, rngs=rngs, method=lambda module: module.make_rng('views')),
+                          (3, count))
+  views = [[pretext.augment(keys[i, v], image[i]) for v in range(count)]
+           for i in range(3)]
+  if name == 'rotation':
+    views = [[jnp.rot90(each, v) for v, each in enumerate(of)] for of in views]
+
+  seen = []
+  def spy(next_fun, args, kwargs, context):
+    if context.module.name == 'encoder' and context.method_name == '__call__':
+      seen.append(args[0])
+    return next_fun(*args, **kwargs)
+  with nn.intercept_methods(spy):
+    pretext.apply(_init(pretext, image), image, train=False, rngs=rngs)
+  np.testing.assert_allclose(
+      seen[-1], np.stack([each for of in views for each in of]), atol=1e-6)
+
+
+@pytest.mark.parametrize('name, head', TASKS)
+def test_features_are_means_and_scores_maxima_over_the_windows_of_an_image(
+    name, head):
+  image = jax.random.uniform(jax.random.key(0), (3, 19, 16, 3))
+  pretext = _create(name, head, crop=8)
+  variables = _init(pretext, image)
+  of_window = pretext.clone(crop=0)
+  # Nineteen rows: one is left over above, two below.
+  windows = [image[:, y:y + 8, x:x + 8] for y in (1, 9) for x in (0, 8)]
+  for method, reduce in [('embed', np.mean), ('scores', np.max)]:
+    if not hasattr(pretext, method):
+      continue
+    found = _apply(pretext, variables, image, method=method)
+    parts = [_apply(of_window, variables, window, method=method)
+             for window in windows]
+    for key, value in found.items():
+      assert len(value) == 3
+      np.testing.assert_allclose(
+          value, reduce([part[key] for part in parts], axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize('name, head', [*TASKS, ('cutpaste', (6, 5))])
+def test_a_window_as_large_as_the_crop_is_its_only_tile(name, head):
+  window = jax.random.uniform(jax.random.key(0), (3, 8, 8, 3))
+  pretext = _create(name, head, crop=8)
+  variables = pretext.init(jax.random.key(0), window, method='embed')
+  found = _apply(pretext, variables, window, method='embed')
+  alone = _apply(pretext.clone(crop=0), variables, window, method='embed')
+  for key in found:
+    np.testing.assert_array_equal(found[key], alone[key])
+
+
+@pytest.mark.parametrize('name, head', TASKS)
+def test_a_crop_changes_no_parameter_and_every_one_has_a_gradient(name, head):
+  image = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
+  whole, pretext = (_create(name, head, crop=crop) for crop in (0, 8))
+  variables = _init(pretext, image)
+  for a, b in zip(jax.tree.leaves(variables),
+                  jax.tree.leaves(_init(whole, image)), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+  def loss(params):
+    return pretext.apply(
+        variables | {'params': params}, image, train=True,
+        rngs={'views': jax.random.key(1)}, mutable=['batch_stats'])[0][0]
+  for gradient in jax.tree.leaves(jax.jit(jax.grad(loss))(variables['params'])):
+    assert np.isfinite(gradient).all() and np.any(gradient != 0)
+
+
+@pytest.mark.parametrize('name, head', TASKS)
+def test_a_crop_that_cannot_be_is_one_error(name, head):
+  with pytest.raises(errors.InputError, match='pretext.crop=-8 must be'):
+    _create(name, head, crop=-8)
+  pretext, image = _create(name, head, crop=32), jnp.zeros((2, 16, 24, 3))
+  keys = {'params': jax.random.key(0), 'views': jax.random.key(1)}
+  for method, kwargs in [('__call__', {'train': True}), ('embed', {})]:
+    with pytest.raises(errors.InputError) as error:
+      pretext.init(keys, image, method=method, **kwargs)
+    assert str(error.value) == (
+        'pretext.crop=32 is larger than the images, 16x24')

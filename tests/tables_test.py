@@ -137,9 +137,15 @@ def test_what_is_not_a_results_file_is_an_error_that_names_it(
     tables.read(tmp_path / 'a.csv')
 
 
+def _published_images():
+  """Returns the numbers of Sohn et al.'s tables by their keys less the level."""
+  return {(*key[:3], key[4]): row for key, row in tables.published().items()
+          if key[3] == 'image'}
+
+
 def test_published_means_are_the_means_of_the_published_classes():
   """To rounding: the printed class values have one decimal."""
-  found = tables.published()
+  found = _published_images()
   checked = 0
   for (dataset, pretext, classifier, normal_class), row in found.items():
     values = [float(found[dataset, pretext, classifier, str(i)]['auroc'])
@@ -157,11 +163,12 @@ def test_published_means_are_the_means_of_the_published_classes():
 
 def test_published_totals_weight_classes_equally():
   """Over 43 classes; the paper's ImageNet rows are off by up to 0.3."""
-  found = tables.published()
+  found = _published_images()
+  sizes = {name: n for name, n in tables.CLASSES.items() if name != 'mvtec_ad'}
   for (dataset, pretext, classifier, _), row in found.items():
     if dataset == 'all':
       mean = sum(n * float(found[name, pretext, classifier, 'mean']['auroc'])
-                 for name, n in tables.CLASSES.items()) / 43
+                 for name, n in sizes.items()) / 43
       slack = 0.35 if pretext == 'imagenet' else 0.15
       assert mean == pytest.approx(float(row['auroc']), abs=slack)
 
@@ -171,7 +178,53 @@ def test_published_rows_say_where_they_stand():
   with open(path, encoding='utf-8', newline='') as file:
     rows = list(csv.DictReader(file))
   assert list(rows[0]) == [
-      'source', 'table', 'dataset', 'pretext', 'classifier', 'normal_class',
-      'normal_name', 'auroc', 'spread', 'spread_kind']
-  assert {row['table'] for row in rows} == {'5', '7', '8', '9', '10', '11'}
+      'source', 'table', 'dataset', 'pretext', 'classifier', 'level',
+      'normal_class', 'normal_name', 'auroc', 'spread', 'spread_kind']
+  assert {row['table'] for row in rows if row['source'] == 'sohn2021'} == {
+      '', '5', '7', '8', '9', '10', '11'}
   assert all(bool(row['spread']) == bool(row['spread_kind']) for row in rows)
+
+
+def _mvtec(category='bottle', **kwargs):
+  return _row(dataset=f'mvtec_ad/{category}', normal_class='0', level='image',
+              experiment=f'cutpaste_mvtec_{category}', normal_name='good',
+              pretext='cutpaste_3way', classifier='gde_ledoit_wolf', **kwargs)
+
+
+def test_categories_are_the_classes_of_their_family():
+  rows = [_mvtec('bottle', auroc='90.00'), _mvtec('screw', auroc='80.00')]
+  lines = tables.summarize(rows)
+  assert {line['experiment'] for line in lines} == {'cutpaste_mvtec'}
+  assert {line['dataset'] for line in lines} == {'mvtec_ad'}
+  assert _line(lines, 'bottle')['gap'] == '-8.30'  # the paper's 98.3
+  assert _line(lines, 'mean')['auroc_mean'] == '85.00'
+  assert _line(lines, 'mean')['of_classes'] == 15
+
+
+@pytest.mark.parametrize('kwargs, paper', [
+    (dict(pretext='cutpaste_3way_patch', feature='windows', level='pixel'),
+     '97.6'),
+    (dict(pretext='cutpaste_3way_patch', feature='pool', level='image'), None),
+    (dict(pretext='cutpaste_3way_patch', feature='windows', level='image'),
+     None),
+    (dict(feature='gradcam', level='pixel'), None),  # published as a mean only
+    (dict(feature='windows', level='image'), None),
+    (dict(classifier='kde'), None),
+    (dict(pretext='cutpaste_3way_ensemble'), '98.2')])
+def test_a_number_stands_beside_its_own_kind(kwargs, paper):
+  line = _line(tables.summarize([_mvtec() | kwargs]), 'bottle')
+  assert line.get('paper') == paper
+
+
+def test_pixels_are_apart_from_images_and_have_an_aupro():
+  rows = [_mvtec(feature='windows', auroc='95.00'),
+          _mvtec(feature='windows', auroc='97.00') | {
+              'level': 'pixel', 'auroc_low': '', 'auroc_high': '',
+              'aupro': '88.00'}]
+  lines = tables.summarize(rows)
+  assert [(line['level'], line['auroc_mean'], line.get('aupro_mean'))
+          for line in lines if line['normal_class'] == 'bottle'] == [
+              ('image', '95.00', None), ('pixel', '97.00', '88.00')]
+  text = tables.show(lines)
+  assert 'AUPRO' in text and 'windows, pixels' in text and '88.00' in text
+  assert 'AUPRO' not in tables.show(tables.summarize(rows[:1]))

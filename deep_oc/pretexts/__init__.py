@@ -6,6 +6,7 @@ A task is a file here with one public class, a Flax module:
     encoder: nn.Module                  image f32[n, h, w, c] -> f32[n, d]
     augment: Callable                   (key, image) -> image, one image
     dtype: Any                          the compute dtype
+    crop: int = 0, optional             side of the patches it is asked of
 
     inputs_per_image: ClassVar[int]     network inputs per source image
 
@@ -18,6 +19,11 @@ the task; whatever is not trained by gradient lives in a Linen collection. Its
 randomness comes from `self.make_rng('views')`. Metrics that tell of guessing
 come in pairs: `accuracy` and its `chance`. Scores are anomaly scores: higher
 means more anomalous. The train step serves every task and never changes.
+
+A task with a `crop` sees one patch of each image in training (`deep_oc.crops`);
+0 means whole images. Later an image's features are the mean over the tiles of
+`crop` pixels that it holds, its scores the largest. The feature of any single
+window is `pretext.clone(crop=0).embed(window)['pool']`.
 """
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +32,7 @@ import flax.linen as nn
 import jax
 
 from deep_oc import augment as augmentations
-from deep_oc import models, plugins
+from deep_oc import crops, models, plugins
 
 
 def create(name: str, *, encoder: Mapping[str, Any], dtype: Any,
@@ -40,7 +46,8 @@ def create(name: str, *, encoder: Mapping[str, Any], dtype: Any,
           augmentations.Chain, augment or {}, 'pretext.augment'))
 
 
-def views(augment, key: jax.Array, image: jax.Array, count: int) -> jax.Array:
+def views(augment, key: jax.Array, image: jax.Array, count: int, crop: int = 0
+          ) -> jax.Array:
   """Draws `count` views of each image, independently.
 
   Args:
@@ -48,11 +55,16 @@ def views(augment, key: jax.Array, image: jax.Array, count: int) -> jax.Array:
     key: for the whole batch.
     image: f32[n, h, w, c].
     count: v.
+    crop: side of the patch that all views of an image are of, drawn anew for
+      each image; 0 = the whole image.
 
   Returns:
     f32[n, v, h, w, c]. The view axis follows the batch axis, so that a batch
     that is spread over devices stays where it is.
   """
+  if crop:
+    crop_key, key = jax.random.split(key)
+    image = crops.random_crops(crop_key, image, crop)
   keys = jax.random.split(key, (len(image), count))
   per_view = jax.vmap(augment, in_axes=(0, None))
   return jax.vmap(per_view)(keys, image)

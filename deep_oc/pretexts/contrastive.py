@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deep_oc import errors, heads, pretexts
+from deep_oc import crops, errors, heads, pretexts
 
 
 class Pretext(nn.Module):
@@ -26,6 +26,10 @@ class Pretext(nn.Module):
     head: widths of the projection MLP.
     temperature: divides the cosines.
     loss: 'one_directional' (the official code) or 'nt_xent' (SimCLR's).
+    crop: side in pixels of the patch that the task is asked of, cut out before
+      anything else; 0 = the whole image. Both views are of one patch of each
+      image, or places that differ would be called alike; how Sohn et al. do it
+      is not known.
   """
   encoder: nn.Module
   augment: Callable
@@ -33,8 +37,13 @@ class Pretext(nn.Module):
   head: Sequence[int] = (512,) * 8 + (128,)
   temperature: float = 0.2
   loss: str = 'one_directional'
+  crop: int = 0
 
   inputs_per_image: ClassVar[int] = 2
+
+  def __post_init__(self):
+    crops.check(self.crop)
+    super().__post_init__()
 
   def setup(self):
     if self.loss not in LOSSES:
@@ -44,17 +53,22 @@ class Pretext(nn.Module):
   def __call__(self, image: jax.Array, *, train: bool):
     """Maps f32[n, h, w, c] to the mean loss over anchors, and metrics."""
     n = len(image)
-    view = pretexts.views(self.augment, self.make_rng('views'), image, 2)
-    pool = self.encoder(view.reshape(2 * n, *image.shape[1:]), train=train)
+    view = pretexts.views(
+        self.augment, self.make_rng('views'), image, 2, self.crop)
+    pool = self.encoder(view.reshape(2 * n, *view.shape[2:]), train=train)
     z = unit(self.mlp(pool, train=train)).reshape(n, 2, -1)
     loss, accuracy, chance = LOSSES[self.loss](z, self.temperature)
     return loss, {'loss': loss, 'accuracy': accuracy, 'chance': chance,
                   'alignment': alignment(z), 'uniformity': uniformity(z)}
 
   def embed(self, image: jax.Array) -> dict[str, jax.Array]:
-    """Maps f32[n, h, w, c] to features f32[n, d] by name."""
-    pool = self.encoder(image, train=False)
-    return {'pool': pool, 'head': self.mlp(pool, train=False)}
+    """Maps f32[n, h, w, c] to features f32[n, d] by name.
+
+    Of an image larger than the crop, the mean over the crops that tile it.
+    """
+    pool = self.encoder(crops.tiles(image, self.crop), train=False)
+    feature = {'pool': pool, 'head': self.mlp(pool, train=False)}
+    return crops.over_tiles(jnp.mean, feature, len(image))
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deep_oc import cutpaste, errors, heads, plugins, pretexts, scores
-from deep_oc.errors import InputError
+from deep_oc import crops, cutpaste, errors, heads, plugins, pretexts, scores
 
 # The kinds of defect that each task tells from the normal image (class 0). The
 # names are those of the paper's tables 1, 4 and 5: 'scar' is the coloured box
@@ -66,9 +65,7 @@ class Pretext(nn.Module):
     if self.normalise not in ('none', 'imagenet'):
       raise errors.unknown('pretext.normalise', self.normalise,
                            ('none', 'imagenet'))
-    if not isinstance(self.crop, int) or self.crop < 0:
-      raise InputError(f'pretext.crop={self.crop!r} must be a whole number of '
-                       'pixels from 0 on')
+    crops.check(self.crop)
     if not isinstance(self.defects, cutpaste.Defects):
       self.defects = plugins.call(
           cutpaste.Defects, self.defects, 'pretext.defects')
@@ -99,19 +96,17 @@ class Pretext(nn.Module):
 
     Of an image larger than the crop, the mean over the crops that tile it.
     """
-    tile = self._tiles(image)
-    pool = self._pool(tile, train=False)
+    pool = self._pool(crops.tiles(image, self.crop), train=False)
     feature = {'pool': pool}
     if self.head:
       feature['head'] = self.mlp(pool, train=False)
-    return {name: each.reshape(len(image), -1, each.shape[-1]).mean(axis=1)
-            for name, each in feature.items()}
+    return crops.over_tiles(jnp.mean, feature, len(image))
 
   def scores(self, image: jax.Array) -> dict[str, jax.Array]:
     """Maps f32[n, h, w, c] to 1 - p(normal), f32[n]; of tiles, the largest."""
-    logits = self._logits(self._tiles(image), train=False)
-    defect = scores.upright(logits).reshape(len(image), -1)
-    return {'defect': defect.max(axis=1)}
+    logits = self._logits(crops.tiles(image, self.crop), train=False)
+    return crops.over_tiles(
+        jnp.max, {'defect': scores.upright(logits)}, len(image))
 
   def views(self, key: jax.Array, image: jax.Array) -> jax.Array:
     """Maps f32[n, h, w, c] to f32[n, v, h, w, c], view 0 without defect."""
@@ -131,26 +126,12 @@ class Pretext(nn.Module):
     """Augments and crops f32[h, w, c]: what is normal."""
     augment_key, crop_key = jax.random.split(key)
     image = self.augment(augment_key, image)
-    return _random_crop(crop_key, image, self.crop) if self.crop else image
+    return crops.random_crop(crop_key, image, self.crop)
 
   def _defective(self, kind: str, key: jax.Array, view: jax.Array) -> jax.Array:
     """Puts a defect into each of f32[n, h, w, c], with keys key[n]."""
     return jax.vmap(lambda key, view: cutpaste.KINDS[kind](
         key, view, self.defects))(key, view)
-
-  def _tiles(self, image: jax.Array) -> jax.Array:
-    """Cuts f32[n, h, w, c] into f32[n * t, crop, crop, c], from its middle."""
-    if not self.crop:
-      return image
-    n, height, width, channels = image.shape
-    _check_crop(self.crop, image.shape[1:])
-    rows, columns = height // self.crop, width // self.crop
-    top = (height - rows * self.crop) // 2
-    left = (width - columns * self.crop) // 2
-    image = image[:, top:top + rows * self.crop,
-                  left:left + columns * self.crop]
-    image = image.reshape(n, rows, self.crop, columns, self.crop, channels)
-    return image.swapaxes(2, 3).reshape(-1, self.crop, self.crop, channels)
 
   def _per_view(self, view: jax.Array, train: bool) -> jax.Array:
     """Maps f32[n, v, h, w, c] to f32[n, v, v]."""
@@ -170,18 +151,3 @@ class Pretext(nn.Module):
     if self.normalise == 'imagenet':
       image = (image - jnp.array(_MEAN)) / jnp.array(_STD)
     return self.encoder(image, train=train)
-
-
-def _random_crop(key: jax.Array, image: jax.Array, side: int) -> jax.Array:
-  """Cuts a square of `side` pixels out of f32[h, w, c], from anywhere."""
-  _check_crop(side, image.shape)
-  free = jnp.array(image.shape[:2]) - side
-  start = jnp.floor(jax.random.uniform(key, (2,)) * (free + 1)).astype(int)
-  return jax.lax.dynamic_slice(
-      image, (*start, 0), (side, side, image.shape[-1]))
-
-
-def _check_crop(side: int, shape: tuple[int, ...]) -> None:
-  if side > min(shape[:2]):
-    raise InputError(f'pretext.crop={side} is larger than the images, '
-                     f'{shape[0]}x{shape[1]}')

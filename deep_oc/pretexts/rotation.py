@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from deep_oc import augment as augmentations
-from deep_oc import heads, pretexts, scores
+from deep_oc import crops, heads, pretexts, scores
 
 
 class Pretext(nn.Module):
@@ -24,13 +24,21 @@ class Pretext(nn.Module):
     augment: drawn anew for each of the four views, before the turn.
     dtype: of the head's matrix products.
     head: widths of the MLP between encoder and classifier; () is RotNet.
+    crop: side in pixels of the patch that the task is asked of, cut out before
+      anything else; 0 = the whole image. The four views are of one patch of
+      each image; whether Sohn et al. draw one for each view is not known.
   """
   encoder: nn.Module
   augment: Callable
   dtype: Any = jnp.float32
   head: Sequence[int] = (512,) * 8
+  crop: int = 0
 
   inputs_per_image: ClassVar[int] = 4
+
+  def __post_init__(self):
+    crops.check(self.crop)
+    super().__post_init__()
 
   def setup(self):
     self.mlp = heads.MLP(self.head, bias=True, dtype=self.dtype)
@@ -39,7 +47,8 @@ class Pretext(nn.Module):
 
   def __call__(self, image: jax.Array, *, train: bool):
     """Maps f32[n, h, w, c] to the mean cross-entropy and metrics."""
-    view = pretexts.views(self.augment, self.make_rng('views'), image, 4)
+    view = pretexts.views(
+        self.augment, self.make_rng('views'), image, 4, self.crop)
     logits = self._logits(_turned(view), train)
     target = jnp.broadcast_to(jnp.arange(4), logits.shape[:2])
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
@@ -48,19 +57,27 @@ class Pretext(nn.Module):
         'loss': loss.mean(), 'accuracy': correct.mean(), 'chance': 0.25}
 
   def embed(self, image: jax.Array) -> dict[str, jax.Array]:
-    """Maps f32[n, h, w, c], upright, to features f32[n, d] by name."""
-    pool = self.encoder(image, train=False)
-    if not self.head:
-      return {'pool': pool}
-    return {'pool': pool, 'head': self.mlp(pool, train=False)}
+    """Maps f32[n, h, w, c], upright, to features f32[n, d] by name.
+
+    Of an image larger than the crop, the mean over the crops that tile it.
+    """
+    pool = self.encoder(crops.tiles(image, self.crop), train=False)
+    feature = {'pool': pool}
+    if self.head:
+      feature['head'] = self.mlp(pool, train=False)
+    return crops.over_tiles(jnp.mean, feature, len(image))
 
   def scores(self, image: jax.Array) -> dict[str, jax.Array]:
-    """Maps f32[n, h, w, c] to the classifier's own scores, f32[n] each."""
-    view = jnp.broadcast_to(image[:, None],
-                            (len(image), 4, *image.shape[1:]))
+    """Maps f32[n, h, w, c] to the classifier's own scores, f32[n] each.
+
+    Of an image larger than the crop, the largest of its tiles.
+    """
+    tile = crops.tiles(image, self.crop)
+    view = jnp.broadcast_to(tile[:, None], (len(tile), 4, *tile.shape[1:]))
     logits = self._logits(_turned(view), train=False)
-    return {'upright': scores.upright(logits[:, 0]),
-            'rotation': scores.rotation(logits)}
+    return crops.over_tiles(
+        jnp.max, {'upright': scores.upright(logits[:, 0]),
+                  'rotation': scores.rotation(logits)}, len(image))
 
   def _logits(self, view: jax.Array, train: bool) -> jax.Array:
     """Maps f32[n, 4, h, w, c] to f32[n, 4, 4] in one forward pass."""

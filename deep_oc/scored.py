@@ -1,0 +1,122 @@
+"""The scores of a run's test images, and what they are worth."""
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from deep_oc import metrics, pixel_metrics, tables
+from deep_oc.errors import InputError
+
+# Runs that agree in these differ in their seeds only.
+_ONE_ENSEMBLE = ('experiment', 'dataset', 'protocol', 'normal_class', 'pretext',
+                 'encoder')
+
+
+class Key(NamedTuple):
+  """What was scored, by what, and whether images or their pixels."""
+  feature: str
+  classifier: str
+  level: str  # 'image' or 'pixel'
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """Scores f[n] of images or f[n, h, w] of pixels; what they were fitted to."""
+  values: np.ndarray
+  params: str = '{}'  # JSON
+  n_train: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+  """All scores of a run's test images, and the truth about them.
+
+  Attributes:
+    about: result columns that are the same for all scores.
+    anomaly: bool[n].
+    mask: bool[n, h, w], the abnormal pixels; None if not known.
+    index: i64[n], which images of the data set these are.
+    scores: higher = more anomalous.
+  """
+  about: Mapping[str, str]
+  anomaly: np.ndarray
+  mask: np.ndarray | None
+  index: np.ndarray
+  scores: dict[Key, Score] = dataclasses.field(default_factory=dict)
+
+  def rows(self) -> list[dict[str, str]]:
+    """Returns the result rows."""
+    about = dict.fromkeys(tables.RESULTS, '') | dict(self.about) | {
+        'n_test_normal': str((~self.anomaly).sum()),
+        'n_test_anomalous': str(self.anomaly.sum())}
+    return [about | key._asdict() | self._measured(key) | {
+        'classifier_params': score.params, 'n_train': score.n_train}
+            for key, score in self.scores.items()]
+
+  def _measured(self, key: Key) -> dict[str, str]:
+    truth = self.mask if key.level == 'pixel' else self.anomaly
+    return measure(self.scores[key].values, truth)
+
+
+def measure(scores: np.ndarray, truth: np.ndarray) -> dict[str, str]:
+  """Returns the metrics of scores given the truth, as result columns.
+
+  Of images, f[n] and bool[n]; of pixels, f[n, h, w] and bool[n, h, w]: these
+  are not independent, so DeLong's interval would be wrong for them.
+  """
+  if scores.ndim == 3:
+    found = {'auroc': pixel_metrics.pixel_auroc(scores, truth),
+             'aupro': pixel_metrics.aupro(scores, truth)}
+  else:
+    low, high = metrics.auroc_interval(scores, truth)
+    found = {'auroc': metrics.auroc(scores, truth), 'auroc_low': low,
+             'auroc_high': high, 'auprc': metrics.auprc(scores, truth),
+             'fpr95': metrics.fpr95(scores, truth)}
+  return {name: '' if np.isnan(value) else f'{value:.2f}'
+          for name, value in found.items()}
+
+
+def ensembles(runs: Mapping[pathlib.Path, Scored]
+              ) -> dict[pathlib.Path, Scored]:
+  """Averages the scores of the seeds of each experiment and class.
+
+  Li et al., CVPR 2021, table 1, combine five seeds; their formula is not
+  stated. This is the mean of the scores as they are, for maps pixel by pixel.
+
+  Returns:
+    By the folder of each ensemble's results, beside those of its seeds.
+
+  Raises:
+    InputError: the seeds of one were tested on different images.
+  """
+  groups = {}
+  for workdir, run in runs.items():
+    same = tuple(run.about.get(key, '') for key in _ONE_ENSEMBLE)
+    groups.setdefault(same, {})[workdir] = run
+  found = {}
+  for members in groups.values():
+    if len({run.about.get('seed') for run in members.values()}) > 1:
+      folder = next(iter(members)).parent
+      found[folder / 'ensemble'] = _mean(list(members.values()), folder)
+  return found
+
+
+def _mean(members: Sequence[Scored], folder: pathlib.Path) -> Scored:
+  first = members[0]
+  for each in members[1:]:
+    if not np.array_equal(first.index, each.index):
+      raise InputError(f'the runs in {folder} were tested on different images; '
+                       'no ensemble can be made of them')
+  about = dict(first.about) | {
+      'seed': '+'.join(each.about.get('seed', '') for each in members),
+      'pretext': first.about['pretext'] + '_ensemble', 'config_hash': ''}
+  params = json.dumps({'mean_of': len(members)})
+  return dataclasses.replace(first, about=about, scores={
+      key: Score(sum(each.scores[key].values.astype(np.float64)
+                     for each in members) / len(members), params,
+                 score.n_train)
+      for key, score in first.scores.items()
+      if all(key in each.scores for each in members)})
