@@ -20,6 +20,9 @@ def get_config(category: str = 'bottle') -> ConfigDict:
       name='patchnet', channels=(32, 32, 64, 64, 128, 128),
       strides=(1, 1, 2, 1, 2, 1)))
   config.pretext.head = (128,)  # short trainings have no use for a deep one
+  # All views of an image are of one crop: after 300 steps on bottle the
+  # training loss was 0.95, with a crop for each view 1.09.
+  config.pretext.shared = True
   config.train.steps = 2048
   config.train.checkpoint_every = 512
   return config

@@ -6,13 +6,18 @@ times the train step, the augmentation alone and the embedding on random images,
 so it needs no data set, and puts the train step beside the machine's measured
 matrix-product peak. Figures are medians over rounds in which the parts take
 turns, so that a noisy machine disturbs all of them alike.
+
+Where the config localizes by windows, it also compares embedding all windows of
+an image with embedding one after the other.
 """
 import csv
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -20,7 +25,8 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (cli, experiment, features, files, pretexts, sharding, step)
+from deep_oc import (cli, experiment, features, files, pretexts, sharding, step,
+                     windows)
 
 _IMAGES = 1024  # random images that stand for the training set
 _EMBEDDED = features.BATCH  # images per embedding call
@@ -28,7 +34,9 @@ _EMBEDDED = features.BATCH  # images per embedding call
 
 def define_flags() -> None:
   experiment.define_flag()
-  flags.DEFINE_integer('size', 32, 'Side of the images in pixels.', 8)
+  flags.DEFINE_integer(
+      'size', None, 'Side of the images in pixels; by default data.size or '
+      '32.', 8)
   flags.DEFINE_integer('rounds', 5, 'Rounds of which the median counts.', 1)
   flags.DEFINE_float('seconds', 2.0, 'At least so long per part and round.')
   flags.DEFINE_string('output', None, 'CSV file for the table.')
@@ -44,7 +52,7 @@ def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
   peak = per_second['matrix product']
   devices = jax.devices()
   achieved = flops * per_second['train step']
-  return [_row(*cells) for cells in (
+  rows = [
       ('device', f'{len(devices)} × {devices[0].device_kind}', ''),
       ('compute dtype', str(experiment.dtype(config.dtype)), ''),
       ('first step, with compilation', first_step, 's'),
@@ -58,7 +66,14 @@ def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
       ('operations of a step', flops / 1e9, 'GFLOP'),
       ('train step, achieved', achieved / 1e9, 'GFLOP/s'),
       ('matrix-product peak, measured', peak / 1e9, 'GFLOP/s'),
-      ('share of the measured peak', 100 * achieved / peak, '%'))]
+      ('share of the measured peak', 100 * achieved / peak, '%')]
+  if 'a window by itself' in per_second:
+    alone, all_of_image = (per_second[name] for name in (
+        'a window by itself', 'windows of an image'))
+    rows += [('a window by itself', alone, 'windows/s'),
+             ('windows of an image', all_of_image, 'windows/s'),
+             ('speed-up', all_of_image / alone, '×')]
+  return [_row(*cells) for cells in rows]
 
 
 def _parts(config: ml_collections.ConfigDict, size: int
@@ -95,15 +110,35 @@ def _parts(config: ml_collections.ConfigDict, size: int
   some = np.asarray(images[:_EMBEDDED])
   views = jax.jit(lambda key, index: pretexts.views(
       pretext.augment, key, step.to_float(images[index]),
-      pretext.inputs_per_image).sum())
+      pretext.inputs_per_image, getattr(pretext, 'crop', 0)).sum())
   product, product_flops = _matrix_product(experiment.dtype(config.dtype))
   parts = {
       'train step': (train, count),
       'augmentation': (lambda: views(key, index[0]), 1),
       'embedding': (lambda: embed(variables, some), 1),
       'matrix product': (product, product_flops)}
+  parts |= _window_parts(config, pretext, variables, some[:1])
   one_step = take_steps.lower(holder[0], images, index[:1], key)
   return parts, _flops(one_step), first_step
+
+
+def _window_parts(config: ml_collections.ConfigDict, pretext: nn.Module,
+                  variables: Mapping[str, Any], image: np.ndarray
+                  ) -> dict[str, tuple[Callable[[], object], float]]:
+  """Returns calls for one window, and for all of u8[1, h, w, c]."""
+  group = config.get('localize') or {}
+  if group.get('name') != 'windows':
+    return {}
+  side, stride = group.get('side', 32), group.get('stride', 4)
+  place = windows.places(1, *(windows.starts(length, side, stride)
+                              for length in image.shape[1:3]))
+  window = image[:, :side, :side]
+  by_itself = features.embedder(
+      pretext.clone(crop=0), sharding.mesh(), 1)  # nothing is shared
+  together = windows.embedder(pretext, side)
+  return {'a window by itself': (lambda: by_itself(variables, window), 1),
+          'windows of an image': (
+              lambda: together(variables, image, place), len(place))}
 
 
 def _flops(lowered: jax.stages.Lowered) -> float:
@@ -156,7 +191,9 @@ def _row(part: str, value: object, unit: str) -> dict[str, object]:
 
 def main() -> None:
   args = flags.FLAGS
-  rows = benchmark(experiment.from_flag(), args.size, args.rounds, args.seconds)
+  config = experiment.from_flag()
+  size = args.size or config.data.get('size') or 32
+  rows = benchmark(config, size, args.rounds, args.seconds)
   for row in rows:
     print(f"{row['part']:32} {row['value']:>16} {row['unit']}")
   if args.output:

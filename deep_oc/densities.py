@@ -56,11 +56,11 @@ class PositionDensity:
   """A Gaussian for each position, where objects stand alike in all images.
 
   Each is the `oneclass.ShrunkGDE` of the position's rows, for there are fewer
-  images than dimensions. Scores are half the squared Mahalanobis distance, the
-  paper's equation 2, which leaves out the determinant: it would make positions
-  that vary much score high wherever nothing is wrong. A fitted one holds the training features, and
-  min(n, d)² numbers for each position: of a large grid, fit and score a band
-  of rows at a time.
+  images than dimensions. Scores are half the squared Mahalanobis distance, as
+  the paper's equation: the determinant, which it leaves out, would make
+  positions that vary much score high wherever nothing is wrong. A fitted one
+  holds the training features, and min(n, d)² numbers for each position: of a
+  large grid, fit and score a band of rows at a time.
 
   Where all images are alike to the last bit, as on a white background, any
   noise would be infinitely unusual but for `reg_covar`.

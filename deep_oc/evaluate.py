@@ -17,9 +17,9 @@ the images themselves, which by default only ocsvm_rbf and kde are fitted to (on
 3,072 pixels the Gaussian takes most of a minute, the others tell nothing new).
 
 By default the classifiers are the paper's five. With fewer images than columns,
-as on MVTec AD, `gde` rests on an arbitrary constant, and `gde_ledoit_wolf` joins
-them, which shrinks its covariance; others are --classifiers=gde_oas,gde_ridge;
-with _raw at the end, features keep their length.
+as on MVTec AD, `gde` rests on an arbitrary constant, and `gde_ledoit_wolf`,
+which shrinks its covariance, joins them; --classifiers=gde_oas,gde_ridge are
+others; with _raw at the end, features keep their length.
 
 If the run has heat maps, embeddings/maps.npz, rows of the level 'pixel' measure
 them against the masks: AUROC over pixels, and AUPRO up to 30 % false positives.

@@ -2,6 +2,7 @@
 import csv
 import math
 
+from configs import cutpaste_quickstart
 from tests import tiny
 
 from deep_oc import benchmark
@@ -47,3 +48,13 @@ def test_the_table_goes_to_a_csv(binary, tmp_path):
     rows = list(csv.DictReader(file))
   assert [row['part'] for row in rows] == [
       line[:32].strip() for line in done.stdout.splitlines()]
+
+
+def test_windows_of_an_image_are_counted_where_a_config_has_them():
+  config = cutpaste_quickstart.get_config()
+  config.encoder.channels, config.encoder.strides = (8, 8), (2, 2)
+  rows = {row['part']: row for row in benchmark.benchmark(
+      config, size=32, rounds=1, seconds=0.01)}
+  alone, together, ratio = (float(rows[name]['value']) for name in (
+      'a window by itself', 'windows of an image', 'speed-up'))
+  assert alone > 0 and math.isclose(ratio, together / alone, rel_tol=1e-2)

@@ -216,7 +216,8 @@ def test_running_statistics_move_by_a_tenth():
 
 
 @pytest.mark.parametrize('name, kwargs', [
-    ('resnet', dict(depth=10, width=0.1)), ('convnet', dict(channels=(8, 8)))])
+    ('resnet', dict(depth=10, width=0.1)), ('convnet', dict(channels=(8, 8))),
+    ('patchnet', dict(channels=(8, 8), strides=(1, 2)))])
 def test_bfloat16_keeps_parameters_statistics_and_output_in_float32(
     name, kwargs):
   model = models.create(name, **kwargs, dtype=jnp.bfloat16)
@@ -250,6 +251,56 @@ def test_convnet_halves_the_map_until_it_is_small(side, expected):
   assert out.shape == (2, 128) and out.dtype == jnp.float32
 
 
+@pytest.mark.parametrize('side, expected', [(32, 3), (35, 4), (23, 1)])
+def test_patchnets_map_loses_its_edges(side, expected):
+  out, features = feature_map(models.create('patchnet'), side)
+  assert features.shape == (2, expected, expected, 256)
+  assert out.shape == (2, 256) and out.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('strides', [(1, 1, 2, 1, 2, 1), (2, 1), (1, 2, 2)])
+def test_a_position_of_patchnet_sees_its_receptive_field_only(strides):
+  model = models.create('patchnet', channels=(4,) * len(strides),
+                        strides=strides)
+  side = model.receptive_field + model.stride  # two positions each way
+  image = np.random.default_rng(0).uniform(size=(1, side, side, 3))
+  variables = random_variables(model, image)
+
+  def last_map(image):
+    _, extra = model.apply(variables, image, train=False,
+                           mutable=['intermediates'])
+    return np.asarray(extra['intermediates']['map'][0])
+
+  before = last_map(image)
+  assert before.shape[1:3] == (2, 2)
+  seen = np.zeros((side, side), bool)
+  for y in range(side):
+    moved = image.copy()
+    moved[0, y, y] += 10
+    seen[y, y] = np.abs(last_map(moved) - before)[0, 0, 0].max() > 1e-6
+  assert not seen.diagonal()[model.receptive_field:].any()
+  assert seen.diagonal()[model.receptive_field // 2]
+
+
+def test_patchnet_equals_numpy():
+  model = models.create('patchnet', channels=(5, 6), strides=(1, 2))
+  image = np.random.default_rng(0).uniform(size=(2, 11, 12, 3))
+  variables = random_variables(model, image)
+  x = image
+  for i, stride in enumerate((1, 2)):
+    kernel = variables['params'][f'Conv_{i}']['kernel']
+    # Without padding, or with it less what it touches.
+    x = conv(x, kernel, 1)[:, 1:-1, 1:-1][:, ::stride, ::stride]
+    x = np.maximum(norm(x, variables, f'BatchNorm_{i}'), 0)
+  np.testing.assert_allclose(apply(model, variables, image), x.mean((1, 2)),
+                             rtol=1e-4)
+
+
+def test_an_image_smaller_than_patchnet_sees_is_one_line():
+  with pytest.raises(InputError, match='sees 23 pixels at once.* 22x22'):
+    shapes(models.create('patchnet'), 22)
+
+
 def test_convnet_takes_grey_images():
   assert 'params' in shapes(models.create('convnet'), 28, channels=1)
 
@@ -273,7 +324,9 @@ def test_an_unknown_field_offers_the_nearest():
     ('resnet', dict(depth=20), r'\[10, 18, 34, 50\], not 20'),
     ('resnet', dict(depth='18'), "not '18'"),
     ('resnet', dict(width=0), 'width .* not 0'),
-    ('convnet', dict(channels=()), r'channels .* not \(\)')])
+    ('convnet', dict(channels=()), r'channels .* not \(\)'),
+    ('patchnet', dict(strides=(1, 0)), r'strides .* not \(1, 0\)'),
+    ('patchnet', dict(strides=(1, 2)), '6 channels but 2 strides')])
 def test_impossible_fields_are_refused_at_once(name, kwargs, match):
   with pytest.raises(InputError, match=match):
     models.create(name, **kwargs)

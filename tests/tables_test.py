@@ -138,7 +138,7 @@ def test_what_is_not_a_results_file_is_an_error_that_names_it(
 
 
 def _published_images():
-  """Returns the numbers of Sohn et al.'s tables by their keys less the level."""
+  """Returns the numbers of images by their keys less the level."""
   return {(*key[:3], key[4]): row for key, row in tables.published().items()
           if key[3] == 'image'}
 

@@ -77,6 +77,22 @@ def test_features_do_not_depend_on_how_the_last_batch_is_filled(finished):
   np.testing.assert_allclose(got, whole[:120], rtol=1e-4, atol=1e-5)
 
 
+def test_large_images_go_through_a_few_at_a_time(finished, monkeypatch):
+  from deep_oc import features, sharding
+  _, problem, pretext, state = embed.restore(str(finished))
+  images = problem.test.image[:70]
+  whole = features.embedder(pretext, sharding.mesh(), 64)(
+      state.variables, images)['pool']
+  monkeypatch.setattr(features, '_PIXELS', 3 * 16 * 16)
+  seen = []
+  monkeypatch.setattr(np, 'pad', lambda image, padding, pad=np.pad: (
+      seen.append(pad(image, padding)), seen[-1])[1])
+  few = features.embedder(pretext, sharding.mesh(), 65)(
+      state.variables, images)['pool']
+  assert {len(each) for each in seen} == {3 + -3 % sharding.mesh().size}
+  np.testing.assert_allclose(few, whole, rtol=1e-4, atol=1e-5)
+
+
 def test_seed_zero_twice_gives_the_same_csv_and_seed_one_another(
     finished, digits_npz, tmp_path):
   again, other = tmp_path / 'again', tmp_path / 'other'

@@ -1,4 +1,8 @@
 """Windows of an image against one window and one pixel at a time."""
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -130,3 +134,27 @@ def test_an_even_kernel_is_symmetric_with_its_centre_twice():
 def test_windows_that_do_not_fit_are_one_line(side, stride):
   with pytest.raises(errors.InputError, match=f'windows of {side} pixels'):
     windows.starts(32, side, stride)
+
+
+@pytest.mark.slow
+def test_an_image_of_1024_pixels_takes_bounded_memory():
+  """Beyond an image of 256: less than its features and a strip of maps."""
+  code = '''
+import resource, sys
+import numpy as np
+from deep_oc import pretexts, step, windows
+side = int(sys.argv[1])
+pretext = pretexts.create('cutpaste', encoder=dict(name='patchnet'),
+                          dtype=np.float32, task='cutpaste', head=(), crop=32)
+variables = step.init(pretext, 0, (64, 64, 3))
+image = np.zeros((1, side, side, 3), np.uint8)
+rows = windows.starts(side, 32, 4)
+windows.embedder(pretext, 32)(variables, image, windows.places(1, rows, rows))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20)
+'''
+  small, large = (float(subprocess.run(
+      [sys.executable, '-c', code, side], capture_output=True, text=True,
+      check=True, env=os.environ | {'JAX_PLATFORMS': 'cpu'}).stdout)
+                  for side in ('256', '1024'))
+  print(f'{small:.2f} GiB at 256 pixels, {large:.2f} GiB at 1024')
+  assert large - small < 2
