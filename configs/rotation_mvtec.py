@@ -14,7 +14,8 @@ that images have 256 is recalled, and nothing else is known: the official code
 leaves MVTec AD out. So method and batch are those of CIFAR-10, the number of
 steps is CutPaste's, and patches are cut out before views are made. Nor is known
 what classifier there was and how scores of patches became one of the image:
-`evaluate` takes the mean feature of the tiles.
+here both are those of CutPaste's patches, a Gaussian density of windows and the
+maximum of its map.
 
 A category takes 65,536 steps of 256 patches, 0.056 EFLOP. Toothbrush has 60
 images, fewer than the 64 of a step, and takes 32.

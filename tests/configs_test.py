@@ -25,6 +25,7 @@ def test_the_issues_configs_are_there():
                                           'dacl')
       for name in ('cifar10', 'fmnist')} | {
           'cutpaste_mvtec', 'cutpaste_patch_mvtec', 'cutpaste_folder',
+          'cutpaste_patchnet_mvtec', 'cutpaste_quickstart',
           'rotnet_mvtec', 'rotation_mvtec', 'simclr_mvtec', 'dacl_mvtec'
       } <= set(NAMES)
 

@@ -1,12 +1,12 @@
 """Heat maps of whole runs, on generated fabric whose flaws are known."""
 import numpy as np
 import pytest
+from configs import cutpaste_quickstart
+from conftest import the_error
 from ml_collections import ConfigDict
 
-from configs import cutpaste_quickstart
 from deep_oc import embeddings, localize, tables
 from deep_oc.errors import InputError
-from tests.conftest import the_error
 
 _SHORT = ('--config.encoder.channels=(8,8,16)',
           '--config.encoder.strides=(1,2,2)', '--config.train.steps=60',

@@ -246,6 +246,22 @@ def test_embedding_again_gives_the_same_files(binary, finished, tmp_path):
     np.testing.assert_array_equal(got[0]['pool'], wanted[0]['pool'])
 
 
+def test_images_that_moved_are_found_by_data_dir(
+    binary, finished, digits_npz, tmp_path):
+  run, moved = tmp_path / 'run', tmp_path / 'moved.npz'
+  shutil.copytree(finished, run)
+  config = json.loads((run / 'config.json').read_text())
+  config['config']['data']['path'] = str(tmp_path / 'gone.npz')
+  (run / 'config.json').write_text(json.dumps(config))
+  assert 'gone.npz' in the_error(binary('embed', f'--workdir={run}'))
+  shutil.copy(digits_npz, moved)
+  done = binary('embed', f'--workdir={run}', f'--data_dir={moved}')
+  assert done.returncode == 0, done.stderr
+  np.testing.assert_array_equal(*(
+      embeddings.read(each / 'embeddings/test.npz')[0]['pool']
+      for each in (run, finished)))
+
+
 def test_embedding_a_folder_without_a_run_gives_one_line(binary, tmp_path):
   assert 'no run in' in the_error(binary('embed', f'--workdir={tmp_path}'))
 
