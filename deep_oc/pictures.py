@@ -12,11 +12,13 @@ function; scores are higher = more anomalous.
 """
 import functools
 import io
+import math
 import os
 import pathlib
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tqdm
@@ -90,15 +92,42 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
   return written
 
 
-def scale(maps: np.ndarray, anomaly: np.ndarray | None = None
-          ) -> tuple[float, float]:
-  """Returns the scores that all of a run's f[n, h, w] draw darkest, lightest.
+class Scale(NamedTuple):
+  """How scores become colours.
+
+  Attributes:
+    low, high: the scores that are drawn darkest and lightest.
+    knee: distance from low up to which colours follow the score, and from which
+      on its logarithm: one glaring defect leaves room for faint ones.
+  """
+  low: float
+  high: float
+  knee: float = math.inf
+
+  def share(self, values: np.ndarray) -> np.ndarray:
+    """Maps scores to where on the colour bar they are, f[...] in [0, 1]."""
+    values, span = np.asarray(values, float) - self.low, self.high - self.low
+    if not math.isinf(self.knee):
+      values, span = (np.arcsinh(x / self.knee) for x in (values, span))
+    return np.clip(values / (span or 1), 0, 1)
+
+  def middle(self) -> float:
+    """Returns the score in the middle of the colour bar."""
+    if math.isinf(self.knee):
+      return (self.low + self.high) / 2
+    half = np.arcsinh((self.high - self.low) / self.knee) / 2
+    return self.low + self.knee * float(np.sinh(half))
+
+
+def scale(maps: np.ndarray, anomaly: np.ndarray | None = None) -> Scale:
+  """Returns the scale of all of a run's maps f[n, h, w].
 
   Low is the median of the normal images' medians: most of what is normal is
   dark. High is what the peaks of nine in ten anomalies stay under, and of 99
   in 100 normal images: a scale of normal images alone would show all defects
-  alike. Only pictures depend on it, no number does, so it may see test labels.
-  Without `anomaly` bool[n], all images count as normal.
+  alike. The knee is at twice the usual peak of normal images. Only pictures
+  depend on it, no number does, so it may see test labels. Without `anomaly`
+  bool[n], all images count as normal.
   """
   anomaly = np.zeros(len(maps), bool) if anomaly is None else anomaly
   peak = np.array([np.max(each) for each in maps])
@@ -106,17 +135,16 @@ def scale(maps: np.ndarray, anomaly: np.ndarray | None = None
   low = np.median([np.median(maps[i]) for i in normal])
   high = [np.quantile(peak[part], q) for part, q in (
       (anomaly, 0.9), (~anomaly, 0.99)) if part.any()]
-  return float(low), float(max(*high, low))
+  knee = 2 * (np.median(peak[normal]) - low)
+  return Scale(float(low), float(max(*high, low)), float(knee) or math.inf)
 
 
-def colours(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def colours(values: np.ndarray, limits: Scale) -> np.ndarray:
   """Returns the colours u8[..., 3] of f[...]; beyond the scale, its ends'."""
-  values = np.asarray(values, np.float32)
-  share = np.clip((values - low) / ((high - low) or 1), 0, 1)
-  return _table()[np.rint(255 * share).astype(np.uint8)]
+  return _table()[np.rint(255 * limits.share(values)).astype(np.uint8)]
 
 
-def overlay(image: np.ndarray, heat: np.ndarray, low: float, high: float,
+def overlay(image: np.ndarray, heat: np.ndarray, limits: Scale,
             alpha: float | np.ndarray = 0.65) -> np.ndarray:
   """Lays the colours of f[h, w] over u8[h, w, 3].
 
@@ -126,11 +154,11 @@ def overlay(image: np.ndarray, heat: np.ndarray, low: float, high: float,
   Args:
     image: the input.
     heat: its scores.
-    low, high: from `scale`.
+    limits: from `scale`.
     alpha: share of the colour, for all pixels or f[h, w]; 0 keeps the input.
   """
   alpha = np.asarray(alpha, np.float32)[..., None]
-  mixed = (1 - alpha) * image + alpha * colours(heat, low, high)
+  mixed = (1 - alpha) * image + alpha * colours(heat, limits)
   return np.rint(mixed).astype(np.uint8)
 
 
@@ -143,7 +171,7 @@ def outline(mask: np.ndarray, width: int = 1) -> np.ndarray:
 
 
 def panel(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None,
-          score: float, name: str, limits: tuple[float, float],
+          score: float, name: str, limits: Scale,
           side: int | None = None) -> Image.Image:
   """Draws input | heat map over it | the same with the mask's outline.
 
@@ -158,7 +186,7 @@ def panel(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None,
       enlarged by a whole number to 256 pixels or more.
   """
   size = _size(*image.shape[:2], side)
-  hot = _resized(overlay(image, heat, *limits), size)
+  hot = _resized(overlay(image, heat, limits), size)
   tiles = [_resized(image, size), hot]
   if mask is not None:
     tiles.append(_outlined(hot, _resized_mask(mask, size)))
@@ -174,7 +202,7 @@ def panel(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None,
 
 
 def montage(panels: Sequence[Image.Image], title: str, total: int,
-            limits: tuple[float, float], masked: bool) -> Image.Image:
+            limits: Scale, masked: bool) -> Image.Image:
   """Draws panels of one size, in two columns if they are many, and a title.
 
   Args:
@@ -200,23 +228,23 @@ def montage(panels: Sequence[Image.Image], title: str, total: int,
   return with_legend(canvas, limits, masked)
 
 
-def with_legend(picture: Image.Image, limits: tuple[float, float],
+def with_legend(picture: Image.Image, limits: Scale,
                 masked: bool) -> Image.Image:
   """Adds a margin, and below, the colour bar and what stands side by side."""
   font = _font(picture.width // 3)
   w, h, line = picture.width, picture.height, _line(font)
   canvas = Image.new('RGB', (w + 2 * _GAP, h + 4 * _GAP + 3 * line), 'white')
   canvas.paste(picture, (_GAP, _GAP))
-  bar = colours(np.broadcast_to(np.linspace(0, 1, w), (line, w)), 0, 1)
+  bar = colours(np.broadcast_to(np.linspace(0, 1, w), (line, w)), Scale(0, 1))
   top = h + 3 * _GAP
   canvas.paste(Image.fromarray(bar), (_GAP, top))
-  low, high = map(_number, limits)
   draw = ImageDraw.Draw(canvas)
-  draw.text((_GAP, top + line + 3), low, 'black', font)
-  draw.text((_GAP + w, top + line + 3), high, 'black', font, 'ra')
   middle = canvas.width // 2
-  draw.text((middle, top + line + 3), 'score of a pixel', 'black', font, 'ma')
-  parts = 'input | heat map' + (' | with outline of the mask' if masked else '')
+  for x, value, anchor in ((_GAP, limits.low, 'la'), (
+      middle, limits.middle(), 'ma'), (_GAP + w, limits.high, 'ra')):
+    draw.text((x, top + line + 3), _number(value), 'black', font, anchor)
+  parts = 'input | heat map: score of a pixel'
+  parts += ' | with outline of the mask' if masked else ''
   draw.text((middle, top + 2 * line), _short(
       f'{parts}; one scale for all pictures', font, w), 'black', font, 'ma')
   return canvas

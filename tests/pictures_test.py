@@ -8,6 +8,7 @@ from PIL import Image
 from deep_oc import metrics, pictures
 from deep_oc.errors import InputError
 
+UNIT = pictures.Scale(0, 1)
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
@@ -57,7 +58,7 @@ def test_the_outline_is_white_with_a_black_edge():
   mask[100:120, 100:120] = True
   grey = np.full((256, 256, 3), 128, np.uint8)
   drawn = np.asarray(pictures.panel(grey, np.zeros((256, 256)), mask, 0, '',
-                                    (0, 1)))[-256:, -256:]
+                                    UNIT))[-256:, -256:]
   assert (drawn[100, 100:120] == 255).all() and (drawn[99, 100:120] == 0).all()
   assert (drawn[110, 110] == drawn[10, 10]).all()  # the inside is left alone
 
@@ -65,9 +66,9 @@ def test_the_outline_is_white_with_a_black_edge():
 def test_no_alpha_keeps_the_input():
   run = _run()
   image, heat = run['images'][0], run['maps'][0]
-  np.testing.assert_array_equal(pictures.overlay(image, heat, 0, 1, 0.), image)
+  np.testing.assert_array_equal(pictures.overlay(image, heat, UNIT, 0.), image)
   alpha = np.where(np.arange(32) < 16, 0, 0.5) * np.ones((32, 1))
-  half = pictures.overlay(image, heat, 0, 1, alpha)
+  half = pictures.overlay(image, heat, UNIT, alpha)
   np.testing.assert_array_equal(half[:, :16], image[:, :16])
   assert (half[:, 16:] != image[:, 16:]).any()
 
@@ -77,26 +78,29 @@ def test_equal_scores_have_equal_colours_in_all_images_of_a_run():
   maps = run['maps'].copy()
   maps[0, 3, 4] = maps[1, 20, 7] = 0.7
   grey = np.full((32, 32, 3), 90, np.uint8)
-  low, high = pictures.scale(maps, run['anomaly'])
-  one, other = (pictures.overlay(grey, maps[i], low, high) for i in (0, 1))
+  limits = pictures.scale(maps, run['anomaly'])
+  one, other = (pictures.overlay(grey, maps[i], limits) for i in (0, 1))
   np.testing.assert_array_equal(one[3, 4], other[20, 7])
 
 
 def test_the_colour_map_grows_lighter_with_the_score():
-  light = pictures.colours(np.linspace(0, 1, 256), 0, 1) @ LUMINANCE
+  light = pictures.colours(np.linspace(0, 1, 256), UNIT) @ LUMINANCE
   assert (np.diff(light) > -0.5).all()  # rounding to whole colours
   assert (np.diff(light[::8]) > 0).all()
   assert light[0] < 5 and light[-1] > 230
 
 
 def test_scores_beyond_the_scale_have_the_colours_of_its_ends():
-  ends = pictures.colours([2., 5.], 2, 5)
-  np.testing.assert_array_equal(pictures.colours([-9., 99.], 2, 5), ends)
+  for scale in (pictures.Scale(2, 5), pictures.Scale(2, 5, 0.1)):
+    ends = pictures.colours([2., 5.], scale)
+    np.testing.assert_array_equal(pictures.colours([-9., 99.], scale), ends)
+    assert (ends[0] != ends[1]).any()
 
 
 def test_normal_white_is_darker_than_anomalous_black():
   image = np.array([[[255] * 3, [0] * 3]], np.uint8)
-  white, black = pictures.overlay(image, np.array([[0., 1.]]), 0, 1)[0]
+  white, black = pictures.overlay(
+      image, np.array([[0., 1.]]), UNIT)[0]
   assert white @ LUMINANCE + 50 < black @ LUMINANCE
 
 
@@ -105,8 +109,8 @@ def test_most_of_what_is_normal_is_dark_and_no_normal_peak_is_cut_off():
   maps = random.gamma(2, size=(20, 16, 16))
   anomaly = np.arange(20) >= 10
   maps[anomaly, :4, :4] += 30
-  low, high = pictures.scale(maps, anomaly)
-  dark = pictures.colours(maps[~anomaly], low, high) @ LUMINANCE < 60
+  low, high, _ = limits = pictures.scale(maps, anomaly)
+  dark = pictures.colours(maps[~anomaly], limits) @ LUMINANCE < 60
   assert dark.mean() > 0.95
   assert (maps[~anomaly] <= high).all()
   assert (maps[anomaly, :4, :4] > (low + high) / 2).all()
@@ -115,7 +119,7 @@ def test_most_of_what_is_normal_is_dark_and_no_normal_peak_is_cut_off():
 @pytest.mark.parametrize('anomaly', [None, [False] * 3, [True] * 3])
 def test_one_kind_of_image_is_enough_for_a_scale(anomaly):
   anomaly = None if anomaly is None else np.array(anomaly)
-  low, high = pictures.scale(np.arange(12.).reshape(3, 2, 2), anomaly)
+  low, high, _ = pictures.scale(np.arange(12.).reshape(3, 2, 2), anomaly)
   assert low < high
 
 
@@ -171,7 +175,7 @@ def test_a_run_is_a_picture_for_each_image_a_montage_for_each_class_and_plots(
     (1024, 700, (700, 1024)), (8, 256, (256, 8))])
 def test_small_images_are_enlarged_by_a_whole_number(h, w, expected):
   image = np.random.default_rng(0).integers(0, 256, (h, w, 3), np.uint8)
-  drawn = pictures.panel(image, np.zeros((h, w)), None, 1, 'x', (0, 1))
+  drawn = pictures.panel(image, np.zeros((h, w)), None, 1, 'x', UNIT)
   width = 2 * expected[0] + 8
   left = (drawn.width - width) // 2
   first = np.asarray(drawn)[-expected[1]:, left:left + expected[0]]
@@ -185,13 +189,13 @@ def test_a_defect_of_one_pixel_is_seen_in_a_small_picture():
   mask[500, 700] = True
   black = np.zeros((1024, 1024, 3), np.uint8)
   drawn = np.asarray(pictures.panel(black, np.zeros((1024, 1024)), mask, 0,
-                                    '', (0, 1), side=192))
+                                    '', UNIT, side=192))
   assert (drawn[-192:, -192:] == 255).all(axis=-1).any()
 
 
 def test_a_long_name_is_cut_and_the_score_stays():
   args = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64)), None, 0.5
-  short, long = (np.asarray(pictures.panel(*args, name, (0, 1)))[:20]
+  short, long = (np.asarray(pictures.panel(*args, name, UNIT))[:20]
                  for name in ('x', 'x' * 999))
   np.testing.assert_array_equal(short[:, -70:], long[:, -70:])
 
@@ -276,3 +280,14 @@ def test_without_matplotlib_the_error_says_what_to_install(
   with pytest.raises(InputError, match='pip install matplotlib'):
     pictures.write(tmp_path, **_run())
   assert not list(tmp_path.iterdir())
+
+
+def test_a_faint_defect_is_seen_beside_a_glaring_one():
+  maps = np.random.default_rng(0).uniform(0, 1, (6, 16, 16))
+  maps[3, 4, 4], maps[4, 4, 4], maps[5, 4, 4] = 20, 1e4, 1e4
+  anomaly = np.arange(6) >= 3
+  limits = pictures.scale(maps, anomaly)
+  faint, normal = limits.share(maps[3, 4, 4]), limits.share(maps[0])
+  assert faint > 0.25 > 0.1 > normal.max()
+  middle = limits.share(limits.middle())
+  assert middle == pytest.approx(0.5) == pictures.Scale(1, 3).share(2.)
