@@ -1,4 +1,6 @@
 """Heat maps of whole runs, on generated fabric whose flaws are known."""
+import shutil
+
 import numpy as np
 import pytest
 from configs import cutpaste_quickstart
@@ -106,6 +108,24 @@ def test_gradcam_explains_a_model_of_whole_images(binary, tmp_path):
   levels = {row['level'] for row in tables.read(tmp_path / 'results.csv')
             if row['feature'] == 'gradcam'}
   assert levels == {'pixel'}
+
+
+def test_seeds_are_averaged_into_an_ensemble(run, binary, tmp_path):
+  runs = tmp_path / 'runs'
+  shutil.copytree(run, runs / 'seed0')
+  done = binary('train', f'--workdir={runs / "seed1"}', '--config.seed=1',
+                *_SHORT, config=_CONFIG)
+  assert done.returncode == 0, done.stderr
+  done = binary('evaluate', f'--runs={runs}', '--ensemble', '--nopictures',
+                '--classifiers=kde')
+  assert done.returncode == 0, done.stderr
+  rows = tables.read(runs / 'ensemble' / 'results.csv')
+  assert {row['seed'] for row in rows} == {'0+1'}
+  assert {('pool', 'image'), ('windows', 'pixel')} <= {
+      (row['feature'], row['level']) for row in rows}
+  assert 'cutpaste_3way_patch_ensemble' in done.stdout
+  alone = binary('evaluate', f'--runs={runs / "seed0"}', '--ensemble')
+  assert 'differ in their seeds only' in the_error(alone)
 
 
 def test_another_method_forgets_the_fields_of_the_first():

@@ -73,6 +73,7 @@ def test_mvtecs_levels_are_those_of_its_tables():
   assert levels == {
       ('li2021', '1'): {'image'}, ('li2021', '2'): {'pixel'},
       ('li2021', '4'): {'image'}, ('li2021', '5'): {'image'},
+      ('li2021', 's4.2'): {'pixel'},  # a section; by Grad-CAM
       ('sohn2021', ''): {'image', 'pixel'}}
 
 
