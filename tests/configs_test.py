@@ -1,5 +1,6 @@
 """Every config, and every point of every sweep, is one that can be run."""
 import importlib
+import inspect
 import pathlib
 import re
 
@@ -9,7 +10,7 @@ from configs import cutpaste_mvtec
 from ml_collections import ConfigDict
 
 from deep_oc import (augment, cutpaste, distribution, errors, experiment,
-                     models, runs)
+                     models, plugins, runs)
 
 NAMES = sorted(path.stem for path in pathlib.Path('configs').glob('*.py'))
 
@@ -23,7 +24,8 @@ def test_the_issues_configs_are_there():
   assert {'quickstart'} | {
       f'{pretext}_{name}' for pretext in ('rotnet', 'rotation', 'simclr',
                                           'dacl')
-      for name in ('cifar10', 'fmnist')} | {
+      for name in ('cifar10', 'fmnist', 'cifar20', 'cifar100', 'catdog',
+                   'celeba')} | {
           'cutpaste_mvtec', 'cutpaste_patch_mvtec', 'cutpaste_folder',
           'cutpaste_patchnet_mvtec', 'cutpaste_quickstart',
           'rotnet_mvtec', 'rotation_mvtec', 'simclr_mvtec', 'dacl_mvtec'
@@ -62,7 +64,13 @@ def test_every_point_of_its_sweep_is_a_valid_and_different_config(module):
 @pytest.mark.parametrize('name, images, steps', [
     ('rotation_cifar10', 5000, 159_744), ('simclr_cifar10', 5000, 319_488),
     ('dacl_cifar10', 20_000, 1_280_000), ('rotation_fmnist', 6000, 190_464),
-    ('simclr_fmnist', 6000, 382_976), ('dacl_fmnist', 24_000, 1_536_000)])
+    ('simclr_fmnist', 6000, 382_976), ('dacl_fmnist', 24_000, 1_536_000),
+    ('rotnet_cifar20', 2500, 79_872), ('rotation_cifar20', 2500, 79_872),
+    ('simclr_cifar20', 2500, 159_744), ('dacl_cifar20', 10_000, 638_976),
+    ('rotnet_cifar100', 500, 14_336), ('rotation_cifar100', 500, 14_336),
+    ('simclr_cifar100', 500, 30_720), ('dacl_cifar100', 2000, 126_976),
+    ('rotnet_catdog', 10_000, 319_488), ('rotation_catdog', 10_000, 319_488),
+    ('simclr_catdog', 10_000, 638_976), ('dacl_catdog', 40_000, 2_560_000)])
 def test_the_published_schedules_have_their_number_of_steps(
     name, images, steps):
   module = importlib.import_module(f'configs.{name}')
@@ -70,6 +78,40 @@ def test_the_published_schedules_have_their_number_of_steps(
   assert experiment.plan(config).total_steps(images) == steps
   shown = re.findall(r'[\d,]{6,}', module.__doc__)
   assert f'{steps:,}' in shown
+
+
+def test_its_data_group_has_keys_that_its_source_takes(module):
+  config = module.get_config()
+  read = plugins.find('deep_oc.data', config.data.source, 'load')
+  given = {key: value for key, value in config.data.items()
+           if key not in ('source', 'pad')}
+  inspect.signature(read).bind(**given)
+
+
+@pytest.mark.parametrize('pretext', ['rotnet', 'rotation', 'simclr', 'dacl'])
+@pytest.mark.parametrize('name, classes', [
+    ('fmnist', 10), ('cifar20', 20), ('cifar100', 100), ('catdog', 2),
+    ('celeba', 1)])
+def test_a_data_set_differs_from_cifar10_in_its_data_only(
+    pretext, name, classes):
+  module = importlib.import_module(f'configs.{pretext}_{name}')
+  cifar10 = importlib.import_module(
+      f'configs.{pretext}_cifar10').get_config()
+  config = module.get_config()
+  for key in cifar10:
+    if key not in ('experiment', 'data'):
+      assert config[key] == cifar10[key]
+  points = list(module.sweep())
+  assert len(points) == 5 * classes
+  assert {point.get('protocol.normal', '0') for point in points} == {
+      str(label) for label in range(classes)}
+
+
+def test_another_attribute_of_celeba_is_another_experiment():
+  module = importlib.import_module('configs.simclr_celeba')
+  config = module.get_config('Smiling')
+  assert config.data.attribute == 'Smiling'
+  assert config.experiment == 'simclr_celeba_smiling'
 
 
 def test_the_published_augmentation_is_the_official_chain():

@@ -25,6 +25,10 @@ class Seen(NamedTuple):
   error: str = ''
 
 
+class Unusable(Exception):
+  """Why one image, or its mask, cannot be used."""
+
+
 def decode(found: Found, size: int
            ) -> tuple[np.ndarray, np.ndarray | None, list[Seen]]:
   """Decodes every image and mask.
@@ -40,34 +44,34 @@ def decode(found: Found, size: int
   def fill(i: int) -> Seen:
     item = found.items[i]
     try:
-      picture, seen = _read_image(item.path)
+      picture, seen = read_image(read_bytes(item.path))
       if item.mask:
         marked, mode = _read_mask(item, seen.size)
         mask[i] = _nearest(marked, size)
         seen = seen._replace(mask_mode=mode)
       image[i] = picture.resize((size, size), Image.Resampling.BILINEAR)
       return seen
-    except _Unusable as error:
+    except Unusable as error:
       return Seen(error=str(error))
 
   rows = range(len(found.items))
-  return image, mask, _in_parallel(fill, rows, f'decode {found.root}')
+  return image, mask, in_parallel(fill, rows, f'decode {found.root}')
 
 
-class _Unusable(Exception):
-  """Why one image, or its mask, cannot be used."""
-
-
-def _in_parallel(function: Callable, values: Iterable, what: str) -> list:
+def in_parallel(function: Callable, values: Iterable, what: str) -> list:
+  """Returns the function of each value; shows progress, in files."""
   values = list(values)
   with concurrent.futures.ThreadPoolExecutor() as pool:
     return list(tqdm.tqdm(pool.map(function, values), what, len(values),
                           unit='files', leave=False, disable=None))
 
 
-def _read_image(path: pathlib.Path) -> tuple[Image.Image, Seen]:
-  """Returns the upright image in RGB, and what the file is."""
-  content = _bytes(path)
+def read_image(content: io.BytesIO) -> tuple[Image.Image, Seen]:
+  """Returns the image in RGB, turned as its file says, and what the file is.
+
+  Raises:
+    Unusable: it cannot be read.
+  """
   try:
     with Image.open(content, formats=_FORMATS) as file:
       upright = ImageOps.exif_transpose(file)
@@ -76,30 +80,30 @@ def _read_image(path: pathlib.Path) -> tuple[Image.Image, Seen]:
   except MemoryError:
     raise
   except Exception as error:  # decoders raise anything on damaged bytes
-    raise _Unusable(f'cannot be read as an image ({_why(error)})') from error
+    raise Unusable(f'cannot be read as an image ({_why(error)})') from error
 
 
 def _read_mask(item: Item, size: tuple[int, int]) -> tuple[np.ndarray, str]:
   """Returns bool[h, w], True where the mask is not 0, and the file's mode."""
   where = f"its mask {'/'.join(item.mask.parts[-3:])}"
-  content = _bytes(item.mask)
+  content = read_bytes(item.mask)
   try:
     with Image.open(content, formats=_FORMATS) as file:
       mode, marked = file.mode, np.asarray(file) != 0
   except MemoryError:
     raise
   except Exception as error:  # as above
-    raise _Unusable(f'{where} cannot be read ({_why(error)})') from error
+    raise Unusable(f'{where} cannot be read ({_why(error)})') from error
   if mode not in ('1', 'L', 'P'):
-    raise _Unusable(f'{where} has mode {mode}; masks have one channel of 1 '
-                    'or 8 bits')
+    raise Unusable(f'{where} has mode {mode}; masks have one channel of 1 '
+                   'or 8 bits')
   if marked.shape[::-1] != size:
-    raise _Unusable(f'{where} is {pixels(marked.shape[::-1])} pixels large, '
-                    f'the image {pixels(size)}')
+    raise Unusable(f'{where} is {pixels(marked.shape[::-1])} pixels large, '
+                   f'the image {pixels(size)}')
   return marked, mode
 
 
-def _bytes(path: pathlib.Path) -> io.BytesIO:
+def read_bytes(path: pathlib.Path) -> io.BytesIO:
   """Returns the content; a disk that fails is no corrupt image to skip."""
   try:
     return io.BytesIO(path.read_bytes())
@@ -148,6 +152,6 @@ def _nearest(mask: np.ndarray, size: int) -> np.ndarray:
 def digests(found: Found) -> list[tuple[str, str]]:
   """Returns the SHA-256 of each image file and of its mask."""
   def digest(item: Item) -> tuple[str, str]:
-    return tuple(hashlib.sha256(_bytes(path).getbuffer()).hexdigest()
+    return tuple(hashlib.sha256(read_bytes(path).getbuffer()).hexdigest()
                  if path else '' for path in (item.path, item.mask))
-  return _in_parallel(digest, found.items, f'read {found.root}')
+  return in_parallel(digest, found.items, f'read {found.root}')
