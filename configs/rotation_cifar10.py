@@ -21,7 +21,11 @@ def get_config() -> ConfigDict:
           source='tfds', name='cifar10', pad=0,
           data_dir=config_dict.placeholder(str),  # None: TFDS's own default
           cache_dir=config_dict.placeholder(str)),
-      protocol=dict(name='one_vs_rest', normal='0'),  # label or name
+      protocol=dict(
+          name='one_vs_rest',  # or contaminated, semi_supervised, validation
+          normal='0',  # label or name; of several classes, '3+5'
+          contamination=config_dict.placeholder(float),  # share; None: 0.05
+          clean=config_dict.placeholder(int)),  # images; None: 50
       distribution='none',  # copies of the training set: none, rot, ...
       pretext=dict(
           name='rotation',

@@ -10,6 +10,12 @@ An embeddings file is an `.npz` without pickles:
   path                str[n]     where the image came from, if from a file
   meta                str        JSON: what the result rows say of the run
 
+Under a protocol that contaminates the training images, train.npz also has
+
+  contaminant         bool[n]    the truth, for reports; nothing is fitted to it
+
+and unlabelled.npz, of the same arrays, what only the encoder has seen.
+
 Only `anomaly` and one feature or score are needed, so a file written by any
 other program can be evaluated too.
 

@@ -111,17 +111,20 @@ def plan(config: ml_collections.ConfigDict) -> Plan:
 def problem(config: ml_collections.ConfigDict) -> data.Problem:
   """Loads the images and splits them into a one-class problem."""
   return plugins.call(data.one_class, config.protocol, 'protocol',
-                      split=data.load(**config.data))
+                      split=data.load(**config.data), seed=config.seed)
 
 
 def resolved(config: ml_collections.ConfigDict, problem: data.Problem
              ) -> ml_collections.ConfigDict:
-  """Returns the config with the normal class as its label, not its name.
+  """Returns the config with the normal class as its label, not its name, and
+  with the protocol's defaults.
 
   So that a run is the same run however it was asked for.
   """
   config = config.copy_and_resolve_references()
   config.protocol.normal = str(problem.normal_class)
+  with config.unlocked():
+    config.protocol.update(problem.settings)
   return config
 
 

@@ -57,16 +57,20 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
 def export(workdir: str, config: ml_collections.ConfigDict,
            problem: data.Problem, pretext: nn.Module, state: step.State,
            batch: int = BATCH) -> None:
-  """Writes both embeddings files of a run."""
+  """Writes the embeddings files of a run.
+
+  `train.npz` holds what classifiers are fitted to, and `unlabelled.npz`, under
+  the protocol 'semi_supervised', what only the encoder has seen. All their rows
+  have `anomaly` False, for so they are taken; where the protocol contaminates
+  them, `contaminant` bool[n] is the truth, which nothing is fitted to.
+  """
   mesh = sharding.mesh()
   untrained = step.init(pretext, config.seed, problem.train.image.shape[1:])
   meta = experiment.meta(config, problem, int(state.step))
   embed = embedder(pretext, mesh, batch)
   score = embedder(pretext, mesh, batch, method='scores') \
       if hasattr(pretext, 'scores') else None
-  for split, examples, index in (
-      ('train', problem.train, problem.train_index),
-      ('test', problem.test, problem.test_index)):
+  for split, (examples, about) in _files(problem).items():
     say = functools.partial('{} {}'.format, split)
     arrays = embed(state.variables, examples.image, say('features'))
     arrays['random'] = embed(untrained, examples.image, say('baseline'))['pool']
@@ -74,14 +78,28 @@ def export(workdir: str, config: ml_collections.ConfigDict,
     if score and split == 'test':
       arrays |= {f'score_{name}': value for name, value in score(
           state.variables, examples.image, say('scores')).items()}
-    anomaly = examples.anomaly
-    if anomaly is None:
-      anomaly = np.zeros(len(index), bool)  # the normals of the training set
-    arrays |= {'label': examples.label, 'anomaly': anomaly, 'index': index}
+    arrays |= {'label': examples.label} | about
     if examples.path is not None:
       arrays['path'] = examples.path
     embeddings.write(pathlib.Path(workdir) / 'embeddings' / f'{split}.npz',
                      arrays, meta)
+
+
+def _files(problem: data.Problem
+           ) -> dict[str, tuple[data.Examples, dict[str, np.ndarray]]]:
+  """Returns by file name its images and what is written of each."""
+  taken = {'train': (problem.fitted, problem.fitted_index)}
+  if len(problem.unlabelled):
+    taken['unlabelled'] = (problem.train.take(problem.unlabelled),
+                           problem.train_index[problem.unlabelled])
+  files = {}
+  for name, (examples, index) in taken.items():
+    about = {'anomaly': np.zeros(len(index), bool), 'index': index}
+    if 'contamination' in problem.settings:
+      about['contaminant'] = examples.anomaly
+    files[name] = examples, about
+  return files | {'test': (problem.test, {'anomaly': problem.test.anomaly,
+                                          'index': problem.test_index})}
 
 
 def pixels(image: np.ndarray) -> np.ndarray:

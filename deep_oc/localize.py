@@ -190,7 +190,7 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   test = problem.test
   maps = plugins.call(
       METHODS[name], group, 'localize', pretext=pretext,
-      train=problem.train.image, test=test.image, seed=config.seed)
+      train=problem.fitted.image, test=test.image, seed=config.seed)
   untrained = step.init(pretext, config.seed, problem.train.image.shape[1:])
   trained, params = maps(state.variables, 'maps')
   baseline, _ = maps(untrained, 'baseline maps')
@@ -202,7 +202,7 @@ def export(workdir: str, config: ml_collections.ConfigDict,
       arrays[key] = getattr(test, key)
   meta = experiment.meta(config, problem, int(state.step)) | {
       'class_names': problem.class_names, 'map_params': params,
-      'n_train': len(problem.train)}
+      'n_train': len(problem.fitted)}
   embeddings.write(pathlib.Path(workdir) / 'embeddings' / 'maps.npz', arrays,
                    meta)
 

@@ -1,18 +1,49 @@
 """One-class classifiers: fitted on normal features, by scikit-learn's contract.
 
-`CLASSIFIERS` names them; adding one is adding a line. As in scikit-learn,
-`score_samples` is higher for the more normal; `anomaly_score` is the one place
-that flips the sign. Definitions: Sohn et al., 2021 (https://arxiv.org/abs/2011.02578)
-and its released code, from which the choice of gamma is.
+`CLASSIFIERS` names them; adding one is adding a line. `fit` takes a spec:
+
+  kde                                             a name, or
+  kde(gamma_scale=5)                              with parameters, or
+  sklearn.ensemble.IsolationForest(n_estimators=50)
+  pyod.models.ecod.ECOD                           any class with fit and scores
+
+and `specs` reads lists and sweeps of them. Parameters are Python literals;
+nothing is evaluated. A class that is not ours gets the features as they are,
+and the run's seed as its random_state.
+
+As in scikit-learn, `score_samples` is higher for the more normal;
+`anomaly_score` is the one place that flips the sign. The first five are by Sohn
+et al., 2021 (https://arxiv.org/abs/2011.02578) and its released code, from
+which the choice of gamma is.
 """
+import ast
 import functools
+import importlib
+import inspect
+import itertools
 import numbers
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from scipy import linalg
-from sklearn import base, covariance, mixture, preprocessing, svm
+from sklearn import (
+    base,
+    cluster,
+    covariance,
+    decomposition,
+    ensemble,
+    mixture,
+    neighbors,
+    preprocessing,
+    svm,
+)
 from sklearn.metrics import pairwise
-from sklearn.utils import validation
+from sklearn.utils import gen_batches, validation
+
+from deep_oc import errors
+from deep_oc.errors import InputError
 
 LIMIT = 20_000  # training rows; of more, a random subset is fitted, as in DROC
 
@@ -34,6 +65,8 @@ class OneClassSVM(base.BaseEstimator):
 
   def fit(self, X, y=None):
     """Fits f[n, d]."""
+    if self.kernel not in ('linear', 'rbf'):
+      raise errors.unknown('kernel', self.kernel, ('linear', 'rbf'))
     X = _rows(self, X, self.norm, reset=True)
     if self.kernel != 'linear':
       self.gamma_ = gamma(X, self.gamma_scale)
@@ -61,6 +94,39 @@ class OneClassSVM(base.BaseEstimator):
     if self.kernel == 'linear':
       return X @ Y.T
     return pairwise.rbf_kernel(X, Y, gamma=self.gamma_)
+
+
+class SVDD(OneClassSVM):
+  """Support vector data description: the squared distance to a ball's centre.
+
+  Tax & Duin, 2004 (https://doi.org/10.1023/B:MACH.0000008084.60811.49), with
+  C = 1 / (nu n). Its dual has the term sum_i alpha_i k(x_i, x_i), which the
+  RBF kernel makes constant: the solution is that of the nu-one-class SVM, and
+  so is the order of the scores. Of the linear kernel neither is true, unless
+  all rows are of one length; there is only the RBF one here.
+  """
+  kernel = 'rbf'
+
+  def __init__(self, nu: float = 0.5, gamma_scale: float = 10.,
+               norm: str | None = 'l2'):
+    self.nu = nu
+    self.gamma_scale = gamma_scale
+    self.norm = norm
+
+  def fit(self, X, y=None):
+    """Fits f[n, d]."""
+    super().fit(X)
+    alpha = self.dual_coef_ / self.dual_coef_.sum()  # libsvm's sum is nu n
+    self.dual_coef_ = alpha
+    self.centre_ = sum(  # its squared length, in the kernel's space
+        alpha[rows] @ self._gram(self.support_vectors_[rows],
+                                 self.support_vectors_) @ alpha
+        for rows in gen_batches(len(alpha), _CHUNK))
+    return self
+
+  def score_samples(self, X):
+    """Maps f[n, d] to -|phi(x) - centre|^2, f[n]."""
+    return 2 * super().score_samples(X) - 1 - self.centre_
 
 
 class KDE(base.BaseEstimator):
@@ -160,10 +226,184 @@ class ShrunkGDE(base.BaseEstimator):
       S = covariance.empirical_covariance(X, assume_centered=True)
       S += self.ridge * S.diagonal().mean() * np.eye(len(S))
       return S, self.ridge / (1 + self.ridge)
+    if self.covariance not in _SHRINKAGE:
+      raise errors.unknown('covariance', self.covariance,
+                           [*_SHRINKAGE, 'ridge'])
     # scikit-learn would also invert the matrix: most of the time.
     found = _SHRINKAGE[self.covariance](
         assume_centered=True, store_precision=False).fit(X)
     return found.covariance_, found.shrinkage_
+
+
+class GMM(base.BaseEstimator):
+  """Mixture of at most k Gaussians, sound with few rows.
+
+  `ridge` times the mean variance is added to the diagonal of each covariance,
+  as in ShrunkGDE.
+  """
+
+  def __init__(self, k: int = 5, covariance_type: str = 'full',
+               ridge: float = 0.01, norm: str | None = 'l2',
+               random_state: int | None = None):
+    self.k = k
+    self.covariance_type = covariance_type
+    self.ridge = ridge
+    self.norm = norm
+    self.random_state = random_state
+
+  def fit(self, X, y=None):
+    """Fits the mixture to f[n, d]."""
+    X = _rows(self, X, self.norm, reset=True)
+    floor = (self.ridge * X.var(axis=0).mean()
+             + 1e-9 * np.square(X).mean()) or 1.  # for rows that are all one
+    self.mixture_ = mixture.GaussianMixture(
+        _clusters(self.k, X), covariance_type=self.covariance_type,
+        reg_covar=floor, random_state=self.random_state).fit(X)
+    return self
+
+  def score_samples(self, X):
+    """Maps f[n, d] to the log density, f[n]."""
+    return self.mixture_.score_samples(_rows(self, X, self.norm))
+
+
+class Mahalanobis(base.BaseEstimator):
+  """Squared Mahalanobis distance to the nearest of at most k clusters.
+
+  SSD (Sehwag et al., 2021, https://arxiv.org/abs/2103.12051): rows of length 1
+  are standardised and clustered by k-means; each cluster has its biased
+  covariance, of which the pseudo-inverse is taken.
+
+  With no more rows than columns a pseudo-inverse sees the rows' span only:
+  `gde_ledoit_wolf` sees everything. SSD's distance to such a small cluster is
+  less than to any large one, down to 0 if it is of one row, so here it takes
+  the covariance within all clusters. With k = 1 nothing differs.
+  """
+  norm = 'l2'
+
+  def __init__(self, k: int = 1, random_state: int | None = None):
+    self.k = k
+    self.random_state = random_state
+
+  def fit(self, X, y=None):
+    """Fits means and covariances to f[n, d], as unit rows."""
+    X = _rows(self, X, self.norm, reset=True)
+    self.scaler_ = preprocessing.StandardScaler().fit(X)
+    X = self.scaler_.transform(X)
+    label = cluster.KMeans(_clusters(self.k, X), max_iter=100,
+                           random_state=self.random_state).fit_predict(X)
+    clusters = [X[label == each] for each in np.unique(label)]
+    self.means_ = [rows.mean(axis=0) for rows in clusters]
+    centred = [rows - mean for rows, mean in
+               zip(clusters, self.means_, strict=True)]
+    shared = _precision(np.concatenate(centred))
+    self.precisions_ = [_precision(rows) if len(rows) > X.shape[1] else shared
+                        for rows in centred]
+    return self
+
+  def score_samples(self, X):
+    """Maps f[n, d] to minus the smallest squared distance, f[n]."""
+    X = self.scaler_.transform(_rows(self, X, self.norm))
+    return -np.min([((X - mean) @ precision * (X - mean)).sum(axis=1)
+                    for mean, precision in
+                    zip(self.means_, self.precisions_, strict=True)], axis=0)
+
+
+class KNN(base.BaseEstimator):
+  """Distance to the k nearest training rows: their mean, or the k-th.
+
+  Not normalised: of unit rows, the Euclidean distance says what the cosine
+  does. `nn` is the cosine with k = 1.
+  """
+  norm = None
+
+  def __init__(self, k: int = 5, metric: str = 'euclidean',
+               distance: str = 'mean'):
+    self.k = k
+    self.metric = metric
+    self.distance = distance
+
+  def fit(self, X, y=None):
+    """Keeps f[n, d]."""
+    if self.distance not in ('mean', 'kth'):
+      raise errors.unknown('distance', self.distance, ('mean', 'kth'))
+    X = _rows(self, X, self.norm, reset=True)
+    self.neighbors_ = neighbors.NearestNeighbors(
+        n_neighbors=min(self.k, len(X)), metric=self.metric,
+        algorithm='brute').fit(X)
+    return self
+
+  def score_samples(self, X):
+    """Maps f[n, d] to minus the distance, f[n]."""
+    found, _ = self.neighbors_.kneighbors(_rows(self, X, self.norm))
+    return -(found[:, -1] if self.distance == 'kth' else found.mean(axis=1))
+
+
+class LOF(base.BaseEstimator):
+  """Local outlier factor (Breunig et al., 2000), by k Euclidean neighbours."""
+
+  def __init__(self, k: int = 20, norm: str | None = 'l2'):
+    self.k = k
+    self.norm = norm
+
+  def fit(self, X, y=None):
+    """Fits f[n, d]."""
+    X = _rows(self, X, self.norm, reset=True)
+    self.lof_ = neighbors.LocalOutlierFactor(
+        n_neighbors=min(self.k, len(X) - 1), novelty=True).fit(X)
+    return self
+
+  def score_samples(self, X):
+    """Maps f[n, d] to minus the factor, f[n]; about -1 is normal."""
+    return self.lof_.score_samples(_rows(self, X, self.norm))
+
+
+class IsolationForest(base.BaseEstimator):
+  """How soon random splits isolate a row (Liu et al., 2008)."""
+
+  def __init__(self, n_estimators: int = 100,
+               max_samples: int | float | str = 'auto',
+               norm: str | None = 'l2', random_state: int | None = None):
+    self.n_estimators = n_estimators
+    self.max_samples = max_samples
+    self.norm = norm
+    self.random_state = random_state
+
+  def fit(self, X, y=None):
+    """Fits f[n, d]."""
+    X = _rows(self, X, self.norm, reset=True)
+    self.forest_ = ensemble.IsolationForest(
+        n_estimators=self.n_estimators, max_samples=self.max_samples,
+        random_state=self.random_state).fit(X)
+    return self
+
+  def score_samples(self, X):
+    """Maps f[n, d] to minus the anomaly score of the paper, f[n]."""
+    return self.forest_.score_samples(_rows(self, X, self.norm))
+
+
+class PCA(base.BaseEstimator):
+  """Squared error of reconstruction from the principal components.
+
+  `n_components` is scikit-learn's: the share of variance to keep, or how many.
+  """
+
+  def __init__(self, n_components: float | int = 0.95,
+               norm: str | None = 'l2'):
+    self.n_components = n_components
+    self.norm = norm
+
+  def fit(self, X, y=None):
+    """Fits f[n, d]."""
+    X = _rows(self, X, self.norm, reset=True)
+    with np.errstate(invalid='ignore'):  # 0 / 0, if all rows are one
+      self.pca_ = decomposition.PCA(self.n_components, random_state=0).fit(X)
+    return self
+
+  def score_samples(self, X):
+    """Maps f[n, d] to -|x - reconstruction|^2, f[n]."""
+    X = _rows(self, X, self.norm)
+    rebuilt = self.pca_.inverse_transform(self.pca_.transform(X))
+    return -np.square(X - rebuilt).sum(axis=1)
 
 
 class NearestNeighbor(base.BaseEstimator):
@@ -187,56 +427,129 @@ PUBLISHED = ('ocsvm_linear', 'ocsvm_rbf', 'kde', 'gde', 'nn')
 
 CLASSIFIERS = {
     # Un-normalised in the published code, unlike the other four.
-    'ocsvm_linear': functools.partial(OneClassSVM, 'linear', norm=None),
+    'ocsvm_linear': functools.partial(
+        OneClassSVM, kernel='linear', norm=None),
     'ocsvm_rbf': OneClassSVM,
     'kde': KDE,
     'gde': GDE,
     'nn': NearestNeighbor,
     'gde_ledoit_wolf': ShrunkGDE,
     'gde_ledoit_wolf_raw': functools.partial(ShrunkGDE, norm=None),
-    'gde_oas': functools.partial(ShrunkGDE, 'oas'),
-    'gde_oas_raw': functools.partial(ShrunkGDE, 'oas', norm=None),
-    'gde_ridge': functools.partial(ShrunkGDE, 'ridge'),
-    'gde_ridge_raw': functools.partial(ShrunkGDE, 'ridge', norm=None),
+    'gde_oas': functools.partial(ShrunkGDE, covariance='oas'),
+    'gde_oas_raw': functools.partial(ShrunkGDE, covariance='oas', norm=None),
+    'gde_ridge': functools.partial(ShrunkGDE, covariance='ridge'),
+    'gde_ridge_raw': functools.partial(
+        ShrunkGDE, covariance='ridge', norm=None),
+    'gmm': GMM,
+    'svdd': SVDD,
+    'mahalanobis': Mahalanobis,
+    'knn': KNN,
+    'knn_cosine': functools.partial(KNN, metric='cosine'),
+    'lof': LOF,
+    'isolation_forest': IsolationForest,
+    'pca': PCA,
 }
+
+# Spaces, but not those between quotes.
+_SPACE = re.compile(r"""('[^']*'|"[^"]*")|\s+""")
 
 
 def gamma(X: np.ndarray, scale: float = 10.) -> float:
   """Returns scale / (d Var(X)), the variance over all elements of f[n, d]."""
+  if scale <= 0:
+    raise InputError(f'gamma_scale is {scale}; it must be above 0')
   variance = X.var()
   # Rows that are all one value: 1, as scikit-learn's gamma='scale'.
   return float(scale / (X.shape[1] * variance)) if variance > 1e-16 else 1.
 
 
-def fit(name: str, train: np.ndarray, seed: int = 0,
-        limit: int = LIMIT) -> base.BaseEstimator:
-  """Fits the named classifier to at most `limit` random rows of f[n, d]."""
+def specs(text: str) -> list[str]:
+  """Splits a list of specs at its commas, and writes sweeps out.
+
+  'nn, kde(gamma_scale=1|3)' is nn, kde(gamma_scale=1) and kde(gamma_scale=3);
+  nothing is [].
+
+  Raises:
+    InputError: it cannot be read, or `create` cannot do what it says.
+  """
+  text = f'[{_SPACE.sub(lambda found: found[1] or "", text)}]'
+  found = list(dict.fromkeys(
+      spec for node in _parse(text).elts for spec in _sweep(text, node)))
+  for spec in found:
+    create(spec)
+  return found
+
+
+def create(spec: str, seed: int = 0) -> Any:
+  """Returns the classifier of a spec, unfitted; the random ones get the seed.
+
+  Raises:
+    InputError: no such classifier or parameter, or no one-class classifier.
+  """
+  parsed = _parse(f'[{spec}]').elts
+  if len(parsed) != 1:
+    raise InputError(f"'{spec}' is not one classifier")
+  name, nodes = _call(parsed[0])
+  new = CLASSIFIERS.get(name) or _import(name)
+  kwargs = _arguments(name, _signature(new), nodes, seed)
+  try:
+    found = new(**kwargs)
+  except (TypeError, ValueError) as error:
+    raise InputError(f'cannot create {spec}: {error}') from error
+  _check_unsupervised(name, found)
+  return found
+
+
+def fit(spec: str, train: np.ndarray, seed: int = 0, limit: int = LIMIT) -> Any:
+  """Fits the classifier of a spec to at most `limit` random rows of f[n, d].
+
+  Raises:
+    InputError: no such classifier, or its parameters cannot be.
+  """
   if len(train) > limit:
     random = np.random.default_rng(seed)
     train = train[np.sort(random.choice(len(train), limit, replace=False))]
-  return CLASSIFIERS[name]().fit(_real(train))
+  classifier = create(spec, seed)
+  try:
+    classifier.fit(_real(train))
+  except (TypeError, ValueError) as error:
+    if spec in CLASSIFIERS:  # with nothing in it that could be wrong
+      raise
+    raise InputError(f'cannot fit {spec}: {error}') from error
+  return classifier
 
 
-def anomaly_score(classifier: base.BaseEstimator,
-                  test: np.ndarray) -> np.ndarray:
-  """Maps f[n, d] to f[n], higher = more anomalous."""
-  return -np.concatenate([
-      classifier.score_samples(_real(test[start:start + _CHUNK]))
-      for start in range(0, len(test), _CHUNK)])
+def anomaly_score(classifier: Any, test: np.ndarray) -> np.ndarray:
+  """Maps f[n, d] to f[n], higher = more anomalous.
+
+  Raises:
+    InputError: a score is not finite.
+  """
+  method, sign = _scoring(classifier)
+  # Some of PyOD's, as ECOD, rank a row among those it is scored with.
+  chunk = len(test) if sign > 0 else _CHUNK
+  scores = sign * np.concatenate([
+      getattr(classifier, method)(_real(test[rows]))
+      for rows in gen_batches(len(test), chunk)])
+  if scores.shape != (len(test),) or not np.isfinite(scores).all():
+    raise InputError(f'the scores that {type(classifier).__name__} gives to '
+                     f'{len(test)} rows are not {len(test)} finite numbers')
+  return scores
 
 
-def parameters(classifier: base.BaseEstimator) -> dict[str, object]:
+def parameters(classifier: Any) -> dict[str, object]:
   """Returns what defines a fitted classifier, JSON-able."""
-  found = classifier.get_params()
+  found = getattr(classifier, 'get_params', dict)()
   found = {key: value for key, value in found.items()
            if value is None or isinstance(value, (numbers.Number, str))}
-  if hasattr(classifier, 'norm'):
-    found['norm'] = classifier.norm
-  if hasattr(classifier, 'gamma_'):
-    found['gamma'] = float(f'{classifier.gamma_:.6g}')
-  else:
-    found.pop('gamma_scale', None)
-  if hasattr(classifier, 'shrinkage_'):
+  if type(classifier).__module__ == __name__:
+    found |= {'norm': classifier.norm}
+  if isinstance(classifier, OneClassSVM | KDE):
+    if hasattr(classifier, 'gamma_'):
+      found['gamma'] = float(f'{classifier.gamma_:.6g}')
+    else:
+      del found['gamma_scale']
+  if isinstance(classifier, ShrunkGDE):
     found['shrinkage'] = float(f'{classifier.shrinkage_:.6g}')
     if classifier.covariance != 'ridge':
       del found['ridge']
@@ -255,3 +568,132 @@ def _rows(classifier, X, norm, reset=False):
 def _real(X: np.ndarray) -> np.ndarray:
   """Returns f64[n, d]; bytes, which are pixels, as fractions of 255."""
   return X / 255. if X.dtype == np.uint8 else X.astype(np.float64)
+
+
+def _clusters(k: int, X: np.ndarray) -> int:
+  """Returns k, or how many rows of f[n, d] differ if these are fewer."""
+  return k if k == 1 else min(k, len(np.unique(X, axis=0)))
+
+
+def _precision(X: np.ndarray) -> np.ndarray:
+  """Returns the pseudo-inverse of the covariance of centred rows, f[n, d].
+
+  What is 0 against the unit variance of standardised features is cut off; of
+  rows that are all one, the identity is left.
+  """
+  found = linalg.pinvh(X.T @ X / len(X), atol=1e-12)
+  return found if found.any() else np.eye(len(found))
+
+
+def _parse(text: str) -> ast.List:
+  try:
+    found = ast.parse(text, mode='eval').body
+  except (SyntaxError, ValueError):
+    found = None
+  if not isinstance(found, ast.List):
+    raise InputError(f"cannot read the classifiers '{text[1:-1]}'; write "
+                     'them as nn,kde(gamma_scale=1|3)')
+  return found
+
+
+def _sweep(text: str, node: ast.expr) -> Iterator[str]:
+  """Yields the specs of a node of the text; 1|3 is a choice of values."""
+  name, nodes = _call(node)
+  choices = [[f'{key}={ast.get_source_segment(text, value)}'
+              for value in _alternatives(node)] for key, node in nodes.items()]
+  for chosen in itertools.product(*choices):
+    yield f"{name}({','.join(chosen)})" if chosen else name
+
+
+def _alternatives(node: ast.expr) -> list[ast.expr]:
+  if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+    return _alternatives(node.left) + _alternatives(node.right)
+  return [node]
+
+
+def _call(node: ast.expr) -> tuple[str, dict[str, ast.expr]]:
+  """Returns the name that a spec begins with, and its parameters."""
+  call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+  name = ast.unparse(call.func)
+  found = {each.arg: each.value for each in call.keywords}
+  if call.args or None in found or len(found) < len(call.keywords):
+    raise InputError(f"cannot read '{ast.unparse(node)}'; each parameter needs "
+                     'its name, once, as in knn(k=3)')
+  return name, found
+
+
+def _literal(name: str, key: str, node: ast.expr) -> Any:
+  try:
+    return ast.literal_eval(node)
+  except (TypeError, ValueError) as error:
+    raise InputError(f"the value of {key}={ast.unparse(node)} of {name} is no "
+                     'literal; text needs quotes') from error
+
+
+def _import(path: str) -> Callable[..., Any]:
+  """Returns the class at an import path."""
+  module, _, name = path.rpartition('.')
+  if not module:
+    raise errors.unknown('classifier', name, CLASSIFIERS)
+  try:
+    found = vars(importlib.import_module(module))
+  except ImportError as error:
+    raise InputError(f"cannot import '{module}' ({error})") from error
+  if not isinstance(found.get(name), type):
+    raise errors.unknown(f'class of {module}', name, [
+        key for key, each in found.items() if isinstance(each, type)
+    ] or ['none'])
+  return found[name]
+
+
+def _signature(function: Callable[..., Any]
+               ) -> Mapping[str, inspect.Parameter]:
+  try:
+    return inspect.signature(function).parameters
+  except ValueError:  # of some classes written in C
+    return {}
+
+
+def _arguments(name, known, nodes, seed):
+  """Returns the keyword arguments that nodes give to a known signature."""
+  takes_any = any(each.kind is each.VAR_KEYWORD for each in known.values())
+  for key in nodes:
+    if not known:
+      raise InputError(f"unknown parameter '{key}'; {name} has none")
+    if key not in known and not takes_any:
+      raise errors.unknown(f'parameter of {name}', key, known)
+  seeded = {'random_state': seed} if 'random_state' in known else {}
+  return seeded | {key: _literal(name, key, node)
+                   for key, node in nodes.items()}
+
+
+def _check_unsupervised(name: str, found: Any) -> None:
+  """Raises InputError if this is not to be fitted to rows alone."""
+  if not hasattr(found, 'fit'):
+    raise InputError(f'{name} has no method `fit`; it is no classifier')
+  needed = [each.name for each in list(_signature(found.fit).values())[1:]
+            if each.default is each.empty
+            and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+  if needed:
+    raise InputError(f'{name} needs {needed[0]} to be fitted, and normal rows '
+                     'have none; it is no one-class classifier')
+  _scoring(found)
+
+
+def _scoring(classifier: Any) -> tuple[str, int]:
+  """Returns the method that scores, and 1 if it is higher for anomalies.
+
+  `score_samples` is higher for the more normal, and so is the
+  `decision_function` of scikit-learn; that of PyOD is not.
+  """
+  kind = type(classifier)
+  packages = {each.__module__.partition('.')[0] for each in kind.__mro__}
+  if 'pyod' in packages and hasattr(classifier, 'decision_function'):
+    return 'decision_function', 1
+  if hasattr(classifier, 'score_samples'):
+    return 'score_samples', -1
+  if 'sklearn' in packages and hasattr(classifier, 'decision_function'):
+    return 'decision_function', -1
+  raise InputError(
+      f'{kind.__module__}.{kind.__name__} as given has no `score_samples` for '
+      'new rows, nor a `decision_function` of scikit-learn or PyOD')

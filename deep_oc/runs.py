@@ -22,10 +22,15 @@ _NOT_HASHED = re.compile(
     r'data\.(data|cache)_dir|train\.(log|monitor|checkpoint)_every|localize\..*')
 
 
-def default_workdir(config: ml_collections.ConfigDict) -> str:
-  """Returns runs/<experiment>/<normal class>/seed<k>."""
-  return (f'runs/{config.experiment}/{config.protocol.normal}/'
-          f'seed{config.seed}')
+def default_workdir(config: ml_collections.ConfigDict,
+                    protocol: str = 'one_vs_rest') -> str:
+  """Returns runs/<experiment>/<normal class>/seed<k>.
+
+  Under any other protocol than one-vs-rest, its title comes before the seed.
+  """
+  parts = [config.experiment, config.protocol.normal]
+  parts += [] if protocol == 'one_vs_rest' else [protocol]
+  return '/'.join(['runs', *parts, f'seed{config.seed}'])
 
 
 def claim(workdir: str, config: ml_collections.ConfigDict) -> None:

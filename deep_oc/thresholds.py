@@ -1,0 +1,161 @@
+"""Thresholds from normal images alone: how many false alarms they will raise.
+
+Scores of normal images that the classifier was not fitted to, the calibration
+scores, turn any score into a p-value, and a false-alarm rate into a threshold.
+All that is assumed is that the normal images to come are like those of the
+calibration; nothing is known of anomalies. Higher = more anomalous.
+
+  fitted, calibration = thresholds.calibrate(train, 'kde', seed=0)
+  scores = oneclass.anomaly_score(fitted, test)
+  flagged = scores > thresholds.threshold(calibration, alpha=0.05)
+  flagged = thresholds.p_values(calibration, scores) <= 0.05  # the same ones
+
+Vovk et al., 2005; with outliers Bates et al., 2023
+(https://arxiv.org/abs/2104.08279).
+"""
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from sklearn import model_selection
+
+from deep_oc import oneclass
+from deep_oc.errors import InputError
+
+
+def p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
+  """Maps calibration f[m] and scores f[n] to (1 + #{c >= s}) / (m + 1), f[n].
+
+  For a normal image P(p <= alpha) is alpha at most, for every alpha. A tie
+  counts against flagging.
+
+  Raises:
+    InputError: no calibration score, or one that is no number.
+  """
+  return (1 + _at_least(calibration, scores)) / (1 + len(calibration))
+
+
+def threshold(calibration: np.ndarray, alpha: float) -> float:
+  """Returns the score above which a normal image lies with P <= alpha.
+
+  The r-th largest of the m calibration scores, r = floor(alpha (m + 1)): above
+  it is what has p <= alpha, neither more nor less. P is over the calibration
+  too; `interval` tells what one calibration may bring.
+
+  Raises:
+    InputError: fewer than 1 / alpha - 1 calibration scores.
+  """
+  ordered = _ordered(calibration)
+  return float(ordered[len(ordered) - _rank(alpha, len(ordered))])
+
+
+def interval(alpha: float, m: int, n: int, confidence: float = 0.95
+             ) -> tuple[int, int]:
+  """Returns the least and the most false alarms to expect of n normal images.
+
+  Above the r-th largest of m calibration scores a normal image lies with a
+  probability that is Beta(r, m + 1 - r) over calibrations, if no two scores are
+  equal; so many of n images is beta-binomial. At least `confidence` of it is
+  in the interval. With ties there are fewer false alarms.
+
+  Raises:
+    InputError: fewer than 1 / alpha - 1 calibration scores.
+  """
+  r = _rank(alpha, m)
+  alarms = stats.betabinom(n, r, m + 1 - r)
+  tail = (1 - confidence) / 2
+  return int(alarms.ppf(tail)), int(alarms.ppf(1 - tail))
+
+
+def calibrate(train: np.ndarray, classifier: str, seed: int = 0,
+              share: float = 0.2) -> tuple[Any, np.ndarray]:
+  """Fits to a part of normal f[n, d] and scores the rest, drawn by the seed.
+
+  Args:
+    train: normal rows only; anomalies among them raise the threshold.
+    classifier: what `oneclass.fit` takes, 'kde' for example.
+    seed: of the part.
+    share: of the rows that are held out, rounded to whole rows.
+
+  Returns:
+    The fitted classifier, and the scores of what it was not fitted to.
+
+  Raises:
+    InputError: too few rows.
+  """
+  if not 0 < share < 1:
+    raise InputError(f'a share of {share} cannot be held out; it must lie '
+                     'between 0 and 1')
+  held_out = round(share * len(train))
+  if held_out < 1 or len(train) - held_out < 2:
+    raise InputError(f'{len(train)} normal images are too few to hold out '
+                     f'{share:.0%}: one must remain to calibrate with, and two '
+                     'to fit to')
+  order = np.random.default_rng([seed, 3]).permutation(len(train))
+  fitted = oneclass.fit(classifier, train[order[held_out:]], seed)
+  return fitted, oneclass.anomaly_score(fitted, train[order[:held_out]])
+
+
+def cross_p_values(train: np.ndarray, test: np.ndarray, classifier: str,
+                   seed: int = 0, folds: int = 5) -> np.ndarray:
+  """Maps normal f[n, d] and f[k, d] to p-values f[k]; no row is given up.
+
+  Each fold calibrates the classifier that is fitted to the others, and the
+  counts are added (Vovk, 2015, https://arxiv.org/abs/1208.0806). The smallest
+  p-value is 1 / (n + 1). For few images; the price is that about 2 alpha is
+  what is guaranteed, though alpha is what is usually seen.
+
+  Raises:
+    InputError: fewer rows than folds, or too few to fit to.
+  """
+  above = np.zeros(len(test), int)
+  for kept, held_out in split(len(train), folds, seed):
+    fitted = oneclass.fit(classifier, train[kept], seed)
+    above += _at_least(oneclass.anomaly_score(fitted, train[held_out]),
+                       oneclass.anomaly_score(fitted, test))
+  return (1 + above) / (1 + len(train))
+
+
+def split(n: int, folds: int, seed: int
+          ) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Returns (rows to fit to, rows to score) of n, each scored once.
+
+  Raises:
+    InputError: fewer rows than folds, or too few to fit to.
+  """
+  if not 2 <= folds <= n or n - -(-n // folds) < 2:
+    raise InputError(f'{n} rows cannot be divided into {folds} folds that '
+                     'leave two rows at least to fit to')
+  return list(model_selection.KFold(
+      folds, shuffle=True, random_state=seed).split(np.empty(n)))
+
+
+def _at_least(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
+  """Returns how many calibration scores are not below each score."""
+  ordered = _ordered(calibration)
+  if np.isnan(scores).any():
+    raise InputError('a score is not a number')
+  return len(ordered) - np.searchsorted(ordered, scores, 'left')
+
+
+def _ordered(calibration: np.ndarray) -> np.ndarray:
+  if not len(calibration):
+    raise InputError('no calibration score; hold out some normal images')
+  if np.isnan(calibration).any():
+    raise InputError('a calibration score is not a number')
+  return np.sort(calibration)
+
+
+def _rank(alpha: float, m: int) -> int:
+  """Returns the largest r with r / (m + 1) <= alpha; rounding errors aside."""
+  if not 0 < alpha < 1:
+    raise InputError(f'a false-alarm rate of {alpha} must lie between 0 and 1')
+  r = round(alpha * (m + 1))
+  r -= r / (m + 1) > alpha
+  if r < 1:
+    needed = round(1 / alpha)
+    needed += 1 / needed > alpha
+    raise InputError(
+        f'a false-alarm rate of {100 * alpha:g} % takes {needed - 1} normal '
+        f'images to calibrate with; there are {m}')
+  return r

@@ -1,0 +1,310 @@
+"""Tests of what is trained on, and of who is told what about it."""
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from ml_collections import config_dict
+
+from deep_oc import data, embeddings, experiment, runs, train
+from deep_oc.errors import InputError
+from tests import tiny
+
+CLASS_NAMES = ('cat', 'dog', 'frog', 'c++')
+BLIND = ('contaminated', 'semi_supervised')
+
+
+def _split(train=400, test=40, class_names=CLASS_NAMES):
+  """Returns equally many images of each class; an image tells its row."""
+  def examples(n, first):
+    image = np.zeros((n, 2, 2, 3), np.uint8)
+    image[:, 0, 0, 0], image[:, 0, 0, 1] = np.divmod(np.arange(n) + first, 256)
+    label = np.arange(n) % len(class_names)
+    return data.Examples(image, label.astype(np.int32))
+  return data.Split('pets', examples(train, 0), examples(test, train),
+                    class_names)
+
+
+def _problem(name='contaminated', normal=1, **kwargs):
+  return data.one_class(_split(), name=name, normal=normal, **kwargs)
+
+
+def _config(digits_npz, **overrides):
+  config = tiny.get_config()
+  config.data.path = str(digits_npz)
+  with config.unlocked():
+    config.update_from_flattened_dict(overrides)
+  return config
+
+
+# Contaminated.
+
+
+@pytest.mark.parametrize('share', [0.005, 0.01, 0.025, 0.05, 0.1, 0.5])
+def test_anomalies_are_the_chosen_share_of_what_is_trained_on(share):
+  problem = data.one_class(
+      _split(train=20_000), name='contaminated', normal=1, contamination=share)
+  anomalies, n = problem.train.anomaly.sum(), len(problem.train)
+  assert n - anomalies == 5000  # all normals stay
+  assert anomalies == round(share * 5000 / (1 - share))
+  assert anomalies / n == pytest.approx(share, abs=0.5 / n)
+
+
+@pytest.mark.parametrize('name', BLIND)
+def test_contaminants_are_training_images_of_the_other_classes(name):
+  problem = _problem(name, contamination=0.2)
+  pets = _split()
+  np.testing.assert_array_equal(
+      pets.train.image[problem.train_index], problem.train.image)
+  np.testing.assert_array_equal(problem.train.anomaly, problem.train.label != 1)
+  assert set(problem.train.label) == {0, 1, 2, 3}
+  assert len(set(problem.train_index)) == len(problem.train) == 125
+
+
+@pytest.mark.parametrize('name', BLIND)
+def test_contamination_leaves_the_test_split_as_it_is(name):
+  problem, plain = _problem(name), _problem('one_vs_rest')
+  np.testing.assert_array_equal(problem.test_index, plain.test_index)
+  np.testing.assert_array_equal(problem.test.image, plain.test.image)
+  np.testing.assert_array_equal(problem.test.anomaly, plain.test.anomaly)
+
+
+def test_no_contamination_is_one_vs_rest():
+  problem, plain = _problem(contamination=0.), _problem('one_vs_rest')
+  np.testing.assert_array_equal(problem.train_index, plain.train_index)
+  assert problem.protocol == 'contaminated_0%'
+
+
+def test_contaminants_depend_on_the_seed_alone():
+  first, again, other = (_problem(contamination=0.2, seed=seed).train_index
+                         for seed in (0, 0, 1))
+  np.testing.assert_array_equal(first, again)
+  assert not np.array_equal(first, other)
+
+
+def test_more_contamination_adds_to_the_same_anomalies():
+  less, more = (set(_problem(contamination=share).train_index)
+                for share in (0.05, 0.2))
+  assert less < more
+
+
+def test_what_the_source_calls_abnormal_contaminates_too():
+  pets = _split()
+  odd = (np.arange(400) % 20 == 1)  # 20 of the 100 dogs
+  pets = dataclasses.replace(
+      pets, train=dataclasses.replace(pets.train, anomaly=odd))
+  problem = data.one_class(pets, name='contaminated', normal=1,
+                           contamination=0.5)
+  assert (~problem.train.anomaly).sum() == 80 == problem.train.anomaly.sum()
+  assert (problem.train.anomaly & (problem.train.label == 1)).any()
+
+
+# Semi-supervised.
+
+
+def test_the_semi_supervised_encoder_sees_what_the_contaminated_one_sees():
+  np.testing.assert_array_equal(
+      _problem('semi_supervised', contamination=0.1, seed=3).train_index,
+      _problem('contaminated', contamination=0.1, seed=3).train_index)
+
+
+def test_the_semi_supervised_classifier_is_fitted_to_clean_normals_alone():
+  problem = _problem('semi_supervised', clean=30)
+  assert len(problem.fitted) == 30 and not problem.fitted.anomaly.any()
+  np.testing.assert_array_equal(
+      _split().train.image[problem.fitted_index], problem.fitted.image)
+  assert len(_problem('semi_supervised').fitted) == 50
+
+
+def test_what_is_fitted_and_what_is_unlabelled_are_all_and_share_nothing():
+  problem = _problem('semi_supervised')
+  np.testing.assert_array_equal(
+      np.sort(np.concatenate([problem.clean, problem.unlabelled])),
+      np.arange(len(problem.train)))
+
+
+@pytest.mark.parametrize('name', ['one_vs_rest', 'validation', 'contaminated'])
+def test_all_other_classifiers_are_fitted_to_what_the_encoder_saw(name):
+  problem = _problem(name)
+  assert problem.fitted is problem.train and not len(problem.unlabelled)
+  np.testing.assert_array_equal(problem.fitted_index, problem.train_index)
+
+
+def test_the_clean_images_do_not_depend_on_the_contamination():
+  none, some, other = (
+      _problem('semi_supervised', contamination=share, seed=seed).fitted_index
+      for share, seed in ((0., 0), (0.3, 0), (0.3, 1)))
+  np.testing.assert_array_equal(none, some)
+  assert not np.array_equal(some, other)
+
+
+# Several normal classes.
+
+
+@pytest.mark.parametrize('normal', ['0+2', '2+0', 'cat+frog', 'frog+0'])
+def test_several_classes_are_normal_in_whatever_way_they_are_named(normal):
+  problem = _problem('one_vs_rest', normal)
+  assert (problem.normal_class, problem.normal_name) == ('0+2', 'cat+frog')
+  assert set(problem.train.label) == {0, 2} and len(problem.train) == 200
+  np.testing.assert_array_equal(
+      problem.test.anomaly, problem.test.label % 2 == 1)
+
+
+def test_a_name_with_a_plus_is_a_name():
+  assert _problem('one_vs_rest', 'c++').normal_class == 3
+
+
+def test_several_classes_go_with_every_protocol():
+  validation = _problem('validation', '0+1')
+  assert (~validation.test.anomaly).sum() == 20 == validation.test.anomaly.sum()
+  contaminated = _problem('contaminated', '0+1', contamination=0.1)
+  assert contaminated.train.anomaly.sum() == 22
+  assert set(contaminated.train.label[contaminated.train.anomaly]) == {2, 3}
+  clean = _problem('semi_supervised', '0+1').fitted
+  assert set(clean.label) == {0, 1} and len(clean) == 50
+
+
+# What rows and configs say.
+
+
+@pytest.mark.parametrize('kwargs, protocol', [
+    (dict(name='one_vs_rest'), 'one_vs_rest'),
+    (dict(name='validation'), 'validation'),
+    (dict(), 'contaminated_5%'),
+    (dict(contamination=0.025), 'contaminated_2.5%'),
+    (dict(contamination=0.07), 'contaminated_7%'),
+    (dict(name='semi_supervised', contamination=0.1), 'semi_supervised_10%_50'),
+    (dict(name='semi_supervised', clean=20), 'semi_supervised_5%_20'),
+    (dict(name='one_vs_rest', normal='0+1'), 'one_vs_rest_2_classes'),
+    (dict(normal='0+1+2'), 'contaminated_5%_3_classes'),
+])
+def test_the_protocol_of_a_row_says_all_its_numbers(kwargs, protocol):
+  assert _problem(**kwargs).protocol == protocol
+
+
+@pytest.mark.parametrize('kwargs, words', [
+    (dict(contamination=0.6), 'contamination=0.6 must be .* from 0 to 0.5'),
+    (dict(contamination=-0.1), 'contamination=-0.1 must be'),
+    (dict(contamination=float('nan')), 'contamination=nan must be'),
+    (dict(contamination='5%'), 'contamination=5% must be'),
+    (dict(contamination=True), 'contamination=True must be'),
+    (dict(contamination=0.001), '0.001 beside 100 normal .* not one whole'),
+    (dict(normal='0+1+2', contamination=0.5),
+     "needs 300 abnormal .* 300 normal .*'pets' has 100"),
+    (dict(name='semi_supervised', clean=101), 'clean=101 .* than the 100 norm'),
+    (dict(name='semi_supervised', clean=1), 'clean=1 must be a number'),
+    (dict(name='semi_supervised', clean=9.5), 'clean=9.5 must be a number'),
+    (dict(clean=50), "'contaminated' takes no protocol.clean; "
+     "protocol.name='semi_supervised' does"),
+    (dict(name='one_vs_rest', contamination=0.1),
+     "takes no protocol.contamination; protocol.name='contaminated' or 'semi"),
+    (dict(name='contaminted'), "did you mean 'contaminated'"),
+    (dict(normal='1+1'), "1[+]1 names class 1, 'dog', twice"),
+    (dict(normal='dog+1'), "names class 1, 'dog', twice"),
+    (dict(normal='0+dig'), "'dig'; did you mean 'dog'"),
+    (dict(normal='0+7'), 'class 7; the labels are 0 to 3'),
+    (dict(normal='0+'), "unknown normal class ''"),
+    (dict(normal='0+1+2+3'), "all 4 classes of 'pets'"),
+])
+def test_what_a_protocol_cannot_do_is_one_clear_line(kwargs, words):
+  with pytest.raises(InputError, match=words) as error:
+    _problem(**kwargs)
+  assert '\n' not in str(error.value)
+
+
+def test_all_classes_may_be_normal_where_the_source_knows_the_anomalies():
+  pets = _split()
+  odd = dataclasses.replace(pets.test, anomaly=np.arange(40) < 5)
+  pets = dataclasses.replace(pets, test=odd)
+  problem = data.one_class(pets, normal='0+1+2+3')
+  assert problem.test.anomaly.sum() == 5
+
+
+def test_a_config_draws_by_its_own_seed(digits_npz):
+  first, other = (experiment.problem(_config(
+      digits_npz, seed=seed, **{'protocol.name': 'contaminated'}))
+                  for seed in (0, 1))
+  assert not np.array_equal(first.train_index, other.train_index)
+
+
+def test_a_default_and_the_same_number_are_one_run(digits_npz):
+  names = {'protocol.name': 'semi_supervised'}
+  hashes = set()
+  for given in ({}, {'protocol.contamination': 0.05},
+                {'protocol.contamination': 0.05, 'protocol.clean': 50}):
+    config = _config(digits_npz, **names, **given)
+    found = experiment.resolved(config, experiment.problem(config))
+    hashes.add(runs.config_hash(found))
+    assert found.protocol.to_dict() == {
+        'name': 'semi_supervised', 'normal': '3', 'contamination': 0.05,
+        'clean': 50}
+  assert len(hashes) == 1
+
+
+def test_a_config_may_leave_room_for_settings(digits_npz):
+  room = {'protocol.contamination': config_dict.placeholder(float),
+          'protocol.clean': config_dict.placeholder(int)}
+  config = _config(digits_npz, **room)
+  assert experiment.problem(config).protocol == 'one_vs_rest'
+  config.update_from_flattened_dict({
+      'protocol.name': 'contaminated', 'protocol.contamination': 0.1})
+  problem = experiment.problem(config)
+  assert problem.protocol == 'contaminated_10%'
+  assert experiment.resolved(config, problem).protocol.contamination == 0.1
+
+
+def test_a_config_without_settings_is_resolved_as_before(digits_npz):
+  config = _config(digits_npz)
+  found = experiment.resolved(config, experiment.problem(config))
+  assert found.to_dict() == config.to_dict()
+
+
+# The files of a run.
+
+
+@pytest.fixture(scope='module')
+def semi_supervised(digits_npz, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('semi_supervised')
+  config = _config(digits_npz, **{
+      'protocol.name': 'semi_supervised', 'protocol.normal': '1+3',
+      'protocol.clean': 40, 'train.steps': 2})
+  train.train(config, str(workdir))
+  return workdir
+
+
+def test_a_run_keeps_what_is_fitted_apart_from_what_the_encoder_saw(
+    semi_supervised, digits_npz):
+  fitted, meta = embeddings.read(semi_supervised / 'embeddings/train.npz')
+  rest, _ = embeddings.read(semi_supervised / 'embeddings/unlabelled.npz')
+  assert len(fitted['pool']) == 40 == len(fitted['index'])
+  assert set(fitted['label']) == {1, 3} and not fitted['contaminant'].any()
+  label = np.load(digits_npz)['y_train']
+  normal = np.isin(label, (1, 3)).sum()
+  assert len(rest['pool']) == normal - 40 + rest['contaminant'].sum()
+  assert rest['contaminant'].sum() == round(0.05 * normal / 0.95)
+  assert not set(fitted['index']) & set(rest['index'])
+  for each in (fitted, rest):
+    np.testing.assert_array_equal(each['label'], label[each['index']])
+    np.testing.assert_array_equal(
+        each['contaminant'], ~np.isin(each['label'], (1, 3)))
+  assert (meta['protocol'], meta['normal_class'], meta['normal_name']) == (
+      'semi_supervised_5%_40_2_classes', '1+3', '1+3')
+
+
+def test_no_file_for_fitting_tells_what_is_abnormal(semi_supervised):
+  for name in ('train', 'unlabelled'):
+    arrays, _ = embeddings.read(semi_supervised / f'embeddings/{name}.npz')
+    assert not arrays['anomaly'].any()
+    assert 'contaminant' not in embeddings.features(arrays)
+
+
+def test_embedding_again_draws_the_same_images(semi_supervised):
+  from deep_oc import embed
+  config, problem, _, _ = embed.restore(str(semi_supervised))
+  fitted, meta = embeddings.read(semi_supervised / 'embeddings/train.npz')
+  np.testing.assert_array_equal(problem.fitted_index, fitted['index'])
+  assert runs.config_hash(config) == meta['config_hash']
+  written = json.loads((semi_supervised / 'config.json').read_text())['config']
+  assert written['protocol'] == {
+      'name': 'semi_supervised', 'normal': '1+3', 'contamination': 0.05,
+      'clean': 40}

@@ -1,0 +1,232 @@
+"""Tests of the list of training images that may not be normal."""
+import csv
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import the_error
+
+from deep_oc import (embeddings, evaluate, metrics, oneclass, suspicious,
+                     thresholds)
+from deep_oc.errors import InputError
+
+META = {'config_hash': 'abc', 'step': 7}
+
+
+def _features(n, odd, seed=0):
+  """Returns f32[n, 8]; the `odd` first ones differ from the rest."""
+  rng = np.random.default_rng(seed)
+  pool = rng.normal(1, 0.1, (n, 8))
+  pool[:odd, :4] -= 1.5 * rng.random((odd, 1)) + 0.5
+  return pool.astype(np.float32)
+
+
+def _write(folder, name='train', n=60, odd=6, seed=0, meta=META, **arrays):
+  pool = _features(n, odd, seed)
+  arrays = {'pool': pool, 'pixels': np.uint8(60 * (pool.clip(-1) + 1)),
+            'index': 100 + np.arange(n),
+            'contaminant': np.arange(n) < odd} | arrays
+  embeddings.write(folder / f'embeddings/{name}.npz', {
+      key: value for key, value in arrays.items() if value is not None}, meta)
+  return folder
+
+
+def _rows(folder):
+  with open(folder / 'suspicious.csv', newline='') as file:
+    return list(csv.DictReader(file))
+
+
+def _main(*args):
+  return subprocess.run(
+      [sys.executable, '-m', 'deep_oc.suspicious', *map(str, args)],
+      capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope='module')
+def contaminated(digits_npz, tmp_path_factory):
+  """A run on 0s with 10 % of other digits among them."""
+  from deep_oc import train
+  from tests import tiny
+  workdir = tmp_path_factory.mktemp('contaminated')
+  config = tiny.get_config()
+  config.data.path = str(digits_npz)
+  config.protocol = dict(name='contaminated', normal='0', contamination=0.1)
+  train.train(config, str(workdir))
+  return workdir
+
+
+# Scores and their order.
+
+
+def test_a_row_does_not_vouch_for_itself():
+  train = _features(23, 2)
+  found = suspicious.scores(train, 'nn', folds=23)
+  unit = train / np.linalg.norm(train, axis=1, keepdims=True)
+  cosine = unit @ unit.T - 2 * np.eye(23)
+  np.testing.assert_allclose(found, 1 - cosine.max(axis=1), atol=1e-6)
+  own = oneclass.anomaly_score(oneclass.fit('nn', train), train)
+  np.testing.assert_allclose(own, 0, atol=1e-6)
+
+
+def test_each_row_is_scored_by_the_other_folds():
+  train = _features(40, 4)
+  found = suspicious.scores(train, 'kde', seed=3, folds=4)
+  for kept, held_out in thresholds.split(40, 4, seed=3):
+    fitted = oneclass.fit('kde', train[kept])
+    np.testing.assert_array_equal(
+        found[held_out], oneclass.anomaly_score(fitted, train[held_out]))
+
+
+def test_the_most_suspicious_are_first_and_found(tmp_path):
+  ranking = suspicious.rank(_write(tmp_path))
+  assert (np.diff(ranking.score) <= 0).all()
+  assert sorted(ranking.index) == list(range(100, 160))
+  np.testing.assert_array_equal(ranking.contaminant, ranking.index < 106)
+  assert ranking.found() == 6
+
+
+def test_the_order_of_equal_scores_does_not_tell_their_rows(tmp_path):
+  _write(tmp_path, pool=np.ones((60, 8), np.float32), odd=30)
+  ranking = suspicious.rank(tmp_path, seed=1)
+  assert 8 < ranking.found() < 22  # of 30; 15 by chance
+  assert not np.array_equal(ranking.index,
+                            suspicious.rank(tmp_path, seed=2).index)
+
+
+def test_clean_images_are_fitted_and_only_the_others_ranked(tmp_path):
+  _write(tmp_path, n=30, odd=0, seed=1)
+  _write(tmp_path, 'unlabelled', n=50, odd=5, index=np.arange(50))
+  ranking = suspicious.rank(tmp_path)
+  fitted = oneclass.fit('kde', _features(30, 0, seed=1))
+  np.testing.assert_array_equal(
+      ranking.score,
+      oneclass.anomaly_score(fitted, _features(50, 5))[ranking.index])
+  assert sorted(ranking.index) == list(range(50)) and ranking.found() == 5
+
+
+def test_other_classifiers_and_features_can_be_asked_for(tmp_path):
+  _write(tmp_path)
+  found = [suspicious.rank(tmp_path, *asked) for asked in (
+      ('kde', 'pool'), ('kde', 'pixels'), ('gde', 'pool'), ('nn', 'pool'))]
+  assert all(each.found() >= 4 for each in found)
+  assert len({tuple(each.score) for each in found}) == 4
+
+
+# The binary.
+
+
+def test_the_binary_writes_all_images_and_says_how_good_the_list_is(tmp_path):
+  path = np.array([f'normal/{i}.png' for i in range(60)])
+  done = _main(f'--workdir={_write(tmp_path, path=path)}')
+  assert not done.returncode, done.stderr
+  rows = _rows(tmp_path)
+  assert [row['rank'] for row in rows] == [str(i + 1) for i in range(60)]
+  assert [row['contaminant'] for row in rows] == ['1'] * 6 + ['0'] * 54
+  assert all(row['path'] == f"normal/{int(row['index']) - 100}.png"
+             for row in rows)
+  lines = done.stdout.splitlines()
+  assert lines[0].split() == list(rows[0]) and len(lines[1:11]) == 10
+  assert lines[10].split()[0] == '10' and not lines[11]
+  assert lines[12] == (
+      'of the 6 most suspicious of 60 images 6 are contaminants: precision '
+      '100.0 %, average precision 100.0 %; chance 10.0 %')
+  assert lines[-1] == f'wrote {tmp_path}/suspicious.csv'
+
+
+def test_the_same_command_ranks_alike_and_another_seed_differently(tmp_path):
+  _write(tmp_path)
+  first, again, other = (suspicious.rank(tmp_path, seed=seed).rows()
+                         for seed in (0, 0, 1))
+  assert first == again != other
+
+
+def test_without_the_truth_there_is_a_list_and_no_precision(tmp_path):
+  ranking = suspicious.rank(_write(tmp_path, contaminant=None, index=None))
+  assert {row['contaminant'] for row in ranking.rows()} == {''}
+  assert sorted(ranking.index) == list(range(60))
+  shown = suspicious.show(ranking)
+  assert 'precision' not in shown and len(shown.splitlines()) == 11
+  assert shown.split()[:4] == ['rank', 'index', 'score', '1']
+
+
+def test_a_clean_training_set_has_no_precision(tmp_path):
+  shown = suspicious.show(suspicious.rank(_write(tmp_path, odd=0)))
+  assert shown.endswith('0 of these 60 images are contaminants')
+
+
+@pytest.mark.parametrize('args, words', [
+    ([], ['--workdir is required']),
+    (['--workdir={}', '--classifier=kdee'], ['classifier', 'kdee', "'kde'"]),
+    (['--workdir={}', '--folds=1'], ['folds']),
+])
+def test_bad_flags_are_one_line_and_status_2(tmp_path, args, words):
+  _write(tmp_path)
+  line = the_error(_main(*(arg.format(tmp_path) for arg in args)))
+  for word in words:
+    assert word in line
+  assert not (tmp_path / 'suspicious.csv').exists()
+
+
+@pytest.mark.parametrize('kwargs, words', [
+    (dict(feature='pol'), "feature in .*train.npz 'pol'; did you mean 'pool'"),
+    (dict(feature='index'), "feature in .*train.npz 'index'"),
+    (dict(folds=61), '60 rows cannot be divided into 61 folds'),
+])
+def test_what_cannot_be_ranked_is_an_error(tmp_path, kwargs, words):
+  with pytest.raises(InputError, match=words):
+    suspicious.rank(_write(tmp_path), **kwargs)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+  with pytest.raises(InputError, match=f'no embeddings at {tmp_path}.*embed'):
+    suspicious.rank(tmp_path)
+
+
+def test_files_of_two_steps_are_not_ranked(tmp_path):
+  _write(tmp_path)
+  _write(tmp_path, 'unlabelled', meta=META | {'step': 8})
+  with pytest.raises(InputError, match='not of one step of one run'):
+    suspicious.rank(tmp_path)
+
+
+def test_the_ranking_needs_no_jax():
+  code = ('import sys; from deep_oc import suspicious, thresholds; '
+          'sys.exit("jax" in sys.modules)')
+  assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+# A whole run.
+
+
+def test_contaminants_of_a_trained_run_are_found_far_above_chance(contaminated):
+  ranking = suspicious.rank(contaminated)
+  n, k = len(ranking.score), ranking.contaminant.sum()
+  assert k == 13 and n == 132  # 119 zeros: chance is 10 %
+  assert ranking.found() / k > 0.5
+  assert metrics.auprc(ranking.score, ranking.contaminant) > 60
+
+
+def test_contaminated_results_say_so_and_are_still_good(contaminated):
+  rows = evaluate.evaluate(pathlib.Path(contaminated), ['kde'])
+  assert {row['protocol'] for row in rows} == {'contaminated_10%'}
+  found, = [row for row in rows if row['feature'] == 'pool']
+  assert found['n_train'] == '132'  # contaminants are fitted too
+  assert float(found['auroc']) > 85
+
+
+def test_results_do_not_depend_on_the_truth_about_training_images(
+    contaminated, tmp_path):
+  results = []
+  for flip in (False, True):
+    for name in ('train', 'test'):
+      arrays, meta = embeddings.read(contaminated / f'embeddings/{name}.npz')
+      if flip and name == 'train':
+        arrays['contaminant'] = ~arrays['contaminant']
+        arrays['anomaly'] = ~arrays['anomaly']
+        arrays['label'] = arrays['label'][::-1]
+      embeddings.write(tmp_path / f'embeddings/{name}.npz', arrays, meta)
+    evaluate.evaluate(tmp_path, ['kde', 'nn'])
+    results.append((tmp_path / 'results.csv').read_bytes())
+  assert results[0] == results[1]
