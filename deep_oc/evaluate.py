@@ -7,10 +7,10 @@ A run is a folder with embeddings/train.npz, whose rows are all normal, and
 embeddings/test.npz (deep_oc.embeddings says what is in them; any program can
 write them). For each run classifiers are fitted to every feature of the
 training file alone and score the test file; `results.csv` in the run's folder
-gets a row for each: AUROC with its 95 % interval, AUPRC (anomalies are the
-positive class) and the false positive rate at 95 % recall, in percent. Scores
-are higher for the more anomalous. The pretext task's own scores stand in rows
-with the feature 'score'.
+gets a row for each: AUROC, AUPRC (anomalies are the positive class) and the
+false positive rate at 95 % recall, in percent, with their 95 % intervals, by
+DeLong and by bootstrap. Scores are higher for the more anomalous. The pretext
+task's own scores stand in rows with the feature 'score'.
 
 Two baselines stand beside: 'random', the encoder before training, and 'pixels',
 the images themselves, which by default only ocsvm_rbf and kde are fitted to (on
@@ -18,8 +18,12 @@ the images themselves, which by default only ocsvm_rbf and kde are fitted to (on
 
 By default the classifiers are the paper's five. With fewer images than columns,
 as on MVTec AD, `gde` rests on an arbitrary constant, and `gde_ledoit_wolf`,
-which shrinks its covariance, joins them; --classifiers=gde_oas,gde_ridge are
-others; with _raw at the end, features keep their length.
+which shrinks its covariance, joins them; --classifiers=gde_oas,knn are others;
+with _raw at the end, features keep their length. Each may have parameters, and
+any class of scikit-learn or PyOD goes by its import path (deep_oc.oneclass says
+more). A | between values is a sweep, a row for each; --features takes layers:
+
+  --classifiers='kde(gamma_scale=1|3|10),sklearn.covariance.EllipticEnvelope'
 
 If the run has heat maps, embeddings/maps.npz, rows of the level 'pixel' measure
 them against the masks: AUROC over pixels, and AUPRO up to 30 % false positives.
@@ -28,7 +32,10 @@ map into `pictures` (--nopictures does without). --ensemble also averages the
 scores of runs that differ in their seeds only.
 
 At the end the rows of all runs become one summary.csv: a row per class and one
-for the mean over classes, mean and SD over seeds, beside the published numbers.
+for the mean over classes, mean and SD over seeds, beside the published numbers;
+of methods with several of the paper's five data sets also the mean over its 43
+classes. summary.md and summary.tex hold it as tables. A run whose embeddings,
+flags and code are those of the last time is not evaluated again (--noreuse).
 
 JAX is not needed.
 """
@@ -43,7 +50,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import cli, embeddings, errors, oneclass, tables
+from deep_oc import cli, embeddings, errors, oneclass, rendering, tables
 from deep_oc import scored as scored_runs
 from deep_oc.errors import InputError
 from deep_oc.scored import Key, Score, Scored
@@ -56,20 +63,28 @@ def define_flags() -> None:
   flags.DEFINE_string(
       'runs', 'runs/**', 'Folders of runs, or folders above them; * and ** '
       'work.')
-  flags.DEFINE_list(
+  flags.DEFINE_string(
       'classifiers', None, 'Some of: ' + ', '.join(oneclass.CLASSIFIERS) +
       f". By default the first {len(oneclass.PUBLISHED)}, on pixels two; with "
-      'fewer images than columns take gde_ledoit_wolf, not gde.')
+      'fewer images than columns take gde_ledoit_wolf, not gde. Parameters '
+      "stand in parentheses, a | between values to sweep: 'knn(k=1|5),kde'. "
+      'Other classes of scikit-learn and PyOD go by their import paths.')
   flags.DEFINE_list(
       'features', None, "Names of arrays in the embeddings, 'score' for the "
       "pretext task's own scores. By default all.")
   flags.DEFINE_bool(
       'ensemble', False, 'Also average the scores of the seeds of each '
       'experiment and class; the results lie beside them, in `ensemble`.')
+  flags.DEFINE_bool(
+      'reuse', True, 'Take the results of runs that were evaluated with the '
+      'same flags, code and embeddings.')
   flags.DEFINE_bool('pictures', True, 'Draw the heat maps, if there are any.')
   flags.DEFINE_string(
       'output', None, 'Where the summary goes; by default summary.csv in the '
-      'folder before the first * of --runs.')
+      'folder before the first * of --runs. The .md and .tex go beside it.')
+  flags.register_validator(
+      'output', lambda path: not str(path).endswith(('.md', '.tex')),
+      'names the CSV; the .md and .tex go beside it')
 
 
 def find_runs(pattern: str) -> list[pathlib.Path]:
@@ -265,22 +280,27 @@ def root(pattern: str) -> pathlib.Path:
 
 def main() -> None:
   chosen = flags.FLAGS
-  for name in chosen.classifiers or ():
-    if name not in oneclass.CLASSIFIERS:
-      raise errors.unknown('classifier', name, oneclass.CLASSIFIERS)
+  classifiers = oneclass.specs(chosen.classifiers or '')
+  reuse = chosen.reuse and not chosen.ensemble  # which needs the scores
   rows, runs, failures = [], {}, []
   workdirs = find_runs(chosen.runs)
   for workdir in tqdm.tqdm(workdirs, 'runs', unit='run', disable=None):
     try:
-      scored = score_run(workdir, chosen.classifiers, chosen.features)
-      found = write(workdir, scored)
+      source = scored_runs.origin(workdir, classifiers, chosen.features)
+      found = scored_runs.recall(workdir, source) if reuse else None
+      drawn = found and (workdir / 'pictures').exists()
+      if not found:
+        scored = score_run(workdir, classifiers, chosen.features)
+        found = write(workdir, scored)
+        if chosen.ensemble:
+          runs[workdir] = scored
       warn(workdir, found)
       rows += found
-      if chosen.ensemble:
-        runs[workdir] = scored
-      pictures = draw(workdir) if chosen.pictures else None
+      pictures = draw(workdir) if chosen.pictures and not drawn else None
       if pictures:
         tqdm.tqdm.write(f'drew {pictures}')
+      if source:  # at the end: what was interrupted is done again
+        scored_runs.remember(workdir, source)
     except InputError as error:  # the other runs' results are worth having
       failures.append(error)
   if chosen.ensemble:
@@ -289,7 +309,8 @@ def main() -> None:
     output = chosen.output or root(chosen.runs) / 'summary.csv'
     summary = tables.summarize(rows)
     tables.write(output, tables.SUMMARY, summary)
-    print(f'{tables.show(summary)}\n\nwrote {output}')
+    beside = rendering.write(output, summary)
+    print(f'{rendering.text(summary)}\n\nwrote {output}, {beside}')
   if failures:
     raise InputError(
         str(failures[0]) if len(workdirs) == 1 else

@@ -7,6 +7,9 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
+_HALF = stats.norm.ppf(0.975)  # a 95 % interval, in standard errors
+_RESAMPLES = 1000
+
 
 def auroc(score: np.ndarray, anomaly: np.ndarray) -> float:
   """Returns how often an anomaly scores above a normal; a tie counts half."""
@@ -21,12 +24,36 @@ def auroc_interval(score: np.ndarray, anomaly: np.ndarray
   Computed with midranks (Sun & Xu, 2014). NaN with fewer than two of a kind.
   """
   above, below = _placements(score, anomaly)
-  if min(len(above), len(below)) < 2:
-    return np.nan, np.nan
-  variance = (above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below))
-  half = stats.norm.ppf(0.975) * np.sqrt(variance)
+  half = _HALF * _standard_error(above, below)
   low, high = np.clip([above.mean() - half, above.mean() + half], 0, 1)
   return float(100 * low), float(100 * high)
+
+
+def paired(score_a: np.ndarray, score_b: np.ndarray, anomaly: np.ndarray
+           ) -> tuple[float, float, float, float]:
+  """Compares the `auroc` of two scores of the same images, by DeLong et al.
+
+  Two scores that agree on most images can differ beyond doubt where the two
+  intervals of `auroc_interval` overlap.
+
+  Returns:
+    The AUROC of a less that of b, its 95 % interval, low and high, and the
+    two-sided p-value of there being no difference; NaN, but for the first,
+    with fewer than two of a kind.
+  """
+  (above, below), (other_above, other_below) = (
+      _placements(score_a, anomaly), _placements(score_b, anomaly))
+  difference = (above - other_above).mean()
+  error = _standard_error(above - other_above, below - other_below)
+  low, high = np.clip([difference - _HALF * error, difference + _HALF * error],
+                      -1, 1)
+  if difference == error == 0:  # the same order
+    p = 1.
+  else:
+    with np.errstate(divide='ignore'):
+      p = 2 * stats.norm.sf(np.abs(difference) / error)
+  return (float(100 * difference), float(100 * low), float(100 * high),
+          float(p))
 
 
 def auprc(score: np.ndarray, anomaly: np.ndarray) -> float:
@@ -34,12 +61,75 @@ def auprc(score: np.ndarray, anomaly: np.ndarray) -> float:
   return float(100 * sklearn_metrics.average_precision_score(anomaly, score))
 
 
+def auprc_interval(score: np.ndarray, anomaly: np.ndarray, seed: int = 0
+                   ) -> tuple[float, float]:
+  """Returns the 95 % bootstrap interval of `auprc`.
+
+  Percentiles over resampled anomalies and resampled normals, as many of each as
+  there are. NaN with fewer than two of a kind. With few it is too narrow: in
+  simulations it held the truth 92 times in 100 with a hundred, 86 with twenty.
+  """
+  positive, negative = _split(score, anomaly)
+  if min(len(positive), len(negative)) < 2:
+    return np.nan, np.nan
+  # Equal scores share a level, 0 the highest; a resample is a count of each.
+  _, levels = np.unique(-np.concatenate([positive, negative]),
+                        return_inverse=True)
+  positive, negative = np.split(levels, [len(positive)])
+  random, size = np.random.default_rng(seed), levels.max() + 1
+  return _percentiles([_average_precision(_resample(random, positive, size),
+                                          _resample(random, negative, size))
+                       for _ in range(_RESAMPLES)])
+
+
 def fpr95(score: np.ndarray, anomaly: np.ndarray) -> float:
   """Returns the share of normals flagged when 95 % of anomalies are."""
   positive, negative = _split(score, anomaly)
-  flagged = -(-95 * len(positive) // 100)  # ceil, without rounding errors
-  threshold = np.sort(positive)[-flagged]
+  threshold = np.sort(positive)[-_flagged(positive)]
   return float(100 * (negative >= threshold).mean())
+
+
+def fpr95_interval(score: np.ndarray, anomaly: np.ndarray, seed: int = 0
+                   ) -> tuple[float, float]:
+  """Returns the 95 % bootstrap interval of `fpr95`, as `auprc_interval`.
+
+  Of a resample only what decides is drawn. Its m anomalies have places
+  floor(m u), m uniform u, the highest score at place 0. The threshold is the
+  k-th of them, and the k-th smallest u has the law Beta(k, m + 1 - k). How many
+  of n resampled normals reach it is binomial.
+  """
+  positive, negative = _split(score, anomaly)
+  m, n, k = len(positive), len(negative), _flagged(positive)
+  if min(m, n) < 2:
+    return np.nan, np.nan
+  random = np.random.default_rng(seed)
+  place = (m * random.beta(k, m + 1 - k, _RESAMPLES)).astype(int)
+  threshold = np.sort(positive)[::-1][np.minimum(place, m - 1)]
+  above = n - np.searchsorted(np.sort(negative), threshold)
+  return _percentiles(random.binomial(n, above / n) / n)
+
+
+def _flagged(positive):
+  """Returns how many anomalies are 95 %; ceil, without rounding errors."""
+  return -(-95 * len(positive) // 100)
+
+
+def _resample(random, levels, size):
+  """Returns how many of as many draws from i[n] fall on each level."""
+  drawn = levels[random.integers(len(levels), size=len(levels))]
+  return np.bincount(drawn, minlength=size)
+
+
+def _average_precision(positive, negative):
+  """Returns `auprc` / 100 from the counts at each level, the highest first."""
+  found = np.cumsum(positive)
+  flagged = np.maximum(found + np.cumsum(negative), 1)  # none: found is 0
+  return positive @ (found / flagged) / found[-1]
+
+
+def _percentiles(values):
+  low, high = 100 * np.percentile(values, [2.5, 97.5])
+  return float(low), float(high)
 
 
 def _split(score: np.ndarray, anomaly: np.ndarray):
@@ -58,3 +148,11 @@ def _placements(score: np.ndarray, anomaly: np.ndarray):
   above = (rank[:n] - stats.rankdata(positive)) / len(negative)
   below = 1 - (rank[n:] - stats.rankdata(negative)) / n
   return above, below
+
+
+def _standard_error(above, below):
+  """Returns DeLong's, of the mean placement; NaN with fewer than two."""
+  if min(len(above), len(below)) < 2:
+    return np.nan
+  return np.sqrt(above.var(ddof=1) / len(above) +
+                 below.var(ddof=1) / len(below))

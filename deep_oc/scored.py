@@ -1,18 +1,29 @@
 """The scores of a run's test images, and what they are worth."""
 import dataclasses
+import hashlib
 import json
 import pathlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import sklearn
 
-from deep_oc import metrics, pixel_metrics, tables
+from deep_oc import files, metrics, pixel_metrics, tables
 from deep_oc.errors import InputError
 
 # Runs that agree in these differ in their seeds only.
 _ONE_ENSEMBLE = ('experiment', 'dataset', 'protocol', 'normal_class', 'pretext',
                  'encoder')
+
+# The modules that decide what the rows say.
+_CODE = ('embeddings', 'evaluate', 'metrics', 'oneclass', 'pixel_metrics',
+         'scored')
+
+_METRICS = (('auroc', metrics.auroc, metrics.auroc_interval),
+            ('auprc', metrics.auprc, metrics.auprc_interval),
+            ('fpr95', metrics.fpr95, metrics.fpr95_interval))
 
 
 class Key(NamedTuple):
@@ -65,16 +76,17 @@ def measure(scores: np.ndarray, truth: np.ndarray) -> dict[str, str]:
   """Returns the metrics of scores given the truth, as result columns.
 
   Of images, f[n] and bool[n]; of pixels, f[n, h, w] and bool[n, h, w]: these
-  are not independent, so DeLong's interval would be wrong for them.
+  are not independent, so no interval here would be right for them.
   """
   if scores.ndim == 3:
     found = {'auroc': pixel_metrics.pixel_auroc(scores, truth),
              'aupro': pixel_metrics.aupro(scores, truth)}
   else:
-    low, high = metrics.auroc_interval(scores, truth)
-    found = {'auroc': metrics.auroc(scores, truth), 'auroc_low': low,
-             'auroc_high': high, 'auprc': metrics.auprc(scores, truth),
-             'fpr95': metrics.fpr95(scores, truth)}
+    found = {}
+    for name, metric, interval in _METRICS:
+      low, high = interval(scores, truth)
+      found |= {name: metric(scores, truth), f'{name}_low': low,
+                f'{name}_high': high}
   return {name: '' if np.isnan(value) else f'{value:.2f}'
           for name, value in found.items()}
 
@@ -120,3 +132,58 @@ def _mean(members: Sequence[Scored], folder: pathlib.Path) -> Scored:
                  score.n_train)
       for key, score in first.scores.items()
       if all(key in each.scores for each in members)})
+
+
+def origin(workdir: pathlib.Path, classifiers: Sequence[str] | None = None,
+           features: Sequence[str] | None = None) -> dict[str, object] | None:
+  """Returns what a run's rows follow from, as JSON has it; None if unknown.
+
+  That is what is asked for, the code, and the checksums that the archives of
+  embeddings hold of their arrays: quick to read, and right whatever clocks and
+  copies did to the files' times.
+  """
+  try:
+    archives = {path.name: _checksums(path) for path in
+                sorted((workdir / 'embeddings').glob('*.npz'))}
+  except (OSError, zipfile.BadZipFile):
+    return None
+  code = hashlib.sha256(repr((tables.RESULTS, sklearn.__version__)).encode())
+  for name in _CODE:
+    code.update(pathlib.Path(__file__).with_name(f'{name}.py').read_bytes())
+  return {'classifiers': list(classifiers or ()),
+          'features': sorted(features or ()), 'code': code.hexdigest(),
+          'embeddings': archives}
+
+
+def _checksums(path):
+  with zipfile.ZipFile(path) as archive:
+    return {each.filename: each.CRC for each in archive.infolist()}
+
+
+def remember(workdir: pathlib.Path, source: Mapping[str, object]) -> None:
+  """Writes to `results.json` where the rows in `results.csv` are from.
+
+  Raises:
+    InputError: the file cannot be written.
+  """
+  with files.replacing(workdir / 'results.json') as file:
+    json.dump(dict(source) | {'results': _digest(workdir)}, file, indent=2)
+    file.write('\n')
+
+
+def recall(workdir: pathlib.Path, source: Mapping[str, object] | None
+           ) -> list[dict[str, str]] | None:
+  """Returns the rows that a run has, None if they are not from that source."""
+  try:
+    saved = json.loads((workdir / 'results.json').read_text(encoding='utf-8'))
+    if not source or saved != dict(source) | {'results': _digest(workdir)}:
+      return None
+    rows = tables.read(workdir / 'results.csv')
+  except (OSError, ValueError):  # an InputError is one
+    return None
+  return [row | {'run': str(workdir)} for row in rows]
+
+
+def _digest(workdir):
+  content = (workdir / 'results.csv').read_bytes()
+  return hashlib.sha256(content).hexdigest()

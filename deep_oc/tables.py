@@ -13,8 +13,8 @@ RESULTS = (
     'experiment', 'dataset', 'protocol', 'normal_class', 'normal_name', 'seed',
     'pretext', 'encoder', 'step', 'checkpoint_rule', 'feature', 'classifier',
     'classifier_params', 'level', 'auroc', 'auroc_low', 'auroc_high', 'auprc',
-    'fpr95', 'aupro', 'n_train', 'n_test_normal', 'n_test_anomalous',
-    'config_hash')
+    'auprc_low', 'auprc_high', 'fpr95', 'fpr95_low', 'fpr95_high', 'aupro',
+    'n_train', 'n_test_normal', 'n_test_anomalous', 'config_hash')
 SUMMARY = (
     'experiment', 'dataset', 'protocol', 'pretext', 'encoder', 'feature',
     'classifier', 'level', 'normal_class', 'normal_name', 'n_seeds',
@@ -25,6 +25,13 @@ _GROUP = SUMMARY[:8]
 # How many classes the paper's mean is over.
 CLASSES = {'cifar10': 10, 'cifar100_coarse': 20, 'fashion_mnist': 10,
            'cat_vs_dog': 2, 'celeba': 1, 'mvtec_ad': 15}
+
+# The data sets whose 43 classes Sohn et al., table 7, average, by what the
+# names of their experiments end in.
+TOTAL = {'cifar10': ('cifar10',),
+         'cifar100_coarse': ('cifar100_coarse', 'cifar20'),
+         'fashion_mnist': ('fashion_mnist', 'fmnist'),
+         'cat_vs_dog': ('cat_vs_dog', 'catdog'), 'celeba': ('celeba',)}
 
 
 def write(path: str | os.PathLike, columns: Sequence[str],
@@ -65,6 +72,11 @@ def summarize(rows: Iterable[Mapping[str, str]]) -> list[dict[str, object]]:
   the mean averages per seed over the classes, then over the seeds that have
   all the classes that any seed has.
 
+  At the end, as the data set 'all', stand the methods with results on several
+  of the data sets of TOTAL, experiments named <method>_<data set>: a row per
+  data set, the 'mean' over its classes; the 'mean' over all classes, as in the
+  paper, and the 'plain_mean' over data sets, both with the number of classes.
+
   Raises:
     InputError: two runs are of one class and seed, but not one result.
   """
@@ -73,8 +85,9 @@ def summarize(rows: Iterable[Mapping[str, str]]) -> list[dict[str, object]]:
     group = groups.setdefault(tuple(row.get(key, '') for key in _GROUP), {})
     seeds = group.setdefault(row['normal_class'], {})
     _check_same(seeds.setdefault(row['seed'], row), row)
-  return [line for key, group in groups.items()
-          for line in _lines(dict(zip(_GROUP, key, strict=True)), group)]
+  lines = [line for key, group in groups.items()
+           for line in _lines(dict(zip(_GROUP, key, strict=True)), group)]
+  return lines + list(_totals(groups, lines))
 
 
 def _as_class(row):
@@ -96,44 +109,94 @@ def _check_same(old, new):
 
 
 def _lines(head, group):
-  """Returns the lines of {class: {seed: row}}, the last one of the mean."""
-  by_seed = {}
-  for name in sorted(group, key=_natural):
-    for seed, row in group[name].items():
-      by_seed.setdefault(seed, {})[name] = float(row['auroc'])
+  """Yields the lines of {class: {seed: row}}, the last one of the mean."""
+  for name in sorted(group, key=natural):
     yield _class_line(head, list(group[name].values()))
-  widest = max(by_seed.values(), key=len).keys()
-  means = [statistics.fmean(values.values()) for values in by_seed.values()
-           if values.keys() == widest]
+  complete = _complete(group)
   aupro = [row.get('aupro') for seeds in group.values()
            for row in seeds.values()]
-  yield _line(head, 'mean', 'mean', means, len(widest), aupro)
+  yield _line(head, 'mean', 'mean', list(map(_mean, complete)),
+              len(complete[0]), CLASSES.get(head['dataset'], ''), aupro)
+
+
+def _complete(group):
+  """Returns {class: AUROC} of each seed that has all that any seed has."""
+  by_seed = {}
+  for name, seeds in group.items():
+    for seed, row in seeds.items():
+      by_seed.setdefault(seed, {})[name] = float(row['auroc'])
+  widest = max(by_seed.values(), key=len).keys()
+  return [found for found in by_seed.values() if found.keys() == widest]
+
+
+def _mean(found):
+  return statistics.fmean(found.values())
+
+
+def _totals(groups, lines):
+  """Yields the lines of 'all' data sets."""
+  means = {tuple(line[key] for key in _GROUP): line for line in lines
+           if line['normal_class'] == 'mean'}
+  methods = {}
+  for key, group in groups.items():
+    head = dict(zip(_GROUP, key, strict=True))
+    dataset = head['dataset']
+    if dataset in TOTAL:
+      method = head | {'experiment': _method(head), 'dataset': 'all'}
+      of_all, parts = methods.setdefault(tuple(method.values()), ({}, {}))
+      of_all |= {(dataset, name): seeds for name, seeds in group.items()}
+      parts[dataset] = means[key] | method | {
+          'normal_class': dataset, 'normal_name': dataset}
+  for key, (group, parts) in methods.items():
+    if len(parts) > 1:
+      yield from (parts[name] for name in TOTAL if name in parts)
+      yield from _total_lines(dict(zip(_GROUP, key, strict=True)), group)
+
+
+def _method(head):
+  """Returns the experiment's name less that of its data set."""
+  return next((head['experiment'].removesuffix(f'_{end}')
+               for end in TOTAL[head['dataset']]
+               if head['experiment'].endswith(f'_{end}')), head['experiment'])
+
+
+def _total_lines(head, group):
+  """Yields the means of {(data set, class): {seed: row}}."""
+  complete = _complete(group)
+  size = len(complete[0]), sum(CLASSES[name] for name in TOTAL)
+  plain = []
+  for found in complete:
+    parts = {}
+    for (dataset, _), auroc in found.items():
+      parts.setdefault(dataset, []).append(auroc)
+    plain.append(statistics.fmean(map(statistics.fmean, parts.values())))
+  yield _line(head, 'mean', 'mean', list(map(_mean, complete)), *size)
+  yield _line(head, 'plain_mean', 'plain mean', plain, *size)
 
 
 def _class_line(head, rows):
   line = _line(head, rows[0]['normal_class'], rows[0]['normal_name'],
-               [float(row['auroc']) for row in rows], 1,
+               [float(row['auroc']) for row in rows], 1, 1,
                [row.get('aupro') for row in rows])
   if len(rows) == 1:
     line |= {key: rows[0][key] for key in ('auroc_low', 'auroc_high')}
   return line
 
 
-def _line(head, normal_class, normal_name, values, n_classes, aupro):
+def _line(head, normal_class, normal_name, values, n_classes, of_classes,
+          aupro=('',)):
   mean = statistics.fmean(values)
   line = head | {
       'normal_class': normal_class, 'normal_name': normal_name,
-      'n_seeds': len(values), 'n_classes': n_classes,
+      'n_seeds': len(values), 'n_classes': n_classes, 'of_classes': of_classes,
       'auroc_mean': f'{mean:.2f}',
       'auroc_sd': f'{statistics.stdev(values):.2f}' if values[1:] else ''}
   if all(aupro):
     line['aupro_mean'] = f'{statistics.fmean(map(float, aupro)):.2f}'
   paper = _paper(head, normal_class)
-  of_classes = CLASSES.get(head['dataset'], '')
-  line['of_classes'] = of_classes if normal_class == 'mean' else 1
   if paper:
     line |= {'paper': paper['auroc'], 'paper_spread': paper['spread']}
-    if line['of_classes'] == n_classes:  # else a mean over other classes
+    if of_classes == n_classes:  # else a mean over other classes
       line['gap'] = f"{mean - float(paper['auroc']):+.2f}"
   return line
 
@@ -174,53 +237,6 @@ def _paper(head, normal_class):
                        normal_class)) for name in classifiers)), None)
 
 
-def show(summary: Sequence[Mapping[str, object]]) -> str:
-  """Returns the summary as text: for each experiment the means over classes,
-  or, where it is a single run, that run's AUROC with its interval."""
-  blocks = {}
-  for line in summary:
-    blocks.setdefault(tuple(line[key] for key in _GROUP[:5]), []).append(line)
-  return '\n\n'.join(_block(key, lines) for key, lines in blocks.items())
-
-
-def _block(key, lines):
-  single = all(line['n_classes'] == line['n_seeds'] == 1 for line in lines) \
-      and len({line['normal_class'] for line in lines}) == 2
-  kept = [line for line in lines if (line['normal_class'] != 'mean') == single]
-  title = '  '.join(filter(None, map(str, key)))
-  if single and kept[0]['normal_class']:
-    title += f"  normal: {kept[0]['normal_name'] or kept[0]['normal_class']}"
-  table = [('feature', 'classifier', 'AUROC', '95 %' if single else '± SD',
-            'AUPRO', 'seeds', 'classes', 'paper', 'gap')]
-  table += [_cells(line, single) for line in kept]
-  if not any(line.get('aupro_mean') for line in kept):
-    table = [row[:4] + row[5:] for row in table]
-  widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-  return '\n'.join([title.strip() or 'results'] + [
-      _aligned(row, widths) for row in table])
-
-
-def _aligned(row, widths):
-  cells = [cell.ljust(width) if i < 2 else cell.rjust(width)
-           for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
-  return '  '.join(cells).rstrip()
-
-
-def _cells(line, single):
-  spread = line['auroc_sd']
-  if single and line.get('auroc_low'):
-    spread = f"{line['auroc_low']}-{line['auroc_high']}"
-  classes = str(line['n_classes'])
-  if line['of_classes'] not in ('', line['n_classes']):
-    classes += f" of {line['of_classes']}"  # incomplete
-  paper = str(line.get('paper', ''))
-  if line.get('paper_spread'):
-    paper += f" ± {line['paper_spread']}"
-  feature = line['feature'] + ', pixels' * (line['level'] == 'pixel')
-  return (feature, line['classifier'], line['auroc_mean'], spread,
-          line.get('aupro_mean', ''), str(line['n_seeds']), classes, paper,
-          line.get('gap', ''))
-
-
-def _natural(name: str):
+def natural(name: str) -> tuple[int, int, str]:
+  """Returns a key by which classes are in the order of numbers, then names."""
   return (0, int(name), '') if name.isdecimal() else (1, 0, name)

@@ -3,12 +3,14 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 import zipfile
 
 import numpy as np
 import pytest
+from absl import flags
 
-from deep_oc import embeddings, evaluate, oneclass, tables
+from deep_oc import embeddings, evaluate, oneclass, rendering, tables
 from deep_oc.errors import InputError
 
 META = {'experiment': 'rotation_cifar10', 'dataset': 'cifar10',
@@ -82,9 +84,9 @@ def test_columns_are_exactly_these(run):
   assert (run / 'results.csv').read_text().splitlines()[0] == (
       'experiment,dataset,protocol,normal_class,normal_name,seed,pretext,'
       'encoder,step,checkpoint_rule,'
-      'feature,classifier,classifier_params,level,auroc,auroc_low,'
-      'auroc_high,auprc,fpr95,aupro,n_train,n_test_normal,n_test_anomalous,'
-      'config_hash')
+      'feature,classifier,classifier_params,level,auroc,auroc_low,auroc_high,'
+      'auprc,auprc_low,auprc_high,fpr95,fpr95_low,fpr95_high,aupro,'
+      'n_train,n_test_normal,n_test_anomalous,config_hash')
 
 
 def test_every_feature_meets_every_classifier_of_the_paper(run):
@@ -113,18 +115,83 @@ def test_every_other_classifier_is_there_for_the_asking(run):
 
 def test_numbers_are_percent_with_two_decimals(run):
   row = evaluate.evaluate(run, ['kde'], ['pool'])[0]
-  for key in ('auroc', 'auroc_low', 'auroc_high', 'auprc', 'fpr95'):
-    assert row[key] == f'{float(row[key]):.2f}'
+  for key in ('auroc', 'auprc', 'fpr95'):
+    for end in ('', '_low', '_high'):
+      assert row[key + end] == f'{float(row[key + end]):.2f}'
   assert 60 < float(row['auroc']) <= 100  # anomalies are far away
   assert float(row['auroc_low']) <= float(row['auroc'])
 
 
 def test_a_rerun_is_the_same_to_the_byte(run, tmp_path):
-  paths = run / 'results.csv', tmp_path / 'runs/summary.csv'
+  paths = [run / 'results.csv', run / 'results.json'] + [
+      tmp_path / f'runs/summary.{suffix}' for suffix in ('csv', 'md', 'tex')]
   assert _main(cwd=tmp_path).returncode == 0
   before = [path.read_bytes() for path in paths]
-  assert _main(cwd=tmp_path).returncode == 0
+  assert _main('--noreuse', cwd=tmp_path).returncode == 0
   assert [path.read_bytes() for path in paths] == before
+
+
+@pytest.fixture
+def main(monkeypatch, tmp_path):
+  """Runs the binary's `main` in `tmp_path`; returns the runs it fitted to."""
+  monkeypatch.chdir(tmp_path)
+  fitted, score_run = [], evaluate.score_run
+
+  def counted(workdir, *args):
+    fitted.append(str(workdir))
+    return score_run(workdir, *args)
+  monkeypatch.setattr(evaluate, 'score_run', counted)
+
+  def start(**changed):
+    chosen = dict(runs='runs/**', classifiers='nn', features=None, reuse=True,
+                  ensemble=False, pictures=True, output=None) | changed
+    monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(**chosen))
+    fitted.clear()
+    evaluate.main()
+    return list(fitted)
+  return start
+
+
+def test_only_runs_that_changed_are_evaluated_again(run, main, tmp_path):
+  other = _write(run.parent.parent / '5/seed0', 5, META | {'normal_class': 5})
+  names = [str(path.relative_to(tmp_path)) for path in (run, other)]
+  assert main() == names
+  summary = (tmp_path / 'runs/summary.csv').read_text()
+  assert main() == []
+  assert (tmp_path / 'runs/summary.csv').read_text() == summary
+  _write(other, 6, META | {'normal_class': 5})
+  assert main() == names[1:]
+  assert (tmp_path / 'runs/summary.csv').read_text() != summary
+  assert main() == []
+
+
+@pytest.mark.parametrize('flag', [
+    {'classifiers': 'kde'}, {'features': ['pool']}, {'reuse': False}])
+def test_other_flags_evaluate_again(run, main, flag):
+  assert len(main()) == 1
+  assert len(main(**flag)) == 1
+  assert len(main()) == (0 if 'reuse' in flag else 1)
+
+
+def test_an_ensemble_needs_scores_and_so_evaluates_again(run, main):
+  _write(run.parent / 'seed1', 1, META | {'seed': 1})
+  assert len(main(ensemble=True)) == 2
+  assert len(main()) == 0
+  assert len(main(ensemble=True)) == 2
+
+
+def test_results_that_were_written_otherwise_are_evaluated_again(run, main):
+  main()
+  evaluate.evaluate(run, ['kde'])
+  assert len(main()) == 1
+
+
+def test_a_reused_score_below_50_warns_again(run, main, capsys):
+  _write(run, score_upside_down=np.arange(30.))
+  main()
+  first = capsys.readouterr().err
+  assert main() == []
+  assert 'score/upside_down' in first and capsys.readouterr().err == first
 
 
 def test_test_labels_change_no_score(run):
@@ -146,7 +213,7 @@ def test_a_file_without_meta_has_empty_columns(tmp_path):
   row = evaluate.evaluate(_write(tmp_path, meta={}), ['nn'])[0]
   assert row['dataset'] == row['config_hash'] == row['seed'] == ''
   assert row['auroc'] != ''
-  assert 'results' in tables.show(tables.summarize([row]))
+  assert 'results' in rendering.text(tables.summarize([row]))
 
 
 def test_flags_choose_classifiers_features_and_output(run, tmp_path):
@@ -158,6 +225,29 @@ def test_flags_choose_classifiers_features_and_output(run, tmp_path):
   assert [(row['feature'], row['classifier']) for row in rows] == [
       ('head', 'nn'), ('head', 'kde'), ('score', 'upright')]
   assert tables.read(output, tables.SUMMARY)
+
+
+def test_one_call_sweeps_layers_and_parameters(run, tmp_path):
+  done = _main(
+      '--features=head,pool', '--classifiers=kde(gamma_scale=1|3), knn( k=2 ),'
+      'sklearn.ensemble.IsolationForest(n_estimators=5)', cwd=tmp_path)
+  assert done.returncode == 0, done.stderr
+  rows = tables.read(run / 'results.csv')
+  assert [(row['feature'], row['classifier']) for row in rows] == [
+      (feature, spec) for feature in ('pool', 'head') for spec in (
+          'kde(gamma_scale=1)', 'kde(gamma_scale=3)', 'knn(k=2)',
+          'sklearn.ensemble.IsolationForest(n_estimators=5)')]
+  params = [json.loads(row['classifier_params']) for row in rows]
+  assert params[1]['gamma'] == pytest.approx(3 * params[0]['gamma'], rel=1e-5)
+  assert params[2]['k'] == 2
+  assert (params[3]['n_estimators'], params[3]['random_state']) == (5, 0)
+  assert 'kde(gamma_scale=3)' in done.stdout
+
+
+def test_the_random_classifiers_get_the_seed_of_the_run(run):
+  _write(run, meta=META | {'seed': 6})
+  row, = evaluate.evaluate(run, ['isolation_forest(n_estimators=5)'], ['head'])
+  assert json.loads(row['classifier_params'])['random_state'] == 6
 
 
 def test_an_auroc_below_50_warns_but_not_of_a_baseline(run, capsys):
@@ -239,9 +329,13 @@ def test_a_damaged_run_fails_in_one_line_and_the_others_are_kept(
 
 @pytest.mark.parametrize('args, words', [
     (['--classifiers=kdee'], ["'kdee'", "'kde'"]),
+    (['--classifiers=nn,knn(n=3|5)'], ["'n'", 'knn', 'k, metric']),
+    (['--classifiers=nn,sklearn.svm.OneClasSVM'], ["'OneClassSVM'"]),
+    (['--classifiers=kde(gamma_scale=1'], ['cannot read', 'gamma_scale=1|3']),
     (['--features=pol'], ["'pol'", "'pool'"]),
     (['--runs=nowhere/**'], ["'nowhere/**'"]),
     (['--clasifiers=kde'], ['clasifiers', 'classifiers']),
+    (['--output=here/summary.md'], ['--output', 'names the CSV']),
     (['more'], ["'more'"])])
 def test_unknown_names_fail_with_the_nearest(run, tmp_path, args, words):
   _assert_fails(_main(*args, cwd=tmp_path), *words)

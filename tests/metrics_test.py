@@ -1,5 +1,8 @@
+import time
+
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from deep_oc import metrics
@@ -117,3 +120,171 @@ def test_one_anomaly_has_no_interval():
 def test_one_kind_alone_is_an_error():
   with pytest.raises(ValueError, match='both'):
     metrics.auroc(np.arange(3.), np.zeros(3, bool))
+
+
+def _pair(seed, ties, n=60):
+  """Two scores of the same images that go together, and the truth."""
+  score, anomaly = _case(seed, False, n)
+  other = score + np.random.default_rng(seed + 100).normal(size=n)
+  return (score.round(), other.round(), anomaly) if ties else (
+      score, other, anomaly)
+
+
+@pytest.mark.parametrize('score, other, anomaly', [
+    _pair(seed, ties) for seed in range(3) for ties in (False, True)])
+def test_the_paired_test_equals_delong_by_brute_force(score, other, anomaly):
+  wins, other_wins = _wins(score, anomaly), _wins(other, anomaly)
+  m, n = wins.shape
+  error = np.sqrt(sum(
+      (np.cov(wins.mean(axis), other_wins.mean(axis)) @ [1, -1]) @ [1, -1] / k
+      for axis, k in ((1, m), (0, n))))
+  difference = wins.mean() - other_wins.mean()
+  found, low, high, p = metrics.paired(score, other, anomaly)
+  assert found == pytest.approx(100 * difference)
+  assert low == pytest.approx(100 * (difference - 1.959964 * error), abs=1e-4)
+  assert high == pytest.approx(100 * (difference + 1.959964 * error), abs=1e-4)
+  assert p == pytest.approx(2 * stats.norm.cdf(-abs(difference / error)))
+  assert (p < 0.05) == (not low <= 0 <= high)
+
+
+def test_the_paired_test_is_the_other_way_round_the_other_way_round():
+  score, other, anomaly = _pair(0, ties=True)
+  difference, low, high, p = metrics.paired(score, other, anomaly)
+  assert metrics.paired(other, score, anomaly) == pytest.approx(
+      (-difference, -high, -low, p))
+
+
+def _equally_good(random, anomaly):
+  """Two scores with something in common, of one true AUROC."""
+  shared = random.normal(size=len(anomaly)) + anomaly
+  return (shared + random.normal(size=len(anomaly)),
+          shared + random.normal(size=len(anomaly)))
+
+
+def test_p_values_are_uniform_where_nothing_differs():
+  random = np.random.default_rng(0)
+  anomaly = np.arange(200) < 80
+  ps = [metrics.paired(*_equally_good(random, anomaly), anomaly)[3]
+        for _ in range(500)]
+  assert stats.kstest(ps, 'uniform').pvalue > 0.01
+  assert 0.03 < np.mean(np.array(ps) < 0.05) < 0.08
+
+
+def test_the_paired_interval_covers_the_true_difference_19_times_in_20():
+  random = np.random.default_rng(0)
+  anomaly = np.arange(200) < 80
+  truth = 100 * (stats.norm.cdf(1 / np.sqrt(2)) - stats.norm.cdf(1 / 2))
+  covered = 0
+  for _ in range(500):
+    score = random.normal(size=200) + anomaly
+    _, low, high, _ = metrics.paired(
+        score, score + random.normal(size=200), anomaly)
+    covered += low <= truth <= high
+  assert 0.92 < covered / 500 < 0.98
+
+
+def test_a_small_difference_shows_where_the_intervals_overlap():
+  random = np.random.default_rng(0)
+  anomaly = np.arange(400) < 200
+  score = random.normal(size=400) + anomaly
+  worse = score - 0.1 * anomaly + 0.05 * random.normal(size=400)
+  assert metrics.auroc_interval(worse, anomaly)[1] > (
+      metrics.auroc_interval(score, anomaly)[0])
+  assert metrics.paired(score, worse, anomaly)[3] < 1e-6
+
+
+def test_a_score_does_not_differ_from_one_of_the_same_order():
+  score, anomaly = _case(0, ties=True)
+  assert metrics.paired(score, 2 * score + 1, anomaly) == (0, 0, 0, 1)
+
+
+def test_a_perfect_score_and_an_inverted_one_differ_for_sure():
+  anomaly = np.arange(10) < 3
+  assert metrics.paired(anomaly * 1., anomaly * -1., anomaly) == (
+      100, 100, 100, 0)
+
+
+def test_one_anomaly_has_a_difference_without_an_interval():
+  score, anomaly = np.arange(10.), np.arange(10) == 7
+  difference, *others = metrics.paired(score, -score, anomaly)
+  assert difference == pytest.approx(100 * (7 - 2) / 9)
+  assert np.isnan(others).all()
+
+
+INTERVALS = {metrics.auprc: metrics.auprc_interval,
+             metrics.fpr95: metrics.fpr95_interval}
+intervals = pytest.mark.parametrize('metric', INTERVALS,
+                                    ids=lambda metric: metric.__name__)
+
+
+def _bootstrap(metric, score, anomaly, times=1000):
+  """The bootstrap as the textbook has it: draw images, measure, repeat."""
+  random = np.random.default_rng(1)
+  kinds = np.flatnonzero(anomaly), np.flatnonzero(~anomaly)
+  drawn = (np.concatenate([random.choice(kind, len(kind)) for kind in kinds])
+           for _ in range(times))
+  return np.array([metric(score[each], anomaly[each]) for each in drawn])
+
+
+@intervals
+@cases
+def test_bootstrap_intervals_equal_the_textbooks(metric, score, anomaly):
+  """To the noise of 1,000 resamples, in the share that is below."""
+  values = _bootstrap(metric, score, anomaly)
+  for limit, share in zip(INTERVALS[metric](score, anomaly), (0.025, 0.975),
+                          strict=True):
+    assert (values < limit - 1e-9).mean() < share + 0.02
+    assert (values <= limit + 1e-9).mean() > share - 0.02
+
+
+@intervals
+def test_bootstrap_intervals_cover_the_truth_19_times_in_20(metric):
+  random = np.random.default_rng(0)
+  truth = {metrics.auprc: 67.69,  # of 40 % anomalies; from 4,000,000 images
+           metrics.fpr95: 100 * stats.norm.cdf(stats.norm.ppf(0.95) - 1)}
+  anomaly = np.arange(200) < 80
+  covered = 0
+  for seed in range(100):
+    low, high = INTERVALS[metric](random.normal(size=200) + anomaly, anomaly,
+                                  seed)
+    covered += low <= truth[metric] <= high
+  assert 0.87 < covered / 100 < 0.99
+
+
+@intervals
+def test_a_bootstrap_is_the_same_again_and_differs_by_seed(metric):
+  score, anomaly = _case(0, ties=False, n=500)
+  first = INTERVALS[metric](score, anomaly)
+  assert INTERVALS[metric](score, anomaly) == first
+  assert INTERVALS[metric](score, anomaly, seed=1) != first
+
+
+@intervals
+def test_a_bootstrap_of_scores_is_one_of_their_order(metric):
+  score, anomaly = _case(0, ties=True)
+  assert INTERVALS[metric](score, anomaly) == (
+      INTERVALS[metric](np.exp(score), anomaly))
+
+
+@intervals
+def test_without_doubt_the_bootstrap_has_none(metric):
+  anomaly = np.arange(10) < 3
+  best = metric(anomaly * 1., anomaly)
+  assert INTERVALS[metric](anomaly * 1., anomaly) == (best, best)
+  same = metric(np.ones(10), anomaly)
+  assert INTERVALS[metric](np.ones(10), anomaly) == (
+      pytest.approx(same), pytest.approx(same))
+
+
+@intervals
+def test_one_normal_image_has_no_bootstrap(metric):
+  score, anomaly = np.arange(10.), np.arange(10) != 7
+  assert np.isnan(INTERVALS[metric](score, anomaly)).all()
+
+
+def test_ten_thousand_images_take_less_than_two_seconds_each():
+  score, anomaly = _case(0, ties=False, n=10_000)
+  for interval in INTERVALS.values():
+    start = time.process_time()
+    interval(score, anomaly)
+    assert time.process_time() - start < 2

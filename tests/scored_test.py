@@ -1,10 +1,12 @@
+import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from deep_oc import pixel_metrics, scored
+from deep_oc import embeddings, metrics, pixel_metrics, scored, tables
 from deep_oc.errors import InputError
 from deep_oc.scored import Key, Score, Scored
 
@@ -86,3 +88,116 @@ def test_what_one_seed_lacks_the_ensemble_lacks():
   del runs[_folder(1)].scores[_MAP]
   mean, = scored.ensembles(runs).values()
   assert list(mean.scores) == [_POOL]
+
+
+def test_images_have_intervals_and_pixels_have_none():
+  run = _run(0)
+  image, pixel = run.rows()
+  for name, interval in (('auroc', metrics.auroc_interval),
+                         ('auprc', metrics.auprc_interval),
+                         ('fpr95', metrics.fpr95_interval)):
+    found = [float(image[f'{name}_{end}']) for end in ('low', 'high')]
+    assert found == pytest.approx(
+        interval(run.scores[_POOL].values, run.anomaly), abs=0.005)
+    assert found[0] <= float(image[name]) <= found[1]
+    assert pixel[f'{name}_low'] == pixel[f'{name}_high'] == ''
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+  """The folder of a run that has results and knows where they are from."""
+  for name in ('train', 'test'):
+    _embed(tmp_path, name, 0)
+  tables.write(tmp_path / 'results.csv', tables.RESULTS, _run(0).rows())
+  scored.remember(tmp_path, scored.origin(tmp_path))
+  return tmp_path
+
+
+def _embed(folder, name, seed, **meta):
+  pool = np.random.default_rng(seed).normal(size=(20, 3))
+  embeddings.write(folder / f'embeddings/{name}.npz',
+                   {'pool': pool, 'anomaly': np.arange(20) % 2 == 1}, meta)
+
+
+def _recalled(folder, *asked):
+  return scored.recall(folder, scored.origin(folder, *asked))
+
+
+def test_results_are_recalled_as_they_were_written(evaluated):
+  assert _recalled(evaluated) == [
+      row | {'run': str(evaluated)} for row in _run(0).rows()]
+
+
+def test_results_are_recalled_from_a_copy_and_after_an_equal_embedding(
+    evaluated, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('copy') / 'run'
+  shutil.copytree(evaluated, folder, copy_function=shutil.copyfile)
+  assert len(_recalled(folder)) == 2
+  _embed(folder, 'test', 0)
+  assert len(_recalled(folder)) == 2
+
+
+def _another_embedding(folder):
+  _embed(folder, 'test', 1)
+
+
+def _another_training(folder):
+  _embed(folder, 'train', 0, config_hash='other')
+
+
+def _maps(folder):
+  _embed(folder, 'maps', 0)
+
+
+def _damage(folder):
+  path = folder / 'embeddings/test.npz'
+  path.write_bytes(path.read_bytes()[:99])
+
+
+def _edited_results(folder):
+  path = folder / 'results.csv'
+  path.write_text(path.read_text().replace('cutpaste', 'other'))
+
+
+def _without_results(folder):
+  (folder / 'results.csv').unlink()
+
+
+def _without_note(folder):
+  (folder / 'results.json').unlink()
+
+
+def _half_a_note(folder):
+  path = folder / 'results.json'
+  path.write_text(path.read_text()[:99])
+
+
+def _note_of_other_code(folder):
+  path = folder / 'results.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'code': 'old'}))
+
+
+@pytest.mark.parametrize('change', [
+    _another_embedding, _another_training, _maps, _damage, _edited_results,
+    _without_results, _without_note, _half_a_note, _note_of_other_code])
+def test_results_of_anything_else_are_not_recalled(evaluated, change):
+  assert _recalled(evaluated) is not None
+  change(evaluated)
+  assert _recalled(evaluated) is None
+
+
+@pytest.mark.parametrize('asked', [(['kde'],), (None, ['pool'])])
+def test_results_of_another_request_are_not_recalled(evaluated, asked):
+  assert _recalled(evaluated, *asked) is None
+  scored.remember(evaluated, scored.origin(evaluated, *asked))
+  assert _recalled(evaluated, *asked) is not None
+  assert _recalled(evaluated) is None
+
+
+def test_results_with_old_columns_are_not_recalled(evaluated, monkeypatch):
+  old = tuple(name for name in tables.RESULTS if name != 'auprc_low')
+  monkeypatch.setattr(tables, 'RESULTS', old)
+  tables.write(evaluated / 'results.csv', old, _run(0).rows())
+  scored.remember(evaluated, scored.origin(evaluated))
+  monkeypatch.undo()
+  assert _recalled(evaluated) is None
