@@ -20,8 +20,9 @@ By default the classifiers are the paper's five. With fewer images than columns,
 as on MVTec AD, `gde` rests on an arbitrary constant, and `gde_ledoit_wolf`,
 which shrinks its covariance, joins them; --classifiers=gde_oas,knn are others;
 with _raw at the end, features keep their length. Each may have parameters, and
-any class of scikit-learn or PyOD goes by its import path (deep_oc.oneclass says
-more). A | between values is a sweep, a row for each; --features takes layers:
+any class of scikit-learn or PyOD goes by its import path; deep_oc.estimators
+says more. A | between values is a sweep, a row for each; --features takes
+layers:
 
   --classifiers='kde(gamma_scale=1|3|10),sklearn.covariance.EllipticEnvelope'
 

@@ -18,8 +18,8 @@ _ONE_ENSEMBLE = ('experiment', 'dataset', 'protocol', 'normal_class', 'pretext',
                  'encoder')
 
 # The modules that decide what the rows say.
-_CODE = ('embeddings', 'evaluate', 'metrics', 'oneclass', 'pixel_metrics',
-         'scored')
+_CODE = ('embeddings', 'estimators', 'evaluate', 'metrics', 'oneclass',
+         'pixel_metrics', 'scored')
 
 _METRICS = (('auroc', metrics.auroc, metrics.auroc_interval),
             ('auprc', metrics.auprc, metrics.auprc_interval),
