@@ -25,15 +25,23 @@ for category in $categories; do
     --config.data.size=128 --config.encoder.width=0.5 --config.train.batch=16 \
     --config.train.steps=800 --config.pretext.head='(128,)'
 done
-# That they run: 300 steps, a quarter of the width, windows beside each other.
+# That they run, no more: 100 steps, a quarter of the width, windows beside each
+# other.
 for method in rotnet rotation simclr dacl; do
   head='(512,)'
   case $method in rotnet) head='()' ;; simclr|dacl) head='(512,128)' ;; esac
   run configs/${method}_mvtec.py:bottle ${method}_bottle \
-    --config.encoder.width=0.25 --config.train.batch=32 --config.train.steps=300 \
+    --config.encoder.width=0.25 --config.train.batch=32 --config.train.steps=100 \
     --config.optimizer.learning_rate=0.03 --config.optimizer.per=step \
     --config.pretext.head=$head --config.localize.stride=32
 done
+# What a density for each position hides: one for all.
+rm -rf runs/mvtec_shared && mkdir -p runs/mvtec_shared
+cp -r runs/mvtec_cpu_cutpaste_patchnet_bottle runs/mvtec_shared/bottle
+$python -m deep_oc.localize --workdir=runs/mvtec_shared/bottle/0/seed0 \
+  --set=positions=shared
+$python -m deep_oc.evaluate --runs='runs/mvtec_shared/**' \
+  --features=windows,random_windows --output=results/mvtec_cpu_shared.csv
 $python -m deep_oc.evaluate --runs='runs/mvtec_cpu_*/**' \
   --output=results/mvtec_cpu_summary.csv
 awk 'FNR > 1 || NR == 1' runs/mvtec_cpu_*/*/seed0/results.csv \
