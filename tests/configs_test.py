@@ -37,7 +37,8 @@ def test_the_docstring_gives_the_command_and_the_folder(module):
   assert f'--config=configs/{name}.py' in module.__doc__
   assert f"--runs='runs/{name}" in module.__doc__
   # With the default of its argument, if it has one: cutpaste_mvtec_bottle.
-  assert module.get_config().experiment in (name, f'{name}_bottle')
+  assert module.get_config().experiment in (
+      name, f'{name}_bottle', f'{name}_rotation')
 
 
 def test_its_groups_build_what_they_name(module):

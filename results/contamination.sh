@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Regenerates contamination_fmnist.csv and .png: rotation and DACL trained on
+# Fashion-MNIST with 0, 1, 5 and 10 % of other classes' images among the normal
+# ones, all ten classes. Needs Fashion-MNIST as a TFDS set. A run that is there
+# already is not made again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# XLA's large temporaries otherwise go back to the system after every step.
+export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-runs/xla}
+for seed in ${SEEDS:-0 1}; do
+  for normal in 0 1 2 3 4 5 6 7 8 9; do
+    for method in rotation dacl; do
+      for share in 0 0.01 0.05 0.1; do
+        protocol="--config.protocol.name=one_vs_rest"
+        if [ $share != 0 ]; then
+          protocol="--config.protocol.name=contaminated --config.protocol.contamination=$share"
+        fi
+        python -m deep_oc.train --config=configs/small_fmnist.py:$method \
+          --config.protocol.normal=$normal --config.seed=$seed $protocol
+      done
+    done
+  done
+done
