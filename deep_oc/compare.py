@@ -33,7 +33,7 @@ from deep_oc import (
     tables,
 )
 from deep_oc.errors import InputError
-from deep_oc.scored import Key
+from deep_oc.scored import Key, Request
 
 COLUMNS = ('a', 'b', 'feature', 'classifier', 'other_feature',
            'other_classifier', 'auroc_a', 'auroc_b', 'difference', 'low',
@@ -80,10 +80,11 @@ def fit(workdir: pathlib.Path, feature: str | None, classifier: str | None
     InputError: there is no such feature, classifier or score.
   """
   if feature and (feature == 'score' or feature.endswith('windows')):
-    specs, names = None, (classifier or '').split(',')  # nothing to fit
+    specs, names = (), (classifier or '').split(',')  # nothing to fit
   else:
     specs = names = oneclass.specs(classifier or '')
-  found = evaluate.score_run(workdir, specs, [feature] if feature else None)
+  found = evaluate.score_run(workdir, Request(
+      specs, [feature] if feature else ()))
   images = {key: score.values for key, score in found.scores.items()
             if key.level == 'image'}
   if not images:

@@ -26,6 +26,12 @@ layers:
 
   --classifiers='kde(gamma_scale=1|3|10),sklearn.covariance.EllipticEnvelope'
 
+--false_alarm_rate=0.05 flags test images by a threshold from normal training
+images alone, held out from a second fit (deep_oc.thresholds). The columns say
+how many normals were flagged, between what numbers that should lie, and how
+many anomalies; p_values.csv in the run's folder has each image's conformal
+p-values, flagged are those up to the rate.
+
 If the run has heat maps, embeddings/maps.npz, rows of the level 'pixel' measure
 them against the masks: AUROC over pixels, and AUPRO up to 30 % false positives.
 The maxima of a map of windows score images. Every test image is drawn with its
@@ -51,10 +57,11 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import cli, embeddings, errors, oneclass, rendering, tables
+from deep_oc import (cli, embeddings, errors, oneclass, rendering, tables,
+                     thresholds)
 from deep_oc import scored as scored_runs
 from deep_oc.errors import InputError
-from deep_oc.scored import Key, Score, Scored
+from deep_oc.scored import EVERYTHING, Key, Request, Score, Scored
 
 _BASELINES = ('random', 'pixels', 'random_windows', 'random_gradcam')
 _PIXEL_CLASSIFIERS = ('ocsvm_rbf', 'kde')
@@ -73,6 +80,13 @@ def define_flags() -> None:
   flags.DEFINE_list(
       'features', None, "Names of arrays in the embeddings, 'score' for the "
       "pretext task's own scores. By default all.")
+  flags.DEFINE_integer(
+      'limit', oneclass.LIMIT, 'Training rows fitted at most; of more, a '
+      'random subset.', 2)
+  flags.DEFINE_float(
+      'false_alarm_rate', None, 'The share of normal images that may be '
+      'flagged, 0.05 for example. Adds columns on how many were, and '
+      "p_values.csv to the run's folder; classifiers are fitted twice.")
   flags.DEFINE_bool(
       'ensemble', False, 'Also average the scores of the seeds of each '
       'experiment and class; the results lie beside them, in `ensemble`.')
@@ -139,21 +153,21 @@ def _check_match(name, train, test, where):
                      'a classifier needs two at least')
 
 
-def score(train: np.ndarray, test: np.ndarray, classifier: str, seed: int
-          ) -> tuple[np.ndarray, str]:
-  """Fits to f[n, d] and scores f[m, d]; sees no label, so none can leak.
-
-  Returns:
-    Scores f[m], higher = more anomalous, and the parameters as JSON.
-  """
-  fitted = oneclass.fit(classifier, train, seed)
-  params = json.dumps(oneclass.parameters(fitted), sort_keys=True)
-  return oneclass.anomaly_score(fitted, test), params
+def score(train: np.ndarray, test: np.ndarray, classifier: str, seed: int,
+          request: Request = EVERYTHING) -> Score:
+  """Fits to f[n, d] and scores f[m, d]; sees no label, so none can leak."""
+  limit, rate = request.limit, request.false_alarm_rate
+  fitted = oneclass.fit(classifier, train, seed, limit)
+  return Score(
+      oneclass.anomaly_score(fitted, test),
+      json.dumps(oneclass.parameters(fitted, limit), sort_keys=True),
+      str(min(len(train), limit)),
+      rate and thresholds.alarms(train, test, classifier, rate, seed, limit))
 
 
 def score_features(train: Mapping[str, np.ndarray],
                    test: Mapping[str, np.ndarray], features: Sequence[str],
-                   classifiers: Sequence[str] | None, seed: int
+                   request: Request, seed: int
                    ) -> Iterable[tuple[Key, Score]]:
   """Yields the scores of all classifiers on all features, and the task's."""
   for feature in features:
@@ -161,10 +175,9 @@ def score_features(train: Mapping[str, np.ndarray],
       for name, values in embeddings.scores(test).items():
         yield Key(feature, name, 'image'), Score(values)
       continue
-    for name in classifiers or _default(feature, train[feature]):
-      values, params = score(train[feature], test[feature], name, seed)
-      n_train = min(len(train[feature]), oneclass.LIMIT)
-      yield Key(feature, name, 'image'), Score(values, params, str(n_train))
+    for name in request.classifiers or _default(feature, train[feature]):
+      yield Key(feature, name, 'image'), score(
+          train[feature], test[feature], name, seed, request)
 
 
 def _default(feature: str, train: np.ndarray) -> tuple[str, ...]:
@@ -193,8 +206,7 @@ def score_maps(arrays: Mapping[str, np.ndarray], names: Sequence[str],
       yield Key(name, classifier, 'pixel'), Score(values, *given)
 
 
-def score_run(workdir: pathlib.Path, classifiers: Sequence[str] | None = None,
-              features: Sequence[str] | None = None) -> Scored:
+def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   """Fits all classifiers to all features of a run, and scores its test set.
 
   Raises:
@@ -204,15 +216,16 @@ def score_run(workdir: pathlib.Path, classifiers: Sequence[str] | None = None,
   maps, map_meta = embeddings.read_maps(workdir, meta)
   names = [name.removeprefix('map_') for name in maps
            if name.startswith('map_')]
-  chosen = choose(train, test, features, workdir, names)
+  chosen = choose(train, test, request.features, workdir, names)
   anomaly = test.pop('anomaly') != 0
   found = Scored(
       {key: str(meta[key]) for key in tables.RESULTS if key in meta}, anomaly,
-      maps.get('mask'), test.get('index', np.arange(len(anomaly))))
+      maps.get('mask'), test.get('index', np.arange(len(anomaly))),
+      path=test.get('path'))
   scored = itertools.chain(
       score_features(train, test, [name for name in chosen
                                    if name not in names],
-                     classifiers, _seed(meta)),
+                     request, _seed(meta)),
       score_maps(maps, [name for name in names if name in chosen], map_meta))
   found.scores.update(tqdm.tqdm(scored, str(workdir), unit='scores',
                                 leave=False, disable=None))
@@ -232,17 +245,20 @@ def write(workdir: pathlib.Path, scored: Scored) -> list[dict[str, str]]:
   """
   rows = scored.rows()
   tables.write(workdir / 'results.csv', tables.RESULTS, rows)
+  p_values = scored.p_values()
+  if p_values:
+    tables.write(workdir / 'p_values.csv', list(p_values[0]), p_values)
   return [row | {'run': str(workdir)} for row in rows]
 
 
-def evaluate(workdir: pathlib.Path, classifiers: Sequence[str] | None = None,
-             features: Sequence[str] | None = None) -> list[dict[str, str]]:
+def evaluate(workdir: pathlib.Path, request: Request = EVERYTHING
+             ) -> list[dict[str, str]]:
   """Evaluates a run, writes its results.csv and returns the rows.
 
   Raises:
     InputError: the embeddings are unfit, or the file cannot be written.
   """
-  return write(workdir, score_run(workdir, classifiers, features))
+  return write(workdir, score_run(workdir, request))
 
 
 def draw(workdir: pathlib.Path) -> pathlib.Path | None:
@@ -281,17 +297,21 @@ def root(pattern: str) -> pathlib.Path:
 
 def main() -> None:
   chosen = flags.FLAGS
-  classifiers = oneclass.specs(chosen.classifiers or '')
+  rate = chosen.false_alarm_rate
+  if rate is not None:
+    thresholds.needed(rate)  # raises unless it is a rate
+  request = Request(oneclass.specs(chosen.classifiers or ''),
+                    chosen.features or (), chosen.limit, rate)
   reuse = chosen.reuse and not chosen.ensemble  # which needs the scores
   rows, runs, failures = [], {}, []
   workdirs = find_runs(chosen.runs)
   for workdir in tqdm.tqdm(workdirs, 'runs', unit='run', disable=None):
     try:
-      source = scored_runs.origin(workdir, classifiers, chosen.features)
+      source = scored_runs.origin(workdir, request)
       found = scored_runs.recall(workdir, source) if reuse else None
       drawn = found and (workdir / 'pictures').exists()
       if not found:
-        scored = score_run(workdir, classifiers, chosen.features)
+        scored = score_run(workdir, request)
         found = write(workdir, scored)
         if chosen.ensemble:
           runs[workdir] = scored

@@ -507,8 +507,11 @@ def anomaly_score(classifier: Any, test: np.ndarray) -> np.ndarray:
   return scores
 
 
-def parameters(classifier: Any) -> dict[str, object]:
-  """Returns what defines a fitted classifier, JSON-able."""
+def parameters(classifier: Any, limit: int = LIMIT) -> dict[str, object]:
+  """Returns what defines a fitted classifier, JSON-able.
+
+  `limit` is what `fit` was given.
+  """
   found = getattr(classifier, 'get_params', dict)()
   found = {key: value for key, value in found.items()
            if value is None or isinstance(value, (numbers.Number, str))}
@@ -523,7 +526,7 @@ def parameters(classifier: Any) -> dict[str, object]:
     found['shrinkage'] = float(f'{classifier.shrinkage_:.6g}')
     if classifier.covariance != 'ridge':
       del found['ridge']
-  return found | {'n_limit': LIMIT}
+  return found | {'n_limit': limit}
 
 
 def _rows(classifier, X, norm, reset=False):

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import sklearn
 
-from deep_oc import files, metrics, pixel_metrics, tables
+from deep_oc import (files, metrics, oneclass, pixel_metrics, tables,
+                     thresholds)
 from deep_oc.errors import InputError
 
 # Runs that agree in these differ in their seeds only.
@@ -18,12 +19,31 @@ _ONE_ENSEMBLE = ('experiment', 'dataset', 'protocol', 'normal_class', 'pretext',
                  'encoder')
 
 # The modules that decide what the rows say.
-_CODE = ('embeddings', 'estimators', 'evaluate', 'metrics', 'oneclass',
-         'pixel_metrics', 'scored')
+_CODE = ('embeddings', 'estimators', 'evaluate', 'jitted', 'metrics',
+         'oneclass', 'pixel_metrics', 'scored')
 
 _METRICS = (('auroc', metrics.auroc, metrics.auroc_interval),
             ('auprc', metrics.auprc, metrics.auprc_interval),
             ('fpr95', metrics.fpr95, metrics.fpr95_interval))
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What is asked of a run.
+
+  Attributes:
+    classifiers: specs; none are the default ones.
+    features: names of arrays; none are all.
+    limit: how many training rows are fitted at most.
+    false_alarm_rate: at which test images are flagged; None flags none.
+  """
+  classifiers: Sequence[str] = ()
+  features: Sequence[str] = ()
+  limit: int = oneclass.LIMIT
+  false_alarm_rate: float | None = None
+
+
+EVERYTHING = Request()
 
 
 class Key(NamedTuple):
@@ -39,6 +59,7 @@ class Score:
   values: np.ndarray
   params: str = '{}'  # JSON
   n_train: str = ''
+  alarms: thresholds.Alarms | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +72,14 @@ class Scored:
     mask: bool[n, h, w], the abnormal pixels; None if not known.
     index: i64[n], which images of the data set these are.
     scores: higher = more anomalous.
+    path: str[n], their files, if they have any.
   """
   about: Mapping[str, str]
   anomaly: np.ndarray
   mask: np.ndarray | None
   index: np.ndarray
   scores: dict[Key, Score] = dataclasses.field(default_factory=dict)
+  path: np.ndarray | None = None
 
   def rows(self) -> list[dict[str, str]]:
     """Returns the result rows."""
@@ -67,9 +90,22 @@ class Scored:
         'classifier_params': score.params, 'n_train': score.n_train}
             for key, score in self.scores.items()]
 
+  def p_values(self) -> list[dict[str, object]]:
+    """Returns for each image its p-values, [] if none were asked for."""
+    columns = {f'{key.feature} {key.classifier}': score.alarms.p.round(6)
+               for key, score in self.scores.items() if score.alarms}
+    about = {'index': self.index, 'path': self.path,
+             'anomaly': self.anomaly.astype(int)}
+    about = {name: x for name, x in about.items() if x is not None}
+    return [dict(zip([*about, *columns], row, strict=True)) for row in zip(
+        *about.values(), *columns.values(), strict=True)] if columns else []
+
   def _measured(self, key: Key) -> dict[str, str]:
-    truth = self.mask if key.level == 'pixel' else self.anomaly
-    return measure(self.scores[key].values, truth)
+    score = self.scores[key]
+    if key.level == 'pixel':
+      return measure(score.values, self.mask)
+    return measure(score.values, self.anomaly) | (
+        count(score.alarms, self.anomaly) if score.alarms else {})
 
 
 def measure(scores: np.ndarray, truth: np.ndarray) -> dict[str, str]:
@@ -89,6 +125,25 @@ def measure(scores: np.ndarray, truth: np.ndarray) -> dict[str, str]:
                 f'{name}_high': high}
   return {name: '' if np.isnan(value) else f'{value:.2f}'
           for name, value in found.items()}
+
+
+def count(alarms: thresholds.Alarms, anomaly: np.ndarray) -> dict[str, str]:
+  """Returns how many of bool[n] were flagged, as result columns.
+
+  Beside the share of normals that were, the interval which holds it 95 times
+  in 100; where rows calibrate in turn there is none.
+  """
+  normals = int((~anomaly).sum())
+  found = {'false_alarm_rate': alarms.rate,
+           'false_alarms': alarms.flagged[~anomaly].mean(),
+           'detected': alarms.flagged[anomaly].mean()}
+  if alarms.held_out:
+    low, high = thresholds.interval(alarms.rate, alarms.held_out, normals)
+    found |= {'false_alarms_low': low / normals,
+              'false_alarms_high': high / normals}
+  return {name: f'{100 * value:.2f}' for name, value in found.items()} | {
+      'calibration': f'held_out_{alarms.held_out}' if alarms.held_out else
+                     f'folds_{thresholds.FOLDS}'}
 
 
 def ensembles(runs: Mapping[pathlib.Path, Scored]
@@ -134,8 +189,8 @@ def _mean(members: Sequence[Scored], folder: pathlib.Path) -> Scored:
       if all(key in each.scores for each in members)})
 
 
-def origin(workdir: pathlib.Path, classifiers: Sequence[str] | None = None,
-           features: Sequence[str] | None = None) -> dict[str, object] | None:
+def origin(workdir: pathlib.Path, request: Request = EVERYTHING
+           ) -> dict[str, object] | None:
   """Returns what a run's rows follow from, as JSON has it; None if unknown.
 
   That is what is asked for, the code, and the checksums that the archives of
@@ -150,9 +205,10 @@ def origin(workdir: pathlib.Path, classifiers: Sequence[str] | None = None,
   code = hashlib.sha256(repr((tables.RESULTS, sklearn.__version__)).encode())
   for name in _CODE:
     code.update(pathlib.Path(__file__).with_name(f'{name}.py').read_bytes())
-  return {'classifiers': list(classifiers or ()),
-          'features': sorted(features or ()), 'code': code.hexdigest(),
-          'embeddings': archives}
+  asked = dataclasses.asdict(request) | {
+      'classifiers': list(request.classifiers),
+      'features': sorted(request.features)}
+  return asked | {'code': code.hexdigest(), 'embeddings': archives}
 
 
 def _checksums(path):

@@ -14,7 +14,9 @@ RESULTS = (
     'pretext', 'encoder', 'step', 'checkpoint_rule', 'feature', 'classifier',
     'classifier_params', 'level', 'auroc', 'auroc_low', 'auroc_high', 'auprc',
     'auprc_low', 'auprc_high', 'fpr95', 'fpr95_low', 'fpr95_high', 'aupro',
-    'n_train', 'n_test_normal', 'n_test_anomalous', 'config_hash')
+    'false_alarm_rate', 'false_alarms', 'false_alarms_low', 'false_alarms_high',
+    'detected', 'calibration', 'n_train', 'n_test_normal', 'n_test_anomalous',
+    'config_hash')
 SUMMARY = (
     'experiment', 'dataset', 'protocol', 'pretext', 'encoder', 'feature',
     'classifier', 'level', 'normal_class', 'normal_name', 'n_seeds',

@@ -13,7 +13,7 @@ calibration; nothing is known of anomalies. Higher = more anomalous.
 Vovk et al., 2005; with outliers Bates et al., 2023
 (https://arxiv.org/abs/2104.08279).
 """
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -21,6 +21,48 @@ from sklearn import model_selection
 
 from deep_oc import oneclass
 from deep_oc.errors import InputError
+
+
+FOLDS = 5
+SHARE = 0.2  # of the normal rows that are held out
+
+
+class Alarms(NamedTuple):
+  """Test rows flagged as often as chosen, were they normal.
+
+  Attributes:
+    rate: the chosen false-alarm rate, alpha.
+    p: p-values f[n]; flagged is what has p <= alpha.
+    held_out: how many normal rows calibrate; 0 if all do in turn, by folds.
+  """
+  rate: float
+  p: np.ndarray
+  held_out: int
+
+  @property
+  def flagged(self) -> np.ndarray:
+    """bool[n]."""
+    return self.p <= self.rate
+
+
+def alarms(train: np.ndarray, test: np.ndarray, classifier: str, alpha: float,
+           seed: int = 0, limit: int = oneclass.LIMIT) -> Alarms:
+  """Calibrates on normal f[n, d] and tests f[k, d].
+
+  A fifth of the rows is held out; where that is too few for alpha, each row
+  is held out in turn (`cross_p_values`).
+
+  Raises:
+    InputError: too few rows even so.
+  """
+  held_out = round(SHARE * len(train))
+  if held_out >= needed(alpha):
+    fitted, calibration = calibrate(train, classifier, seed, limit=limit)
+    scores = oneclass.anomaly_score(fitted, test)
+    return Alarms(alpha, p_values(calibration, scores), held_out)
+  _rank(alpha, len(train))  # raises if these are too few as well
+  return Alarms(alpha, cross_p_values(train, test, classifier, seed,
+                                      limit=limit), 0)
 
 
 def p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -68,7 +110,8 @@ def interval(alpha: float, m: int, n: int, confidence: float = 0.95
 
 
 def calibrate(train: np.ndarray, classifier: str, seed: int = 0,
-              share: float = 0.2) -> tuple[Any, np.ndarray]:
+              share: float = SHARE, limit: int = oneclass.LIMIT
+              ) -> tuple[Any, np.ndarray]:
   """Fits to a part of normal f[n, d] and scores the rest, drawn by the seed.
 
   Args:
@@ -76,6 +119,7 @@ def calibrate(train: np.ndarray, classifier: str, seed: int = 0,
     classifier: what `oneclass.fit` takes, 'kde' for example.
     seed: of the part.
     share: of the rows that are held out, rounded to whole rows.
+    limit: how many rows are fitted at most.
 
   Returns:
     The fitted classifier, and the scores of what it was not fitted to.
@@ -92,12 +136,13 @@ def calibrate(train: np.ndarray, classifier: str, seed: int = 0,
                      f'{share:.0%}: one must remain to calibrate with, and two '
                      'to fit to')
   order = np.random.default_rng([seed, 3]).permutation(len(train))
-  fitted = oneclass.fit(classifier, train[order[held_out:]], seed)
+  fitted = oneclass.fit(classifier, train[order[held_out:]], seed, limit)
   return fitted, oneclass.anomaly_score(fitted, train[order[:held_out]])
 
 
 def cross_p_values(train: np.ndarray, test: np.ndarray, classifier: str,
-                   seed: int = 0, folds: int = 5) -> np.ndarray:
+                   seed: int = 0, folds: int = FOLDS,
+                   limit: int = oneclass.LIMIT) -> np.ndarray:
   """Maps normal f[n, d] and f[k, d] to p-values f[k]; no row is given up.
 
   Each fold calibrates the classifier that is fitted to the others, and the
@@ -110,7 +155,7 @@ def cross_p_values(train: np.ndarray, test: np.ndarray, classifier: str,
   """
   above = np.zeros(len(test), int)
   for kept, held_out in split(len(train), folds, seed):
-    fitted = oneclass.fit(classifier, train[kept], seed)
+    fitted = oneclass.fit(classifier, train[kept], seed, limit)
     above += _at_least(oneclass.anomaly_score(fitted, train[held_out]),
                        oneclass.anomaly_score(fitted, test))
   return (1 + above) / (1 + len(train))
@@ -128,6 +173,18 @@ def split(n: int, folds: int, seed: int
                      'leave two rows at least to fit to')
   return list(model_selection.KFold(
       folds, shuffle=True, random_state=seed).split(np.empty(n)))
+
+
+def needed(alpha: float) -> int:
+  """Returns how many calibration scores a false-alarm rate takes.
+
+  Raises:
+    InputError: it is no rate.
+  """
+  if not 0 < alpha < 1:
+    raise InputError(f'a false-alarm rate of {alpha} must lie between 0 and 1')
+  found = round(1 / alpha)
+  return found + (1 / found > alpha) - 1
 
 
 def _at_least(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -148,14 +205,11 @@ def _ordered(calibration: np.ndarray) -> np.ndarray:
 
 def _rank(alpha: float, m: int) -> int:
   """Returns the largest r with r / (m + 1) <= alpha; rounding errors aside."""
-  if not 0 < alpha < 1:
-    raise InputError(f'a false-alarm rate of {alpha} must lie between 0 and 1')
+  least = needed(alpha)
   r = round(alpha * (m + 1))
   r -= r / (m + 1) > alpha
   if r < 1:
-    needed = round(1 / alpha)
-    needed += 1 / needed > alpha
     raise InputError(
-        f'a false-alarm rate of {100 * alpha:g} % takes {needed - 1} normal '
+        f'a false-alarm rate of {100 * alpha:g} % takes {least} normal '
         f'images to calibrate with; there are {m}')
   return r

@@ -10,7 +10,7 @@ from absl import flags
 
 from deep_oc import compare, embeddings, evaluate, metrics
 from deep_oc.errors import InputError
-from deep_oc.scored import Key
+from deep_oc.scored import Key, Request
 
 
 def _split(seed, n, anomalous=0, noise=0.3):
@@ -57,7 +57,8 @@ def test_two_runs_are_compared_by_the_paired_test(runs, tmp_path):
   assert [(row['feature'], row['classifier'], row['other_feature'],
            row['other_classifier']) for row in rows] == [
                ('pool', name, 'pool', name) for name in ('kde', 'nn')]
-  ours, theirs = (evaluate.score_run(run, ['kde'], ['pool']) for run in runs)
+  asked = Request(['kde'], ['pool'])
+  ours, theirs = (evaluate.score_run(run, asked) for run in runs)
   key = Key('pool', 'kde', 'image')
   expected = metrics.paired(ours.scores[key].values, theirs.scores[key].values,
                             ours.anomaly)

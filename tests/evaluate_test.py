@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import pathlib
@@ -9,9 +10,11 @@ import zipfile
 import numpy as np
 import pytest
 from absl import flags
+from scipy import stats
 
 from deep_oc import embeddings, evaluate, oneclass, rendering, tables
 from deep_oc.errors import InputError
+from deep_oc.scored import Request
 
 META = {'experiment': 'rotation_cifar10', 'dataset': 'cifar10',
         'protocol': 'one_vs_rest', 'normal_class': 3, 'normal_name': 'cat',
@@ -80,13 +83,14 @@ def test_the_command_evaluates_every_run_below_runs(run, tmp_path):
 
 
 def test_columns_are_exactly_these(run):
-  evaluate.evaluate(run, ['nn'])
+  evaluate.evaluate(run, Request(['nn']))
   assert (run / 'results.csv').read_text().splitlines()[0] == (
       'experiment,dataset,protocol,normal_class,normal_name,seed,pretext,'
       'encoder,step,checkpoint_rule,'
       'feature,classifier,classifier_params,level,auroc,auroc_low,auroc_high,'
       'auprc,auprc_low,auprc_high,fpr95,fpr95_low,fpr95_high,aupro,'
-      'n_train,n_test_normal,n_test_anomalous,config_hash')
+      'false_alarm_rate,false_alarms,false_alarms_low,false_alarms_high,'
+      'detected,calibration,n_train,n_test_normal,n_test_anomalous,config_hash')
 
 
 def test_every_feature_meets_every_classifier_of_the_paper(run):
@@ -105,7 +109,7 @@ def test_every_feature_meets_every_classifier_of_the_paper(run):
 
 
 def test_every_other_classifier_is_there_for_the_asking(run):
-  rows = evaluate.evaluate(run, list(oneclass.CLASSIFIERS), ['head'])
+  rows = evaluate.evaluate(run, Request(list(oneclass.CLASSIFIERS), ['head']))
   assert [row['classifier'] for row in rows] == list(oneclass.CLASSIFIERS)
   params = {row['classifier']: json.loads(row['classifier_params'])
             for row in rows}
@@ -114,7 +118,7 @@ def test_every_other_classifier_is_there_for_the_asking(run):
 
 
 def test_numbers_are_percent_with_two_decimals(run):
-  row = evaluate.evaluate(run, ['kde'], ['pool'])[0]
+  row = evaluate.evaluate(run, Request(['kde'], ['pool']))[0]
   for key in ('auroc', 'auprc', 'fpr95'):
     for end in ('', '_low', '_high'):
       assert row[key + end] == f'{float(row[key + end]):.2f}'
@@ -144,6 +148,7 @@ def main(monkeypatch, tmp_path):
 
   def start(**changed):
     chosen = dict(runs='runs/**', classifiers='nn', features=None, reuse=True,
+                  limit=oneclass.LIMIT, false_alarm_rate=None,
                   ensemble=False, pictures=True, output=None) | changed
     monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(**chosen))
     fitted.clear()
@@ -182,7 +187,7 @@ def test_an_ensemble_needs_scores_and_so_evaluates_again(run, main):
 
 def test_results_that_were_written_otherwise_are_evaluated_again(run, main):
   main()
-  evaluate.evaluate(run, ['kde'])
+  evaluate.evaluate(run, Request(['kde']))
   assert len(main()) == 1
 
 
@@ -196,11 +201,11 @@ def test_a_reused_score_below_50_warns_again(run, main, capsys):
 
 def test_test_labels_change_no_score(run):
   train, test, _ = embeddings.read_run(run)
-  features = evaluate.choose(train, test, None, run)
+  features = evaluate.choose(train, test, (), run)
 
   def scores():
     return [x.values for _, x in evaluate.score_features(
-        train, test, features, None, 0)]
+        train, test, features, Request(false_alarm_rate=0.1), 0)]
   before = scores()
   for name in ('anomaly', 'label'):
     test[name] = np.roll(test[name], 5)
@@ -209,8 +214,47 @@ def test_test_labels_change_no_score(run):
   np.testing.assert_array_equal(scores(), before)
 
 
+def test_flagged_images_are_counted_and_have_p_values(run):
+  """40 training rows, of which 8 calibrate; 18 of 30 test rows are normal."""
+  plain, = evaluate.evaluate(run, Request(['kde'], ['pool']))
+  assert not (run / 'p_values.csv').exists()
+  row, = evaluate.evaluate(run, Request(['kde'], ['pool'],
+                                        false_alarm_rate=0.25))
+  with open(run / 'p_values.csv', newline='') as file:
+    images = list(csv.DictReader(file))
+  flagged = {'0': [], '1': []}
+  for image in images:
+    flagged[image['anomaly']].append(float(image['pool kde']) <= 0.25)
+  assert [len(each) for each in flagged.values()] == [18, 12]
+  # Of 8 the second largest is the threshold: 2 / (8 + 1) <= 0.25 < 3 / (8 + 1).
+  low, high = stats.betabinom(18, 2, 7).interval(0.95) / np.array(18)
+  alarms = {
+      'false_alarm_rate': '25.00', 'calibration': 'held_out_8',
+      'false_alarms': f"{100 * np.mean(flagged['0']):.2f}",
+      'detected': f"{100 * np.mean(flagged['1']):.2f}",
+      'false_alarms_low': f'{100 * low:.2f}',
+      'false_alarms_high': f'{100 * high:.2f}'}
+  assert row == plain | alarms
+  assert float(row['detected']) > 90
+
+
+def test_few_images_calibrate_in_turn(run):
+  row, = evaluate.evaluate(run, Request(['nn'], ['pool'],
+                                        false_alarm_rate=0.05))
+  assert row['calibration'] == 'folds_5'
+  assert row['false_alarms_low'] == row['false_alarms_high'] == ''
+  assert float(row['detected']) > 90
+
+
+@pytest.mark.parametrize('rate, words', [
+    ('5', 'false-alarm rate of 5.0 must lie between'),
+    ('0.001', 'takes 999 normal images to calibrate with; there are 40')])
+def test_a_false_alarm_rate_that_cannot_be_held_is_an_error(run, rate, words):
+  _assert_fails(_main(f'--runs={run}', f'--false_alarm_rate={rate}'), words)
+
+
 def test_a_file_without_meta_has_empty_columns(tmp_path):
-  row = evaluate.evaluate(_write(tmp_path, meta={}), ['nn'])[0]
+  row = evaluate.evaluate(_write(tmp_path, meta={}), Request(['nn']))[0]
   assert row['dataset'] == row['config_hash'] == row['seed'] == ''
   assert row['auroc'] != ''
   assert 'results' in rendering.text(tables.summarize([row]))
@@ -246,7 +290,8 @@ def test_one_call_sweeps_layers_and_parameters(run, tmp_path):
 
 def test_the_random_classifiers_get_the_seed_of_the_run(run):
   _write(run, meta=META | {'seed': 6})
-  row, = evaluate.evaluate(run, ['isolation_forest(n_estimators=5)'], ['head'])
+  row, = evaluate.evaluate(
+      run, Request(['isolation_forest(n_estimators=5)'], ['head']))
   assert json.loads(row['classifier_params'])['random_state'] == 6
 
 

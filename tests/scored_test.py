@@ -8,7 +8,7 @@ from sklearn import metrics as sklearn_metrics
 
 from deep_oc import embeddings, metrics, pixel_metrics, scored, tables
 from deep_oc.errors import InputError
-from deep_oc.scored import Key, Score, Scored
+from deep_oc.scored import Key, Request, Score, Scored
 
 _POOL = Key('pool', 'gde_ledoit_wolf', 'image')
 _MAP = Key('windows', 'gde_ledoit_wolf', 'pixel')
@@ -119,8 +119,8 @@ def _embed(folder, name, seed, **meta):
                    {'pool': pool, 'anomaly': np.arange(20) % 2 == 1}, meta)
 
 
-def _recalled(folder, *asked):
-  return scored.recall(folder, scored.origin(folder, *asked))
+def _recalled(folder, asked=scored.EVERYTHING):
+  return scored.recall(folder, scored.origin(folder, asked))
 
 
 def test_results_are_recalled_as_they_were_written(evaluated):
@@ -186,11 +186,13 @@ def test_results_of_anything_else_are_not_recalled(evaluated, change):
   assert _recalled(evaluated) is None
 
 
-@pytest.mark.parametrize('asked', [(['kde'],), (None, ['pool'])])
+@pytest.mark.parametrize('asked', [
+    Request(['kde']), Request(features=['pool']), Request(limit=10),
+    Request(false_alarm_rate=0.1)])
 def test_results_of_another_request_are_not_recalled(evaluated, asked):
-  assert _recalled(evaluated, *asked) is None
-  scored.remember(evaluated, scored.origin(evaluated, *asked))
-  assert _recalled(evaluated, *asked) is not None
+  assert _recalled(evaluated, asked) is None
+  scored.remember(evaluated, scored.origin(evaluated, asked))
+  assert _recalled(evaluated, asked) is not None
   assert _recalled(evaluated) is None
 
 

@@ -11,6 +11,7 @@ from conftest import the_error
 from deep_oc import (embeddings, evaluate, metrics, oneclass, suspicious,
                      thresholds)
 from deep_oc.errors import InputError
+from deep_oc.scored import Request
 
 META = {'config_hash': 'abc', 'step': 7}
 
@@ -209,7 +210,7 @@ def test_contaminants_of_a_trained_run_are_found_far_above_chance(contaminated):
 
 
 def test_contaminated_results_say_so_and_are_still_good(contaminated):
-  rows = evaluate.evaluate(pathlib.Path(contaminated), ['kde'])
+  rows = evaluate.evaluate(pathlib.Path(contaminated), Request(['kde']))
   assert {row['protocol'] for row in rows} == {'contaminated_10%'}
   found, = [row for row in rows if row['feature'] == 'pool']
   assert found['n_train'] == '132'  # contaminants are fitted too
@@ -227,6 +228,6 @@ def test_results_do_not_depend_on_the_truth_about_training_images(
         arrays['anomaly'] = ~arrays['anomaly']
         arrays['label'] = arrays['label'][::-1]
       embeddings.write(tmp_path / f'embeddings/{name}.npz', arrays, meta)
-    evaluate.evaluate(tmp_path, ['kde', 'nn'])
+    evaluate.evaluate(tmp_path, Request(['kde', 'nn']))
     results.append((tmp_path / 'results.csv').read_bytes())
   assert results[0] == results[1]

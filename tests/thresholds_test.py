@@ -220,3 +220,20 @@ def test_folds_score_every_row_once_and_never_fit_what_they_score():
 def test_rows_that_cannot_be_divided_are_an_error(n, folds):
   with pytest.raises(InputError, match=f'{n} rows .* into {folds} folds'):
     thresholds.split(n, folds, seed=0)
+
+
+def test_alarms_hold_out_a_fifth_or_where_that_is_too_few_fold():
+  row = _digits(0)
+  train, test = row[:100], row[100:]
+  found = thresholds.alarms(train, test, 'kde', 0.1, seed=1)
+  assert found.held_out == 20
+  fitted, calibration = thresholds.calibrate(train, 'kde', seed=1, share=0.2)
+  np.testing.assert_array_equal(found.p, _brute_force(
+      calibration, oneclass.anomaly_score(fitted, test)))
+  np.testing.assert_array_equal(found.flagged, found.p <= 0.1)
+  folded = thresholds.alarms(train, test, 'kde', 0.02, seed=1)
+  assert folded.held_out == 0
+  np.testing.assert_array_equal(folded.p, thresholds.cross_p_values(
+      train, test, 'kde', seed=1))
+  with pytest.raises(InputError, match='takes 999 normal .* there are 100'):
+    thresholds.alarms(train, test, 'kde', 0.001)
