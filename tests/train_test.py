@@ -11,6 +11,7 @@ import pytest
 from conftest import the_error
 
 from deep_oc import embed, embeddings, evaluate, train
+from deep_oc.scored import Request
 from tests import tiny
 
 
@@ -150,7 +151,7 @@ def test_learning_beats_the_untrained_encoder_on_real_digits(
     config[key] = value
   train.train(config, str(tmp_path))
   rows = {(row['feature'], row['classifier']): float(row['auroc'])
-          for row in evaluate.evaluate(tmp_path, ['kde'])}
+          for row in evaluate.evaluate(tmp_path, Request(['kde']))}
   assert rows['pool', 'kde'] > 85
   assert rows['pool', 'kde'] > rows['random', 'kde'] + 3
   scores = embeddings.read(tmp_path / 'embeddings/test.npz')[0]['pool']
