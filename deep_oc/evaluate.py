@@ -273,10 +273,19 @@ def draw(workdir: pathlib.Path) -> pathlib.Path | None:
     maps = arrays[name]
     pictures.write(
         workdir / 'pictures', images=arrays['image'], maps=maps,
-        masks=arrays.get('mask'), scores=maps.max(axis=(1, 2)),
+        masks=arrays.get('mask'), scores=_explained(workdir, name, maps, meta),
         anomaly=arrays['anomaly'], labels=arrays['label'],
         class_names=meta['class_names'], paths=arrays.get('path'))
   return workdir / 'pictures'
+
+
+def _explained(workdir, name, maps, meta):
+  """Returns the image scores f[n] that maps f[n, h, w] explain."""
+  if name.endswith('windows'):
+    return maps.max(axis=(1, 2))
+  train, test, _ = embeddings.read_run(workdir)
+  classifier = meta['map_params']['classifier']
+  return score(train['pool'], test['pool'], classifier, _seed(meta)).values
 
 
 def warn(workdir: pathlib.Path, rows: Iterable[Mapping[str, str]]) -> None:

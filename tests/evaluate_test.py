@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from absl import flags
 from scipy import stats
+from sklearn import covariance
 
 from deep_oc import embeddings, evaluate, oneclass, rendering, tables
 from deep_oc.errors import InputError
@@ -467,3 +468,25 @@ def test_20000_rows_take_less_than_4_gib(tmp_path):
       [sys.executable, '-c', _BIG, str(tmp_path)], text=True))
   print(f'{kilobytes / 2 ** 20:.2f} GiB')
   assert kilobytes < 4 * 2 ** 20
+
+
+@pytest.mark.parametrize('name', ['gradcam', 'windows'])
+def test_pictures_show_the_score_that_the_map_explains(run, monkeypatch, name):
+  maps = np.random.default_rng(0).random((30, 8, 8), np.float32)
+  embeddings.write(run / 'embeddings/maps.npz', {
+      f'map_{name}': maps, f'map_random_{name}': maps,
+      'image': np.zeros((30, 8, 8, 3), np.uint8), 'label': np.zeros(30, int),
+      'anomaly': np.arange(30) < 12, 'index': np.arange(30)}, META | {
+          'class_names': ['good'], 'map_params': {'classifier': 'gde_oas'}})
+  drawn = []
+  monkeypatch.setattr('deep_oc.pictures.write', lambda folder, **given:
+                      drawn.append(given['scores']))
+  evaluate.draw(run)
+  train, test = (_split(0, 40)['pool'], _split(1, 30, 12)['pool'])
+  unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test)]
+  density = covariance.OAS().fit(unit[0])
+  wanted = {'windows': maps.max(axis=(1, 2)),
+            'gradcam': density.mahalanobis(unit[1]) / 2}[name]
+  difference = drawn[0] - wanted
+  np.testing.assert_allclose(difference, difference.mean(), rtol=1e-4)
+  assert name == 'gradcam' or abs(difference).max() == 0
