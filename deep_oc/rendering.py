@@ -12,6 +12,7 @@ Line = Mapping[str, object]
 _RUN = ('experiment', 'dataset', 'protocol', 'pretext', 'encoder')
 _MEANS = ('mean', 'plain_mean')  # what a summary has beside classes
 _HIDDEN = ('head',)  # in the CSV only: the papers have `pool`
+_OPTIONAL = ('aupro_mean', 'false_alarms_mean', 'detected_mean')
 _WIDEST = 20  # classes with columns of their own
 _WORDS = ('method', 'feature', 'classifier')
 
@@ -78,10 +79,12 @@ def _block(key, lines):
   if single and kept[0]['normal_class']:
     title += f"  normal: {kept[0]['normal_name'] or kept[0]['normal_class']}"
   table = [('feature', 'classifier', 'AUROC', '95 %' if single else '± SD',
-            'AUPRO', 'seeds', 'classes', 'paper', 'gap')]
+            'AUPRO', 'false alarms', 'detected', 'seeds', 'classes', 'paper',
+            'gap')]
   table += [_cells(line, single) for line in kept]
-  if not any(line.get('aupro_mean') for line in kept):
-    table = [row[:4] + row[5:] for row in table]
+  for column, name in reversed(list(enumerate(_OPTIONAL, 4))):
+    if not any(line.get(name) for line in kept):
+      table = [row[:column] + row[column + 1:] for row in table]
   return f"{title.strip() or 'results'}\n{aligned(table)}"
 
 
@@ -95,7 +98,8 @@ def _cells(line, single):
   feature = (line['feature'] + ', pixels' * (line['level'] == 'pixel') +
              ', plain mean' * (line['normal_class'] == 'plain_mean'))
   return (feature, line['classifier'], line['auroc_mean'], spread,
-          line.get('aupro_mean', ''), str(line['n_seeds']), classes,
+          *(line.get(name, '') for name in _OPTIONAL), str(line['n_seeds']),
+          classes,
           _spread(line.get('paper', ''), line.get('paper_spread')),
           line.get('gap', ''))
 
@@ -136,8 +140,8 @@ def _table(key, lines):
     by_class = {line['normal_class']: line for line in found}
     rows.append([*label, *(_part(by_class.get(name)) for name in shown),
                  *_mean_cells(by_class, size, noun, seeds)])
-  header = [*_WORDS, *shown.values(), 'mean', 'plain mean', 'AUPRO', 'paper',
-            'gap']
+  header = [*_WORDS, *shown.values(), 'mean', 'plain mean', 'AUPRO',
+            'false alarms', 'detected', 'paper', 'gap']
   caption = 'AUROC in percent' + (
       f', mean ± SD over {seeds} seeds' if seeds > 1 else ', of one seed')
   return _Table(', '.join(filter(None, key)) or 'results', caption,
@@ -195,7 +199,7 @@ def _mean_cells(by_class, size, noun, seeds):
     cell += (f" ({n_classes} of {size} {noun}, {n_seeds} "
              f"seed{'s' * (n_seeds > 1)})")
   return (cell, _spread(plain['auroc_mean'], plain['auroc_sd']),
-          mean.get('aupro_mean', ''),
+          *(mean.get(name, '') for name in _OPTIONAL),
           _spread(mean.get('paper', ''), mean.get('paper_spread')),
           mean.get('gap', ''))
 

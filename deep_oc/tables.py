@@ -21,8 +21,10 @@ SUMMARY = (
     'experiment', 'dataset', 'protocol', 'pretext', 'encoder', 'feature',
     'classifier', 'level', 'normal_class', 'normal_name', 'n_seeds',
     'n_classes', 'of_classes', 'auroc_mean', 'auroc_sd', 'auroc_low',
-    'auroc_high', 'aupro_mean', 'paper', 'paper_spread', 'gap')
+    'auroc_high', 'aupro_mean', 'false_alarms_mean', 'detected_mean', 'paper',
+    'paper_spread', 'gap')
 _GROUP = SUMMARY[:8]
+_MEANS = ('aupro', 'false_alarms', 'detected')  # averaged where all have them
 
 # How many classes the paper's mean is over.
 CLASSES = {'cifar10': 10, 'cifar100_coarse': 20, 'fashion_mnist': 10,
@@ -115,10 +117,9 @@ def _lines(head, group):
   for name in sorted(group, key=natural):
     yield _class_line(head, list(group[name].values()))
   complete = _complete(group)
-  aupro = [row.get('aupro') for seeds in group.values()
-           for row in seeds.values()]
+  rows = [row for seeds in group.values() for row in seeds.values()]
   yield _line(head, 'mean', 'mean', list(map(_mean, complete)),
-              len(complete[0]), CLASSES.get(head['dataset'], ''), aupro)
+              len(complete[0]), CLASSES.get(head['dataset'], ''), rows)
 
 
 def _complete(group):
@@ -178,23 +179,24 @@ def _total_lines(head, group):
 
 def _class_line(head, rows):
   line = _line(head, rows[0]['normal_class'], rows[0]['normal_name'],
-               [float(row['auroc']) for row in rows], 1, 1,
-               [row.get('aupro') for row in rows])
+               [float(row['auroc']) for row in rows], 1, 1, rows)
   if len(rows) == 1:
     line |= {key: rows[0][key] for key in ('auroc_low', 'auroc_high')}
   return line
 
 
 def _line(head, normal_class, normal_name, values, n_classes, of_classes,
-          aupro=('',)):
+          rows=()):
   mean = statistics.fmean(values)
   line = head | {
       'normal_class': normal_class, 'normal_name': normal_name,
       'n_seeds': len(values), 'n_classes': n_classes, 'of_classes': of_classes,
       'auroc_mean': f'{mean:.2f}',
       'auroc_sd': f'{statistics.stdev(values):.2f}' if values[1:] else ''}
-  if all(aupro):
-    line['aupro_mean'] = f'{statistics.fmean(map(float, aupro)):.2f}'
+  for name in _MEANS if rows else ():
+    found = [row.get(name) for row in rows]
+    if all(found):
+      line[f'{name}_mean'] = f'{statistics.fmean(map(float, found)):.2f}'
   paper = _paper(head, normal_class)
   if paper:
     line |= {'paper': paper['auroc'], 'paper_spread': paper['spread']}

@@ -223,6 +223,14 @@ def test_pixels_are_shown_with_their_aupro():
   assert 'AUPRO' not in rendering.text(tables.summarize(rows[:1]))
 
 
+def test_flagged_images_are_shown_where_they_were_counted():
+  rows = [_row(false_alarms='4.90', detected='66.70')]
+  for render in (rendering.text, rendering.markdown, rendering.latex):
+    found = render(tables.summarize(rows))
+    assert 'false alarms' in found and '4.90' in found and '66.70' in found
+    assert 'detected' not in render(tables.summarize([_row()]))
+
+
 def test_the_means_over_all_data_sets_are_shown():
   text = rendering.text(tables.summarize(_sweep() + _sweep(
       dataset='fashion_mnist', experiment='rotation_fmnist')))

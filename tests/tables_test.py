@@ -201,6 +201,14 @@ def test_a_number_stands_beside_its_own_kind(kwargs, paper):
   assert line.get('paper') == paper
 
 
+def test_flagged_images_are_averaged_where_every_row_counts_them():
+  rows = [_row(normal_class=str(i), normal_name=str(i), detected=f'{i}.00',
+               false_alarms='5.00' if i else '') for i in range(3)]
+  *_, mean = tables.summarize(rows)
+  assert mean['detected_mean'] == '1.00'
+  assert 'false_alarms_mean' not in mean
+
+
 def test_pixels_are_apart_from_images_and_have_an_aupro():
   rows = [_mvtec(feature='windows', auroc='95.00'),
           _mvtec(feature='windows', auroc='97.00') | {
