@@ -17,12 +17,14 @@ setuptools.setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=setuptools.find_packages(include=['deep_oc', 'deep_oc.*']),
-    package_data={'deep_oc': ['*.csv']},
+    package_data={'deep_oc': ['*.csv'], 'deep_oc.page': ['*.css', '*.js']},
     python_requires='>=3.11',
     install_requires=[
         'absl-py>=2.1',
         'array_record>=0.7',  # TFDS reads with it, without TensorFlow
+        'contourpy>=1.2',
         'flax>=0.10',
+        'grain>=0.2.14',  # streams what does not fit the devices
         'importlib_resources',  # TFDS 4.9 needs it and does not say so
         'jax>=0.8',
         'matplotlib>=3.8',
@@ -31,6 +33,7 @@ setuptools.setup(
         'optax>=0.2.5',
         'orbax-checkpoint>=0.11.25',
         'pillow>=10.1',
+        'rich>=13',  # the table of launch.sweep
         'scikit-learn>=1.6',
         'scipy>=1.13',
         'tensorboardX>=2.6',
@@ -40,8 +43,12 @@ setuptools.setup(
     ],
     extras_require={
         'test': ['pytest>=8', 'pytest-xdist>=3.5'],
+        'browser': ['playwright>=1.45'],  # slow tests of the report
         'prepare': ['tensorflow>=2.18'],  # encodes what TFDS downloads
+        'remote': ['fsspec', 'gcsfs', 's3fs', 'universal_pathlib>=0.2.6'],
         'cuda': ['jax[cuda12]'],
         'tpu': ['jax[tpu]'],
+        'k8s': ['jax[k8s]'],  # several processes find each other
+        'ray': ['ray>=2.40'],  # launch.sweep --engine=ray
     },
 )

@@ -1,0 +1,82 @@
+"""The test images that a run is surest about, rightly and wrongly."""
+from collections.abc import Mapping
+
+import numpy as np
+from sklearn import neighbors, preprocessing
+
+from deep_oc.page import runs
+from deep_oc.page.markup import Element, brief, data_uri, tag
+
+_MOST = 6  # images of a group
+_SIDE = 128
+
+
+def choose(score: np.ndarray, anomaly: np.ndarray) -> dict[str, np.ndarray]:
+  """Returns groups of at most _MOST indices into f[n], the surest first."""
+  order = np.argsort(score, kind='stable')
+  normal, wrong = order[~anomaly[order]], order[anomaly[order]]
+  return {
+      'Most confident false alarms: the normal images that score highest':
+          normal[::-1][:_MOST],
+      'Most confident misses: the anomalies that score lowest': wrong[:_MOST],
+      'Best finds: the anomalies that score highest': wrong[::-1][:_MOST],
+      'Most normal: the normal images that score lowest': normal[:_MOST]}
+
+
+def gallery(scored: runs.Scored, names: Mapping[int, str]) -> list[Element]:
+  """Returns the pictures, or why there are none.
+
+  Args:
+    scored: the run.
+    names: of classes by label, as far as they are known.
+  """
+  if scored.image(0) is None:
+    return [tag('p', 'No images are stored with this run’s embeddings.',
+                class_='quiet')]
+  found = [tag('p', 'Under each picture its score and, in brackets, how many '
+               'percent of the other kind score lower: with 0 % a normal image '
+               'is no mistake, with 100 % an anomaly is none. Beside a mistake '
+               'the training image whose '
+               f'{scored.run.feature} feature is nearest by cosine.',
+               class_='quiet')]
+  for title, chosen in choose(scored.score, scored.anomaly).items():
+    mistake = title.startswith('Most confident')
+    nearest = _nearest(scored, chosen) if mistake else {}
+    found += [tag('h4', title), tag('ul', [
+        _item(scored, i, names, nearest.get(i)) for i in chosen.tolist()],
+        class_='pictures')]
+  return found
+
+
+def _nearest(scored, chosen):
+  """Returns {test image: index of the nearest training image}."""
+  train, test = (preprocessing.normalize(arrays[scored.run.feature].astype(
+      np.float64)) for arrays in (scored.train, scored.test))
+  index = neighbors.NearestNeighbors(n_neighbors=1).fit(train)
+  found = index.kneighbors(test[chosen], return_distance=False)[:, 0]
+  return dict(zip(chosen.tolist(), found.tolist(), strict=True))
+
+
+def _item(scored, i, names, nearest):
+  label = int(scored.test['label'][i]) if 'label' in scored.test else None
+  kind = names.get(label, '' if label is None else f'class {label}')
+  truth = 'anomalous' if scored.anomaly[i] else 'normal'
+  others = scored.score[scored.anomaly != scored.anomaly[i]]
+  below = 100 * (others < scored.score[i]).mean()
+  near = None if nearest is None else runs.small(scored.train, nearest)
+  about = f'{scored.name(i)}, {truth}' + (f', {kind}' if kind else '')
+  return tag(
+      'li', _picture(scored.image(i), about, 'whole'),
+      None if near is None else _picture(
+          near, f'nearest training image to {scored.name(i)}', 'near'),
+      tag('div', kind or truth, tag('br'),
+          f'{brief(scored.score[i])} ({below:.1f}\N{NO-BREAK SPACE}%)',
+          tag('br'),
+          tag('span', scored.name(i), class_='quiet')),
+      class_=None if near is None else 'beside')
+
+
+def _picture(image, about, style):
+  small = ' small' * (max(image.shape[:2]) <= 64)
+  return tag('img', src=data_uri(image, _SIDE), alt=about,
+             class_=style + small)

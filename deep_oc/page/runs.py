@@ -1,0 +1,171 @@
+"""A run as the page needs it: its results, and on demand its arrays, scored."""
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from deep_oc import embeddings, errors, evaluate, oneclass
+from deep_oc.errors import InputError
+
+BASELINES = ('random', 'pixels')
+NAMES = {'random': 'untrained encoder', 'pixels': 'pixels'}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+  """A folder and the rows of its results.csv.
+
+  Attributes:
+    key: what ids on the page begin with.
+    workdir: the folder.
+    rows: of results.csv, with 'run'.
+    classifier: whose scores are shown.
+    feature: what it is fitted to.
+    limit: training rows fitted at most.
+  """
+  key: str
+  workdir: pathlib.Path
+  rows: Sequence[Mapping[str, str]]
+  classifier: str
+  feature: str
+  limit: int = oneclass.LIMIT
+
+  @property
+  def about(self) -> Mapping[str, str]:
+    """The columns that all rows share, experiment and seed for example."""
+    return self.rows[0]
+
+  def title(self) -> str:
+    """Returns what tells the run from others."""
+    about = self.about
+    seed = f"seed {about['seed']}" if about['seed'] else ''
+    return ', '.join(filter(None, (
+        about['experiment'] or str(self.workdir), about['dataset'],
+        about['normal_name'] or about['normal_class'], about['protocol'],
+        seed)))
+
+  def row(self, feature: str, level: str = 'image') -> Mapping[str, str]:
+    """Returns the row of a feature and the classifier; {} if there is none."""
+    return next((row for row in self.rows if row['feature'] == feature
+                 and row['classifier'] == self.classifier
+                 and row['level'] == level), {})
+
+  def config(self) -> dict:
+    """Returns config.json, {} where there is none that can be read."""
+    try:
+      return dict(json.loads(
+          (self.workdir / 'config.json').read_text('utf-8')))
+    except (OSError, ValueError, TypeError):
+      return {}
+
+
+def default_classifier(train: np.ndarray) -> str:
+  """Returns kde, or with fewer rows than columns what suits these."""
+  return 'gde_ledoit_wolf' if len(train) < train.shape[1] else 'kde'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scored:
+  """A run's arrays, and the scores of its test images.
+
+  Attributes:
+    run: which.
+    train, test: arrays of the embeddings.
+    maps: arrays of the heat maps, {} without any.
+    map_meta: what is said of these.
+    params: of the classifier on the run's feature, JSON.
+  """
+  run: Run
+  train: Mapping[str, np.ndarray]
+  test: Mapping[str, np.ndarray]
+  maps: Mapping[str, np.ndarray]
+  map_meta: Mapping[str, object]
+
+  @property
+  def anomaly(self) -> np.ndarray:
+    """bool[n]."""
+    return self.test['anomaly'] != 0
+
+  @functools.cached_property
+  def scores(self) -> dict[str, np.ndarray]:
+    """Scores f[n] by feature: the run's own, and the baselines' there are.
+
+    By NumPy, as no number on the page may hang on whether JAX is installed.
+    """
+    seed = int(self.run.about['seed'] or 0)
+    found = {}
+    for name in dict.fromkeys((self.run.feature, *BASELINES)):
+      if name in self.train and name in self.test:
+        fitted = oneclass.fit(self.run.classifier, self.train[name], seed,
+                              self.run.limit)
+        found[name] = oneclass.anomaly_score(fitted, self.test[name], False)
+    return found
+
+  @property
+  def score(self) -> np.ndarray:
+    """Scores f[n] by the run's own feature."""
+    return self.scores[self.run.feature]
+
+  def name(self, i: int) -> str:
+    """Returns what a test image is called."""
+    if 'path' in self.test:
+      return str(self.test['path'][i])
+    index = self.test.get('index', np.arange(len(self.anomaly)))[i]
+    return f'test image {index}'
+
+  def image(self, i: int) -> np.ndarray | None:
+    """Returns test image u8[h, w, 3] or u8[h, w], None if it is not stored."""
+    return self.maps['image'][i] if 'image' in self.maps else small(
+        self.test, i)
+
+
+def small(arrays: Mapping[str, np.ndarray], i: int) -> np.ndarray | None:
+  """Returns a square image of at most 32 pixels, None if it is not stored."""
+  if 'pixels' not in arrays or arrays['pixels'].dtype != np.uint8:
+    return None
+  flat = arrays['pixels'][i]
+  for channels in (3, 1):
+    side = math.isqrt(len(flat) // channels)
+    if side * side * channels == len(flat):
+      return flat.reshape((side, side, 3) if channels == 3 else (side, side))
+  return None
+
+
+def read(run: Run) -> Scored:
+  """Returns a run with its arrays.
+
+  Raises:
+    InputError: the embeddings are unfit.
+  """
+  train, test, meta = embeddings.read_run(run.workdir)
+  evaluate.choose(train, test, [run.feature], run.workdir)
+  maps, map_meta = embeddings.read_maps(run.workdir, meta)
+  if maps and len(maps['anomaly']) != len(test['anomaly']):
+    raise InputError(f'the maps of {run.workdir} are of other images than its '
+                     'test.npz; localize again')
+  return Scored(run, train, test, maps, map_meta)
+
+
+def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
+         feature: str, classifier: str | None, limit: int) -> Run:
+  """Returns a run, with the classifier that suits it unless one is asked for.
+
+  Raises:
+    InputError: there is no such feature, or the rows are of another training.
+  """
+  train, meta = embeddings.read(workdir / 'embeddings' / 'train.npz')
+  for column in ('config_hash', 'step'):
+    if str(meta.get(column, '')) != rows[0][column]:
+      raise InputError(
+          f"{workdir}/results.csv is not of the run's embeddings: its {column} "
+          f"is '{rows[0][column]}', not '{meta.get(column, '')}'; evaluate "
+          'again')
+  known = embeddings.features(train)
+  if feature not in known:
+    raise errors.unknown(f'feature in {workdir}', feature, known)
+  return Run(key, workdir, rows,
+             classifier or default_classifier(train[feature]), feature, limit)
