@@ -19,7 +19,8 @@ from deep_oc.errors import InputError
 # Where data lies and how often to report change no result; what `localize` says
 # changes none of the training, and stands in the rows of the maps.
 _NOT_HASHED = re.compile(
-    r'data\.(data|cache)_dir|train\.(log|monitor|checkpoint)_every|localize\..*')
+    r'data\.(data|cache)_dir|train\.(log|monitor|checkpoint)_every|'
+    r'train\.placement|localize\..*')
 
 
 def default_workdir(config: ml_collections.ConfigDict,
@@ -40,8 +41,8 @@ def claim(workdir: str, config: ml_collections.ConfigDict) -> None:
     InputError: the folder holds a run of another config, or cannot be
       written to.
   """
-  path = pathlib.Path(workdir) / 'config.json'
-  if path.exists():
+  path = files.path(workdir) / 'config.json'
+  if files.exists(path):
     old, new = _flat(_read(path)['config']), _flat(config.to_dict())
     differing = [f'{key}={old.get(key)!r} there, {new.get(key)!r} here'
                  for key in sorted(old.keys() | new.keys())
@@ -64,7 +65,24 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
     InputError: there is no run, or its config cannot be read.
   """
   return ml_collections.ConfigDict(
-      _read(pathlib.Path(workdir) / 'config.json')['config'])
+      _read(files.path(workdir) / 'config.json')['config'])
+
+
+def finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
+  """Tells whether the run in `workdir` is of this config and at its end.
+
+  `config` is a resolved one, but may have the normal class by its name.
+  """
+  try:
+    there = read_config(workdir)
+  except InputError:
+    return False
+  if not re.fullmatch(r'[\d+]+', config.protocol.normal):
+    config = config.copy_and_resolve_references()
+    config.protocol.normal = there.protocol.normal
+  ends = ['test.npz'] + ['maps.npz'] * bool(config.get('localize'))
+  return config_hash(there) == config_hash(config) and all(
+      files.exists(f'{workdir}/embeddings/{name}') for name in ends)
 
 
 def config_hash(config: ml_collections.ConfigDict) -> str:
@@ -76,7 +94,7 @@ def config_hash(config: ml_collections.ConfigDict) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _read(path: pathlib.Path) -> dict:
+def _read(path: Any) -> dict:
   try:
     content = json.loads(path.read_text(encoding='utf-8'))
     content['config'].items()  # a mapping, or this raises

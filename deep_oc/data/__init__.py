@@ -159,21 +159,21 @@ def one_class(split: Split, *, name: str = 'one_vs_rest',
     InputError: an unknown protocol or class, one without images, too few of
       them, or a setting that the protocol does not take.
   """
-  if name not in _PROTOCOLS:
-    raise errors.unknown('protocol', name, _PROTOCOLS)
+  if name not in PROTOCOLS:
+    raise errors.unknown('protocol', name, PROTOCOLS)
   labels = _labels(normal, split.class_names)
   split = dataclasses.replace(split, train=_marked(split.train, labels),
                               test=_marked(split.test, labels))
   named = '+'.join(split.class_names[label] for label in labels)
   _check_kinds(split, labels, named, name)
-  settings = _settings(name, contamination=contamination, clean=clean)
-  rows = _PROTOCOLS[name][0](split, seed, **settings)
+  settings = settings_of(name, contamination=contamination, clean=clean)
+  rows = PROTOCOLS[name][0](split, seed, **settings)
   return Problem(
       train=split.train.take(rows.train), test=rows.source.take(rows.test),
       train_index=rows.train, test_index=rows.test,
       normal_class=labels[0] if len(labels) == 1 else '+'.join(
           map(str, labels)),
-      normal_name=named, protocol=_title(name, settings, len(labels)),
+      normal_name=named, protocol=title(name, settings, len(labels)),
       dataset=split.name, class_names=split.class_names, settings=settings,
       clean=rows.clean)
 
@@ -263,7 +263,7 @@ def _semi_supervised(split: Split, seed: int, contamination: float, clean: int
 
 
 # By name: (split, seed, **settings) -> _Rows, and the settings' defaults.
-_PROTOCOLS = {
+PROTOCOLS = {
     'one_vs_rest': (_one_vs_rest, {}),
     'validation': (_validation, {}),
     'contaminated': (_contaminated, {'contamination': 0.05}),
@@ -271,20 +271,20 @@ _PROTOCOLS = {
                                            'clean': 50})}
 
 
-def _settings(name: str, **given: float | None) -> dict[str, float]:
+def settings_of(name: str, **given: float | None) -> dict[str, float]:
   """Returns what is given (not None) and the defaults of what is not."""
-  defaults = _PROTOCOLS[name][1]
+  defaults = PROTOCOLS[name][1]
   given = {key: value for key, value in given.items() if value is not None}
   for key in given:
     if key not in defaults:
-      takers = [f"'{each}'" for each, (_, taken) in _PROTOCOLS.items()
+      takers = [f"'{each}'" for each, (_, taken) in PROTOCOLS.items()
                 if key in taken]
       raise InputError(f"protocol '{name}' takes no protocol.{key}; "
                        f'protocol.name={" or ".join(takers)} does')
   return defaults | given
 
 
-def _title(name: str, settings: Mapping[str, float], classes: int) -> str:
+def title(name: str, settings: Mapping[str, float], classes: int) -> str:
   """Returns the protocol with its numbers: 'semi_supervised_5%_50'.
 
   Of several normal classes, how many: papers' numbers are of one.
