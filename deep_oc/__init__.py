@@ -1,3 +1,23 @@
-"""Deep one-class classification in JAX: learn from normal images alone."""
+"""Deep one-class classification in JAX: learn from normal images alone.
+
+  detector = deep_oc.load('runs/dacl_cifar10/0/seed0')
+  scores = detector.decision_function(images)
+  anomalous = detector.predict(images)
+"""
+import os
+import typing
+
+if typing.TYPE_CHECKING:
+  from deep_oc import detector
 
 __version__ = '0.1.0'
+
+
+def load(workdir: str | os.PathLike, *, classifier: str | None = None,
+         feature: str = 'pool', false_alarm_rate: float = 0.05,
+         data_dir: str | None = None) -> 'detector.Detector':
+  """Returns the detector of a trained run: `deep_oc.detector.load`."""
+  from deep_oc import detector  # and JAX, for those who load
+  return detector.load(
+      workdir, classifier=classifier, feature=feature,
+      false_alarm_rate=false_alarm_rate, data_dir=data_dir)

@@ -9,6 +9,11 @@ turns, so that a noisy machine disturbs all of them alike.
 
 Where the config localizes by windows, it also compares embedding all windows of
 an image with embedding one after the other.
+
+  python -m deep_oc.benchmark --classifiers=all
+
+needs no config: it fits the one-class classifiers to random features and scores
+others, in seconds by scikit-learn's own estimators, by NumPy and jitted.
 """
 import csv
 import math
@@ -25,8 +30,8 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (cli, experiment, features, files, pretexts, sharding, step,
-                     windows)
+from deep_oc import (classifier_benchmark, cli, experiment, features, files,
+                     oneclass, pretexts, sharding, step, windows)
 
 _IMAGES = 1024  # random images that stand for the training set
 _EMBEDDED = features.BATCH  # images per embedding call
@@ -40,6 +45,12 @@ def define_flags() -> None:
   flags.DEFINE_integer('rounds', 5, 'Rounds of which the median counts.', 1)
   flags.DEFINE_float('seconds', 2.0, 'At least so long per part and round.')
   flags.DEFINE_string('output', None, 'CSV file for the table.')
+  flags.DEFINE_string(
+      'classifiers', None, "Times one-class classifiers, not a config: 'all', "
+      'or some as in deep_oc.evaluate.')
+  flags.DEFINE_integer('train_rows', 5000, 'Rows they are fitted to.', 2)
+  flags.DEFINE_integer('test_rows', 10_000, 'Rows they score.', 1)
+  flags.DEFINE_integer('columns', 512, 'Columns of these.', 1)
 
 
 def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
@@ -191,16 +202,35 @@ def _row(part: str, value: object, unit: str) -> dict[str, object]:
 
 def main() -> None:
   args = flags.FLAGS
-  config = experiment.from_flag()
-  size = args.size or config.data.get('size') or 32
-  rows = benchmark(config, size, args.rounds, args.seconds)
-  for row in rows:
-    print(f"{row['part']:32} {row['value']:>16} {row['unit']}")
+  if args.classifiers:
+    rows = _benchmark_classifiers(args)
+  else:
+    config = experiment.from_flag()
+    size = args.size or config.data.get('size') or 32
+    rows = benchmark(config, size, args.rounds, args.seconds)
+    for row in rows:
+      print(f"{row['part']:32} {row['value']:>16} {row['unit']}")
   if args.output:
     with files.replacing(args.output) as file:
-      writer = csv.DictWriter(file, ('part', 'value', 'unit'))
+      writer = csv.DictWriter(file, rows[0])
       writer.writeheader()
       writer.writerows(rows)
+
+
+def _benchmark_classifiers(args: flags.FlagValues) -> list[dict[str, str]]:
+  """Prints the table of the classifiers that flags name, and returns it."""
+  specs = oneclass.specs('' if args.classifiers == 'all' else args.classifiers)
+  found = classifier_benchmark.benchmark(
+      specs or list(oneclass.CLASSIFIERS), *classifier_benchmark.features(
+          args.train_rows, args.test_rows, args.columns), args.rounds)
+  rows = [{key: f'{row[key]:.4g}' if isinstance(row.get(key), float)
+           else row.get(key, '') for key in classifier_benchmark.COLUMNS}
+          for row in found]
+  for row in [dict(zip(rows[0], rows[0], strict=True)), *rows]:
+    first, *cells = row.values()
+    print(f'{first:20}', *(f'{cell:>{max(len(key), 8)}}' for key, cell
+                           in zip(list(row)[1:], cells, strict=True)))
+  return rows
 
 
 if __name__ == '__main__':

@@ -1,59 +1,113 @@
-"""Whole states on disk, written by Orbax, the newest two kept."""
+"""Whole states, written by Orbax, the newest two kept."""
 import contextlib
 import logging
-import os
-import pathlib
+import sys
+import tempfile
+from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from deep_oc import files
 from deep_oc import step as steps
 from deep_oc.errors import InputError
+
+
+class _Damaged(InputError):
+  """A checkpoint that cannot be read."""
 
 
 class Checkpoints:
   """The checkpoints of one run, in `<workdir>/checkpoints/<step>`.
 
-  A context manager. Orbax writes aside
-  and renames, so that a crash leaves no half checkpoint.
+  A context manager. Orbax writes aside and renames, and on gs:// marks what is
+  complete, so that no half checkpoint counts. Other stores hold copies of what
+  it writes to a local folder, marked the same way.
   """
 
-  def __init__(self, workdir: str | os.PathLike):
-    self.folder = pathlib.Path(workdir).absolute() / 'checkpoints'
-    self._orbax = ocp.training.Checkpointer(
-        self.folder, cleanup_tmp_directories=True,
-        preservation_policy=ocp.training.preservation_policies.LatestN(2))
+  def __init__(self, workdir: object):
+    self.folder = files.path(workdir) / 'checkpoints'
+    self._damaged = []
+    self._local = _Copies(self.folder) if _needs_copies(self.folder) else None
+    with _quiet(), _explained(self.folder):
+      self._orbax = ocp.training.Checkpointer(
+          self._local.folder if self._local else _root(self.folder),
+          cleanup_tmp_directories=True,
+          preservation_policy=ocp.training.preservation_policies.LatestN(2))
 
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *_) -> None:
-    self._orbax.close()
+  def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+    good = self._local.steps if self._local else self._steps()
+    newest = max(good - set(self._damaged), default=None)
+    if self._local:
+      self._local.close()
+    if not isinstance(error, files.WriteError):
+      self._orbax.close()
+    elif newest is not None:  # what failed has threads that close would await
+      raise files.WriteError(
+          f'{error}; the checkpoint of step {newest} is good, and the same '
+          'command resumes from it') from error
 
   def newest(self) -> int | None:
-    """Returns the step of the newest checkpoint, None if there is none."""
-    return self._orbax.latest.step if self._orbax.latest else None
+    """Returns the newest step that is not known to be damaged, or None."""
+    return max(self._steps() - set(self._damaged), default=None)
+
+  def _steps(self) -> set[int]:
+    return {each.step for each in self._orbax.checkpoints}
 
   def save(self, state: steps.State) -> None:
-    """Writes the state and waits until it is on disk."""
+    """Writes the state and waits until it is on disk.
+
+    Damaged checkpoints that `restore` passed over are removed.
+
+    Raises:
+      files.WriteError: it cannot be written; what is there stays as it is.
+    """
     step = int(state.step)
-    if step != self.newest():
+    if step == self.newest():
+      return
+    with _quiet(), _explained(self.folder / str(step)):
+      while self._damaged:
+        self._orbax.delete(self._damaged.pop())
       self._orbax.save(step, _as_dict(state), force=True)
+      if self._local:
+        self._local.push(step, self._steps())
 
   def restore(self, like: steps.State, step: int | None = None) -> steps.State:
-    """Returns the newest state, or that of `step`.
+    """Returns the newest state that can be read, or that of `step`.
+
+    Damaged ones that were passed over are told on stderr.
 
     Args:
       like: a state of the same shapes, dtypes and placement.
       step: which; None is the newest.
 
     Raises:
-      InputError: no such checkpoint, it is damaged, or it holds another
+      InputError: no such checkpoint, all are damaged, or it holds another
         network.
     """
-    step = self.newest() if step is None else step
-    if step is None:
-      raise InputError(f'no checkpoint in {self.folder}; train the run first')
+    if step is not None:
+      try:
+        return self._load(like, step)
+      except _Damaged as error:
+        raise InputError(f'{error}; delete that folder to go on from the one '
+                         'before') from error
+    while (step := self.newest()) is not None:
+      try:
+        return self._load(like, step)
+      except _Damaged as error:
+        self._damaged.append(step)
+        print(f'warning: {error}; passed over', file=sys.stderr)
+    if self._damaged:
+      names = ' and '.join(map(str, sorted(self._damaged)))
+      raise InputError(
+          f'no checkpoint in {self.folder} can be read, {names} are damaged; '
+          'delete that folder to train from the start')
+    raise InputError(f'no checkpoint in {self.folder}; train the run first')
+
+  def _load(self, like: steps.State, step: int) -> steps.State:
     try:
       with _quiet():
         self._check_shapes(like, step)
@@ -63,10 +117,9 @@ class Checkpoints:
     except InputError:
       raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
-      raise InputError(
-          f'cannot read the checkpoint {self.folder / str(step)}; delete that '
-          'folder to go on from the one before '
-          f'({str(error)[:200]})') from error
+      raise _Damaged(
+          f'cannot read the checkpoint {self.folder / str(step)} '
+          f'({_reason(error)})') from error
     return like.replace(**restored)
 
   def _check_shapes(self, like: steps.State, step: int) -> None:
@@ -82,6 +135,60 @@ class Checkpoints:
             f'the checkpoint {self.folder / str(step)} is of another config: '
             f'{name} is {saved.get(name, "absent")} there and '
             f'{wanted.get(name, "absent")} here')
+
+
+class _Copies:
+  """A local folder for Orbax, and its copy on a store that Orbax cannot reach.
+
+  Each process would need all of the others' files, so there must be but one.
+  """
+
+  def __init__(self, remote: Any):
+    if jax.process_count() > 1:
+      raise InputError(f'{remote}: several processes can share checkpoints on '
+                       'gs:// or in a folder that all of them see')
+    self._remote = remote
+    self._scratch = tempfile.TemporaryDirectory(prefix='deep_oc_')
+    self.folder = files.path(self._scratch.name)
+    self.steps = set(map(int, files.committed(remote)))
+    for step in self.steps:
+      files.download(remote / str(step), self.folder / str(step))
+
+  def push(self, step: int, kept: set[int]) -> None:
+    """Sends one step, then removes all but those that are kept."""
+    files.upload(self.folder / str(step), self._remote / str(step))
+    for old in self.steps - kept:
+      files.remove(self._remote / str(old))
+    self.steps = set(kept)
+
+  def close(self) -> None:
+    self._scratch.cleanup()
+
+
+def _needs_copies(folder: Any) -> bool:
+  return files.is_remote(folder) and not str(folder).startswith('gs://')
+
+
+def _root(folder: Any) -> Any:
+  return str(folder) if files.is_remote(folder) else folder.absolute()
+
+
+def _reason(error: BaseException) -> str:
+  """Returns what came first; what Orbax makes of it misleads."""
+  while error.__cause__ or error.__context__:
+    error = error.__cause__ or error.__context__
+  return ' '.join(str(error).split())[:200]
+
+
+@contextlib.contextmanager
+def _explained(what: Any):
+  """Says in one line what Orbax and TensorStore raise in many kinds."""
+  try:
+    yield
+  except InputError:
+    raise
+  except Exception as error:
+    raise files.unwritable(what, error) from error
 
 
 @contextlib.contextmanager

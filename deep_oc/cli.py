@@ -1,10 +1,61 @@
-"""How every binary starts and fails: one line and status 2 for bad input."""
+"""How every binary starts and ends: one line and a status that says why.
+
+  0    done
+  2    bad input, or a place that cannot be written to
+  75   stopped from outside (AGAIN): the same command resumes
+  130  Ctrl-C
+"""
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
+from deep_oc import files
 from deep_oc.errors import InputError
+
+AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class Stopped(BaseException):
+  """SIGTERM came. Like KeyboardInterrupt, no `except Exception` swallows it."""
+
+
+@contextlib.contextmanager
+def between_steps(here: bool = True) -> Iterator[threading.Event]:
+  """Within it SIGTERM sets the event; a second one ends the process at once.
+
+  Unless `here`: then something else handles it, and the event is never set.
+  """
+  stop = threading.Event()
+
+  def ask(*_: Any) -> None:
+    if stop.is_set():
+      os._exit(AGAIN)
+    stop.set()
+
+  with _on_sigterm(ask) if here else contextlib.nullcontext():
+    yield stop
+
+
+def _raise(*_: Any) -> None:
+  raise Stopped('stopped by SIGTERM; the same command resumes')
+
+
+@contextlib.contextmanager
+def _on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
+  if threading.current_thread() is not threading.main_thread():
+    yield  # Python lets no other thread do it
+    return
+  before = signal.signal(signal.SIGTERM, handler)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def fail(error: object) -> None:
@@ -58,10 +109,20 @@ def run(main: Callable[..., None], define_flags: Callable[[], None],
       fail(f'the argument <{arguments[len(given)]}> is missing; see --help')
     try:
       main(*given)
+    except files.WriteError as error:
+      with contextlib.suppress(SystemExit):
+        fail(error)
+      sys.stdout.flush()
+      os._exit(2)  # Orbax may have threads that wait for what never comes
     except InputError as error:
       fail(error)
     except KeyboardInterrupt:
       print('interrupted; the same command resumes', file=sys.stderr)
       sys.exit(130)
 
-  app.run(guarded, flags_parser=_parse)
+  with _on_sigterm(_raise):
+    try:
+      app.run(guarded, flags_parser=_parse)
+    except Stopped as error:
+      print(error, file=sys.stderr)
+      sys.exit(AGAIN)

@@ -9,16 +9,16 @@ training images, un-augmented, and of the test images, beside two baselines:
 `deep_oc.train` does the same at its end.
 """
 import flax.linen as nn
-import jax
 import ml_collections
 from absl import flags
 
-from deep_oc import (checkpoints, cli, data, experiment, features, runs,
-                     sharding, step)
+from deep_oc import (checkpoints, cli, data, distributed, experiment, features,
+                     runs, sharding, step)
 from deep_oc.errors import InputError
 
 
 def define_flags() -> None:
+  distributed.define_flags()
   flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
   flags.DEFINE_integer(
       'step', None, 'Step of the checkpoint to embed; the newest by default.')
@@ -41,7 +41,7 @@ def restore(workdir: str, at: int | None = None, data_dir: str | None = None
   like = step.create_state(
       pretext, experiment.optimizer(config, copies * len(problem.train.image)),
       config.seed, problem.train.image.shape[1:])
-  like = jax.device_put(like, sharding.replicated(sharding.mesh()))
+  like = sharding.put(like, sharding.replicated(sharding.mesh()))
   with checkpoints.Checkpoints(workdir) as saved:
     return config, problem, pretext, saved.restore(like, at)
 
@@ -50,10 +50,12 @@ def main() -> None:
   workdir = flags.FLAGS.workdir
   if not workdir:
     raise InputError('--workdir is required: the folder of a trained run')
-  run = restore(workdir, flags.FLAGS.step, flags.FLAGS.data_dir)
-  features.export(workdir, *run, batch=flags.FLAGS.batch)
-  print(f'wrote {workdir}/embeddings; next: python -m deep_oc.evaluate '
-        f"--runs='{workdir}'")
+  with distributed.joined():
+    run = restore(workdir, flags.FLAGS.step, flags.FLAGS.data_dir)
+    features.export(workdir, *run, batch=flags.FLAGS.batch)
+    if distributed.is_first():
+      print(f'wrote {workdir}/embeddings; next: python -m deep_oc.evaluate '
+            f"--runs='{workdir}'")
 
 
 if __name__ == '__main__':

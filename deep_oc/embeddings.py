@@ -27,8 +27,6 @@ other program can be evaluated too.
   label, anomaly, index, path, meta  as above
 """
 import json
-import os
-import pathlib
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -40,14 +38,14 @@ from deep_oc import files
 from deep_oc.errors import InputError
 
 
-def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray],
+def write(path: object, arrays: Mapping[str, np.ndarray],
           meta: Mapping[str, Any]) -> None:
   """Writes arrays with n rows each, and a JSON-able `meta`."""
   with files.replacing(path, 'wb') as file:
     np.savez(file, meta=np.array(json.dumps(meta, sort_keys=True)), **arrays)
 
 
-def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
+def read(path: object) -> tuple[dict[str, np.ndarray], dict]:
   """Returns the arrays and the meta of an embeddings file.
 
   Raises:
@@ -55,7 +53,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
       arrays differ in length.
   """
   try:
-    with np.load(path, allow_pickle=False) as archive:
+    with (files.path(path).open('rb') as file,
+          np.load(file, allow_pickle=False) as archive):
       arrays = {name: archive[name] for name in archive.files}
     meta = dict(json.loads(str(arrays.pop('meta', '{}'))))
   except FileNotFoundError as error:
@@ -77,14 +76,14 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
   return arrays, meta
 
 
-def read_run(workdir: str | os.PathLike) -> tuple[dict, dict, dict]:
+def read_run(workdir: object) -> tuple[dict, dict, dict]:
   """Returns the arrays of train and test, and the meta, of a run's folder.
 
   Raises:
     InputError: a file is missing or damaged, they do not belong together, or
       the test file has not both normals and anomalies.
   """
-  folder = pathlib.Path(workdir) / 'embeddings'
+  folder = files.path(workdir) / 'embeddings'
   train, meta = read(folder / 'train.npz')
   test, test_meta = read(folder / 'test.npz')
   for key in ('config_hash', 'step'):
@@ -97,7 +96,7 @@ def read_run(workdir: str | os.PathLike) -> tuple[dict, dict, dict]:
   return train, test, meta
 
 
-def read_maps(workdir: str | os.PathLike, meta: Mapping[str, Any] | None = None
+def read_maps(workdir: object, meta: Mapping[str, Any] | None = None
               ) -> tuple[dict, dict]:
   """Returns the arrays and the meta of a run's heat maps, empty without any.
 
@@ -108,8 +107,8 @@ def read_maps(workdir: str | os.PathLike, meta: Mapping[str, Any] | None = None
   Raises:
     InputError: the file is damaged, or of another run or step.
   """
-  path = pathlib.Path(workdir) / 'embeddings' / 'maps.npz'
-  if not path.exists():
+  path = files.path(workdir) / 'embeddings' / 'maps.npz'
+  if not files.exists(path):
     return {}, {}
   arrays, found = read(path)
   for key in ('config_hash', 'step') if meta else ():

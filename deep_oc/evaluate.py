@@ -57,8 +57,8 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (cli, embeddings, errors, oneclass, rendering, tables,
-                     thresholds)
+from deep_oc import (cli, embeddings, errors, files, oneclass, rendering,
+                     tables, thresholds)
 from deep_oc import scored as scored_runs
 from deep_oc.errors import InputError
 from deep_oc.scored import EVERYTHING, Key, Request, Score, Scored
@@ -70,7 +70,7 @@ _PIXEL_CLASSIFIERS = ('ocsvm_rbf', 'kde')
 def define_flags() -> None:
   flags.DEFINE_string(
       'runs', 'runs/**', 'Folders of runs, or folders above them; * and ** '
-      'work.')
+      'work. May be s3://bucket/runs/**, gs:// or another protocol of fsspec.')
   flags.DEFINE_string(
       'classifiers', None, 'Some of: ' + ', '.join(oneclass.CLASSIFIERS) +
       f". By default the first {len(oneclass.PUBLISHED)}, on pixels two; with "
@@ -108,11 +108,10 @@ def find_runs(pattern: str) -> list[pathlib.Path]:
   Raises:
     InputError: there is none.
   """
-  found = {pathlib.Path(path).parent.parent
+  found = {files.path(path).parent.parent
            for below in ('', '/**')
            for name in ('train.npz', 'test.npz')
-           for path in glob.glob(f'{pattern}{below}/embeddings/{name}',
-                                 recursive=True)}
+           for path in files.glob(f'{pattern}{below}/embeddings/{name}')}
   if not found:
     raise InputError(f"no run at '{pattern}': no folder there holds "
                      'embeddings/test.npz; train one, or give --runs=...')
@@ -299,9 +298,10 @@ def warn(workdir: pathlib.Path, rows: Iterable[Mapping[str, str]]) -> None:
 
 def root(pattern: str) -> pathlib.Path:
   """Returns the folder before the first wildcard of a pattern."""
-  parts = pathlib.Path(pattern).parts
-  plain = [glob.has_magic(part) for part in parts] + [True]
-  return pathlib.Path(*parts[:plain.index(True)])
+  folder = files.path(pattern)
+  while glob.has_magic(str(folder)):
+    folder = folder.parent
+  return folder
 
 
 def main() -> None:

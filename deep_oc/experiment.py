@@ -12,6 +12,7 @@ A config has these groups; each is the arguments of one function:
   localize   a function of deep_oc.localize, or no such group
 """
 import dataclasses
+import runpy
 
 import flax.linen as nn
 import jax
@@ -41,6 +42,11 @@ class Plan:
     log_every: steps between rows of metrics; one dispatch on accelerators.
     monitor_every: steps between looks at the representation.
     checkpoint_every: steps.
+    batch_norm_groups: equal parts of the batch with BatchNorm statistics of
+      their own; 1 = global, whatever the devices. As many as there are devices
+      is what the published code does.
+    placement: where the training set lies, one of `storage.PLACEMENTS`, or
+      'auto': the first that fits the devices' memory.
   """
   batch: int
   epochs: float = 1.0
@@ -48,12 +54,18 @@ class Plan:
   log_every: int = 100
   monitor_every: int = 1000
   checkpoint_every: int = 2000
+  batch_norm_groups: int = 1
+  placement: str = 'auto'
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if value < 0 or (value == 0 and field.name != 'steps'):
+      if field.name != 'placement' and (
+          value < 0 or (value == 0 and field.name != 'steps')):
         raise InputError(f'train.{field.name}={value} must be positive')
+    if self.batch % self.batch_norm_groups:
+      raise InputError(f'train.batch={self.batch} does not divide into train.'
+                       f'batch_norm_groups={self.batch_norm_groups}')
 
   def steps_per_epoch(self, images: int) -> int:
     """Returns the number of full batches."""
@@ -89,6 +101,12 @@ def from_flag() -> ml_collections.ConfigDict:
   except OSError as error:  # ml_collections says so at the first use
     raise InputError(error) from error
   return config
+
+
+def points(path: str) -> list[dict[str, object]]:
+  """Returns what the sweep() of a config's file yields, [{}] without one."""
+  sweep = runpy.run_path(path.partition(':')[0]).get('sweep')
+  return list(sweep()) if sweep else [{}]
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -160,7 +178,7 @@ def dtype(name: str) -> jnp.dtype:
 
 def meta(config: ml_collections.ConfigDict, problem: data.Problem, step: int
          ) -> dict[str, object]:
-  """Returns what every result row says of the run."""
+  """Returns what every result row says of the run, and its images' shape."""
   encoder = config.encoder
   shape = ','.join(f'{key}={_plain(encoder[key])}' for key in sorted(encoder)
                    if key != 'name')
@@ -170,7 +188,8 @@ def meta(config: ml_collections.ConfigDict, problem: data.Problem, step: int
       'normal_name': problem.normal_name, 'seed': config.seed,
       'pretext': config.method, 'encoder': f'{encoder.name}({shape})',
       'step': step, 'checkpoint_rule': 'last',
-      'config_hash': runs.config_hash(config)}
+      'config_hash': runs.config_hash(config),
+      'image_shape': problem.train.image.shape[1:]}
 
 
 def _plain(value: object) -> object:

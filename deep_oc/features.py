@@ -1,6 +1,5 @@
 """Features of whole splits, and the files that stage 2 reads."""
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from deep_oc import data, embeddings, experiment, sharding, step
+from deep_oc import data, distributed, embeddings, experiment, sharding, step
 
 # Larger images are shrunk for the raw-pixel baseline.
 PIXEL_SIDE = 32
@@ -26,13 +25,12 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
 
   Images of one size go through in batches of one size, the last one padded,
   so that one program serves all: at most `batch` images and _PIXELS pixels,
-  rounded up to what the devices share.
+  rounded up to what the devices share. Every process gets all features.
   """
   spread = sharding.split(mesh)
 
-  @jax.jit
+  @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
   def forward(variables, image):
-    image = jax.lax.with_sharding_constraint(image, spread)
     return pretext.apply(variables, step.to_float(image), method=method)
 
   def embed(variables: Mapping[str, Any], images: np.ndarray,
@@ -45,7 +43,8 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
                              leave=False):
       image = images[start:start + size]
       padding = [(0, size - len(image))] + [(0, 0)] * (image.ndim - 1)
-      feature = forward(variables, np.pad(image, padding))
+      feature = forward(
+          variables, sharding.put(np.pad(image, padding), spread))
       parts.append({name: np.asarray(x)[:len(image)]
                     for name, x in feature.items()})
     return {name: np.concatenate([part[name] for part in parts])
@@ -81,8 +80,8 @@ def export(workdir: str, config: ml_collections.ConfigDict,
     arrays |= {'label': examples.label} | about
     if examples.path is not None:
       arrays['path'] = examples.path
-    embeddings.write(pathlib.Path(workdir) / 'embeddings' / f'{split}.npz',
-                     arrays, meta)
+    if distributed.is_first():
+      embeddings.write(f'{workdir}/embeddings/{split}.npz', arrays, meta)
 
 
 def _files(problem: data.Problem

@@ -10,6 +10,7 @@ et al., 2021 (https://arxiv.org/abs/2011.02578) and its released code, from
 which the choice of gamma is.
 """
 import functools
+import importlib.util
 import numbers
 from typing import Any
 
@@ -38,6 +39,9 @@ LIMIT = 20_000  # training rows; of more, a random subset is fitted, as in DROC
 # own kernel; from 2^31 bytes on (16,384 rows) libsvm crashes on it.
 _GRAM_ROWS = 12_000
 _CHUNK = 1024  # test rows scored at once; bounds the memory
+
+# Test rows times training rows from which on JAX is worth its start.
+_MANY = 50_000_000
 
 
 class OneClassSVM(base.BaseEstimator):
@@ -282,9 +286,10 @@ class Mahalanobis(base.BaseEstimator):
     self.means_ = [rows.mean(axis=0) for rows in clusters]
     centred = [rows - mean for rows, mean in
                zip(clusters, self.means_, strict=True)]
-    shared = _precision(np.concatenate(centred))
-    self.precisions_ = [_precision(rows) if len(rows) > X.shape[1] else shared
-                        for rows in centred]
+    large = [len(rows) > X.shape[1] for rows in centred]
+    shared = None if all(large) else _precision(np.concatenate(centred))
+    self.precisions_ = [_precision(rows) if enough else shared
+                        for rows, enough in zip(centred, large, strict=True)]
     return self
 
   def score_samples(self, X):
@@ -313,10 +318,10 @@ class KNN(base.BaseEstimator):
     """Keeps f[n, d]."""
     if self.distance not in ('mean', 'kth'):
       raise errors.unknown('distance', self.distance, ('mean', 'kth'))
-    X = _rows(self, X, self.norm, reset=True)
+    self.train_ = _rows(self, X, self.norm, reset=True)
     self.neighbors_ = neighbors.NearestNeighbors(
         n_neighbors=min(self.k, len(X)), metric=self.metric,
-        algorithm='brute').fit(X)
+        algorithm='brute').fit(self.train_)
     return self
 
   def score_samples(self, X):
@@ -382,8 +387,11 @@ class PCA(base.BaseEstimator):
   def fit(self, X, y=None):
     """Fits f[n, d]."""
     X = _rows(self, X, self.norm, reset=True)
+    # Of many rows, the covariance's eigenvectors take a fifth of the time.
+    solver = 'covariance_eigh' if len(X) >= X.shape[1] else 'full'
     with np.errstate(invalid='ignore'):  # 0 / 0, if all rows are one
-      self.pca_ = decomposition.PCA(self.n_components, random_state=0).fit(X)
+      self.pca_ = decomposition.PCA(
+          self.n_components, svd_solver=solver, random_state=0).fit(X)
     return self
 
   def score_samples(self, X):
@@ -489,22 +497,61 @@ def fit(spec: str, train: np.ndarray, seed: int = 0, limit: int = LIMIT) -> Any:
   return classifier
 
 
-def anomaly_score(classifier: Any, test: np.ndarray) -> np.ndarray:
+def anomaly_score(classifier: Any, test: np.ndarray, jit: bool | None = None
+                  ) -> np.ndarray:
   """Maps f[n, d] to f[n], higher = more anomalous.
+
+  Args:
+    classifier: fitted.
+    test: the rows.
+    jit: whether JAX computes the scores, by `deep_oc.jitted`; by default where
+      many rows meet many and JAX is installed. They are equal up to rounding.
 
   Raises:
     InputError: a score is not finite.
+    ValueError: `jit`, but the classifier has no jitted score.
   """
-  method, sign = estimators.scoring(classifier)
-  # Some of PyOD's, as ECOD, rank a row among those it is scored with.
-  chunk = len(test) if sign > 0 else _CHUNK
-  scores = sign * np.concatenate([
-      getattr(classifier, method)(_real(test[rows]))
-      for rows in gen_batches(len(test), chunk)])
+  scores = None
+  if jit or jit is None and _pays(classifier, len(test)):
+    from deep_oc import jitted  # and JAX, which stage 2 can do without
+    scores = jitted.anomaly_score(classifier, test)
+    if jit and scores is None:
+      raise ValueError(f'{classifier} has no jitted score')
+  if scores is None:
+    scores = _anomaly_score(classifier, test)
   if scores.shape != (len(test),) or not np.isfinite(scores).all():
     raise InputError(f'the scores that {type(classifier).__name__} gives to '
                      f'{len(test)} rows are not {len(test)} finite numbers')
   return scores
+
+
+def _anomaly_score(classifier: Any, test: np.ndarray) -> np.ndarray:
+  method, sign = estimators.scoring(classifier)
+  # Some of PyOD's, as ECOD, rank a row among those it is scored with.
+  chunk = len(test) if sign > 0 else _CHUNK
+  return sign * np.concatenate([
+      getattr(classifier, method)(_real(test[rows]))
+      for rows in gen_batches(len(test), chunk)])
+
+
+def _pays(classifier: Any, count: int) -> bool:
+  """Says whether so many test rows are worth JAX's start, and JAX is there."""
+  if (type(classifier).__module__ != __name__
+      or getattr(classifier, 'kernel', None) == 'linear'):
+    return False
+  met = getattr(classifier, 'train_', None)
+  met = getattr(classifier, 'support_vectors_', ()) if met is None else met
+  return (len(met) * count >= _MANY
+          and importlib.util.find_spec('jax') is not None)
+
+
+def checked(classifier: Any, X: np.ndarray) -> np.ndarray:
+  """Returns f64[n, d] of what is like the rows that were fitted.
+
+  Raises:
+    ValueError: it is not, or not finite.
+  """
+  return _rows(classifier, _real(X), None)
 
 
 def parameters(classifier: Any, limit: int = LIMIT) -> dict[str, object]:

@@ -67,7 +67,7 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
   scores, labels = np.asarray(scores, float), np.asarray(labels)
   anomaly = np.asarray(anomaly, bool)
   _check(images, maps, masks, scores, labels, class_names, paths, anomaly)
-  folder, limits = pathlib.Path(folder), scale(maps, anomaly)
+  folder, limits = files.path(folder), scale(maps, anomaly)
   homes = file_names(class_names)
   written = _places(folder, homes, labels, paths)
 

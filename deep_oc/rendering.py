@@ -1,7 +1,6 @@
 """Summaries, those of `tables.summarize`, as text, Markdown and LaTeX."""
 import dataclasses
 import os
-import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -52,7 +51,7 @@ def write(path: str | os.PathLike, summary: Sequence[Line]) -> str:
   """
   beside = []
   for suffix, render in (('.md', markdown), ('.tex', latex)):
-    beside.append(pathlib.Path(path).with_suffix(suffix))
+    beside.append(files.path(path).with_suffix(suffix))
     with files.replacing(beside[-1]) as file:
       file.write(render(summary))
   return ', '.join(each.name for each in beside)

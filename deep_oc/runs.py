@@ -53,7 +53,7 @@ def claim(workdir: str, config: ml_collections.ConfigDict) -> None:
                        f'{"; ".join(differing[:3])}); choose another --workdir')
     return
   with files.replacing(path) as file:
-    json.dump({'config': config.to_dict(), 'versions': _versions()}, file,
+    json.dump({'config': config.to_dict(), 'versions': versions()}, file,
               indent=2)
     file.write('\n')
 
@@ -116,7 +116,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
   versions = {}
   for name in ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy'):
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -20,7 +20,7 @@ _ONE_ENSEMBLE = ('experiment', 'dataset', 'protocol', 'normal_class', 'pretext',
 
 # The modules that decide what the rows say.
 _CODE = ('embeddings', 'estimators', 'evaluate', 'jitted', 'metrics',
-         'oneclass', 'pixel_metrics', 'scored')
+         'oneclass', 'pixel_metrics', 'scored', 'thresholds')
 
 _METRICS = (('auroc', metrics.auroc, metrics.auroc_interval),
             ('auprc', metrics.auprc, metrics.auprc_interval),
@@ -212,7 +212,7 @@ def origin(workdir: pathlib.Path, request: Request = EVERYTHING
 
 
 def _checksums(path):
-  with zipfile.ZipFile(path) as archive:
+  with path.open('rb') as file, zipfile.ZipFile(file) as archive:
     return {each.filename: each.CRC for each in archive.infolist()}
 
 

@@ -2,8 +2,11 @@
 
 The state is replicated, the batch is spread. Under `jax.jit` a batch is one
 global array, so BatchNorm's statistics and contrastive negatives are global
-with nothing written down.
+with nothing written down. The devices may belong to several processes; see
+`deep_oc.distributed`.
 """
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -27,10 +30,19 @@ def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(*(None,) * axis, 'data'))
 
 
+def put(tree: Any, where: NamedSharding) -> Any:
+  """Places arrays that every process has whole, each what its devices hold."""
+  if where.is_fully_addressable:
+    return jax.device_put(tree, where)
+  return jax.tree.map(lambda x: jax.make_array_from_callback(
+      x.shape, where, np.asarray(x).__getitem__), tree)
+
+
 def check_batch(batch: int, mesh: Mesh) -> None:
   """Raises InputError unless the devices share the batch evenly."""
   if batch % mesh.size:
     below, above = np.array([0, 1]) * mesh.size + batch // mesh.size * mesh.size
     near = ' or '.join(str(each) for each in (below, above) if each)
+    of = f' of {jax.process_count()} processes' * (jax.process_count() > 1)
     raise InputError(f'train.batch={batch} does not divide over {mesh.size} '
-                     f'devices; {near} would')
+                     f'devices{of}; {near} would')

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from deep_oc import sharding
+from deep_oc import batch_norm, sharding
 
 
 class State(flax.struct.PyTreeNode):
@@ -53,15 +53,19 @@ def to_float(image: jax.Array) -> jax.Array:
 
 
 def train_step(pretext: nn.Module, optimizer: optax.GradientTransformation,
-               state: State, image: jax.Array, key: jax.Array
+               state: State, image: jax.Array, key: jax.Array, groups: int = 1
                ) -> tuple[State, dict[str, jax.Array]]:
-  """Takes one step on u8[n, h, w, c] images; returns state and metrics."""
+  """Takes one step on u8[n, h, w, c] images; returns state and metrics.
+
+  BatchNorm's statistics are those of each of `groups` parts of the batch.
+  """
   views = jax.random.fold_in(key, state.step + 1)  # 0 drew the parameters
 
   def loss_fn(params):
-    (loss, metrics), collections = pretext.apply(
-        {'params': params, **state.collections}, to_float(image), train=True,
-        rngs={'views': views}, mutable=list(state.collections))
+    with batch_norm.in_groups(groups):
+      (loss, metrics), collections = pretext.apply(
+          {'params': params, **state.collections}, to_float(image), train=True,
+          rngs={'views': views}, mutable=list(state.collections))
     return loss, (jax.tree.map(jnp.asarray, metrics), collections)
 
   gradients, (metrics, collections) = jax.grad(
@@ -74,29 +78,32 @@ def train_step(pretext: nn.Module, optimizer: optax.GradientTransformation,
 
 
 def make_steps(pretext: nn.Module, optimizer: optax.GradientTransformation,
-               mesh: jax.sharding.Mesh) -> Callable:
-  """Returns (state, images, index, key) -> (state, metrics), compiled.
+               mesh: jax.sharding.Mesh, groups: int = 1) -> Callable:
+  """Returns (state, images, batch, key) -> (state, metrics), compiled.
 
-  It takes k steps in one dispatch, on the batches `images[index[i]]`.
+  It takes k steps in one dispatch; one program per k. `deep_oc.storage` makes
+  `images` and `batch`.
 
     state: donated.
-    images: u8[N, h, w, c], the training set, on every device.
-    index: i32[k, n]; one program per k.
+    images: u8[N, h, w, c] on the devices, or None.
+    batch: i32[k, n], rows of `images`; without, the batches u8[k, n, h, w, c].
     metrics: f32[k] each.
   """
-  batch = sharding.split(mesh)
+  spread = sharding.split(mesh)
 
-  def body(images, key, state, index):
-    image = jax.lax.with_sharding_constraint(images[index], batch)
-    return train_step(pretext, optimizer, state, image, key)
+  def body(images, key, state, batch):
+    image = batch if images is None else images[batch]
+    image = jax.lax.with_sharding_constraint(image, spread)
+    return train_step(pretext, optimizer, state, image, key, groups)
 
-  @functools.partial(jax.jit, donate_argnums=0)
-  def steps(state, images, index, key):
+  @functools.partial(jax.jit, donate_argnums=0,
+                     out_shardings=sharding.replicated(mesh))
+  def steps(state, images, batch, key):
     one = functools.partial(body, images, key)
-    if len(index) == 1:  # a scan of one is not free on the CPU, see below
-      state, metrics = one(state, index[0])
+    if len(batch) == 1:  # a scan of one is not free on the CPU, see below
+      state, metrics = one(state, batch[0])
       return state, jax.tree.map(lambda x: x[None], metrics)
-    return jax.lax.scan(one, state, index)
+    return jax.lax.scan(one, state, batch)
 
   return steps
 

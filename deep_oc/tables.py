@@ -56,7 +56,7 @@ def read(path: str | os.PathLike, columns: Sequence[str] = RESULTS
     InputError: the file cannot be read, or lacks a column.
   """
   try:
-    with open(path, encoding='utf-8', newline='') as file:
+    with files.path(path).open(encoding='utf-8', newline='') as file:
       reader = csv.DictReader(file)
       rows, found = list(reader), reader.fieldnames or ()
   except (OSError, UnicodeDecodeError, csv.Error) as error:

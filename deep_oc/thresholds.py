@@ -13,6 +13,7 @@ calibration; nothing is known of anomalies. Higher = more anomalous.
 Vovk et al., 2005; with outliers Bates et al., 2023
 (https://arxiv.org/abs/2104.08279).
 """
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,24 +46,63 @@ class Alarms(NamedTuple):
     return self.p <= self.rate
 
 
-def alarms(train: np.ndarray, test: np.ndarray, classifier: str, alpha: float,
-           seed: int = 0, limit: int = oneclass.LIMIT) -> Alarms:
-  """Calibrates on normal f[n, d] and tests f[k, d].
+@dataclasses.dataclass(frozen=True)
+class Calibrated:
+  """Fitted once, says of any rows what they score and how unusual that is.
+
+  Attributes:
+    parts: classifiers, each with the scores f[m] of normal rows that it was not
+      fitted to. Of several, by folds, a score is the mean of theirs.
+  """
+  parts: tuple[tuple[Any, np.ndarray], ...]
+
+  @property
+  def held_out(self) -> int:
+    """How many normal rows calibrate; 0 if all do in turn, by folds."""
+    return len(self.parts[0][1]) if len(self.parts) == 1 else 0
+
+  def judge(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maps f[n, d] to scores f[n] and p-values f[n]."""
+    scores = [oneclass.anomaly_score(fitted, rows) for fitted, _ in self.parts]
+    above = sum(_at_least(calibration, score) for (_, calibration), score
+                in zip(self.parts, scores, strict=True))
+    normals = sum(len(calibration) for _, calibration in self.parts)
+    return np.mean(scores, axis=0), (1 + above) / (1 + normals)
+
+  def threshold(self, alpha: float) -> float | None:
+    """Returns the score above which p <= alpha; None by folds, for want of one.
+
+    Raises:
+      InputError: too few calibration scores for alpha.
+    """
+    return threshold(self.parts[0][1], alpha) if self.held_out else None
+
+
+def calibrated(train: np.ndarray, classifier: str, alpha: float, seed: int = 0,
+               limit: int = oneclass.LIMIT) -> Calibrated:
+  """Fits to normal f[n, d] and calibrates for a false-alarm rate.
 
   A fifth of the rows is held out; where that is too few for alpha, each row
-  is held out in turn (`cross_p_values`).
+  is held out in turn (`cross_calibrated`).
 
   Raises:
     InputError: too few rows even so.
   """
-  held_out = round(SHARE * len(train))
-  if held_out >= needed(alpha):
-    fitted, calibration = calibrate(train, classifier, seed, limit=limit)
-    scores = oneclass.anomaly_score(fitted, test)
-    return Alarms(alpha, p_values(calibration, scores), held_out)
+  if round(SHARE * len(train)) >= needed(alpha):
+    return Calibrated((calibrate(train, classifier, seed, limit=limit),))
   _rank(alpha, len(train))  # raises if these are too few as well
-  return Alarms(alpha, cross_p_values(train, test, classifier, seed,
-                                      limit=limit), 0)
+  return cross_calibrated(train, classifier, seed, limit=limit)
+
+
+def alarms(train: np.ndarray, test: np.ndarray, classifier: str, alpha: float,
+           seed: int = 0, limit: int = oneclass.LIMIT) -> Alarms:
+  """Calibrates on normal f[n, d], as `calibrated`, and tests f[k, d].
+
+  Raises:
+    InputError: too few rows.
+  """
+  found = calibrated(train, classifier, alpha, seed, limit)
+  return Alarms(alpha, found.judge(test)[1], found.held_out)
 
 
 def p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -140,10 +180,10 @@ def calibrate(train: np.ndarray, classifier: str, seed: int = 0,
   return fitted, oneclass.anomaly_score(fitted, train[order[:held_out]])
 
 
-def cross_p_values(train: np.ndarray, test: np.ndarray, classifier: str,
-                   seed: int = 0, folds: int = FOLDS,
-                   limit: int = oneclass.LIMIT) -> np.ndarray:
-  """Maps normal f[n, d] and f[k, d] to p-values f[k]; no row is given up.
+def cross_calibrated(train: np.ndarray, classifier: str, seed: int = 0,
+                     folds: int = FOLDS, limit: int = oneclass.LIMIT
+                     ) -> Calibrated:
+  """Calibrates with every row of normal f[n, d]; none is given up.
 
   Each fold calibrates the classifier that is fitted to the others, and the
   counts are added (Vovk, 2015, https://arxiv.org/abs/1208.0806). The smallest
@@ -153,12 +193,22 @@ def cross_p_values(train: np.ndarray, test: np.ndarray, classifier: str,
   Raises:
     InputError: fewer rows than folds, or too few to fit to.
   """
-  above = np.zeros(len(test), int)
+  parts = []
   for kept, held_out in split(len(train), folds, seed):
     fitted = oneclass.fit(classifier, train[kept], seed, limit)
-    above += _at_least(oneclass.anomaly_score(fitted, train[held_out]),
-                       oneclass.anomaly_score(fitted, test))
-  return (1 + above) / (1 + len(train))
+    parts.append((fitted, oneclass.anomaly_score(fitted, train[held_out])))
+  return Calibrated(tuple(parts))
+
+
+def cross_p_values(train: np.ndarray, test: np.ndarray, classifier: str,
+                   seed: int = 0, folds: int = FOLDS,
+                   limit: int = oneclass.LIMIT) -> np.ndarray:
+  """Maps normal f[n, d] and f[k, d] to p-values f[k], by `cross_calibrated`.
+
+  Raises:
+    InputError: fewer rows than folds, or too few to fit to.
+  """
+  return cross_calibrated(train, classifier, seed, folds, limit).judge(test)[1]
 
 
 def split(n: int, folds: int, seed: int

@@ -4,23 +4,27 @@
       --config.protocol.normal=3 --config.seed=1
 
 The same command resumes a run that was stopped, and the result is the same, bit
-for bit. It ends with what stage 2, `python -m deep_oc.evaluate`, reads: the
-embeddings, and heat maps if the config has a group `localize`. Any field of the
-config can be set on the command line.
+for bit. SIGTERM stops it after a checkpoint, with exit status 75. A run ends
+with what stage 2, `python -m deep_oc.evaluate`, reads: the embeddings, and heat
+maps if the config has a group `localize`. Any field of the config can be set on
+the command line.
 """
+import contextlib
 import datetime
+import functools
 import time
+import zlib
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (checkpoints, cli, data, distribution, experiment, features,
-                     localize, logs, monitor, runs, sharding, step)
+from deep_oc import (checkpoints, cli, data, distributed, distribution,
+                     experiment, features, localize, logs, monitor, runs,
+                     sharding, step, storage)
 from deep_oc.errors import InputError
 
 _PROBES = 256  # training images whose features are watched
@@ -28,9 +32,11 @@ _PROBES = 256  # training images whose features are watched
 
 def define_flags() -> None:
   experiment.define_flag()
+  distributed.define_flags()
   flags.DEFINE_string(
       'workdir', None, 'Where the run lives; by default '
-      'runs/<experiment>/<normal class>/seed<k>. A run found there is resumed.')
+      'runs/<experiment>/<normal class>/seed<k>. A run found there is resumed. '
+      'May be s3://bucket/folder, gs:// or any other protocol of fsspec.')
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | None = None
@@ -50,13 +56,18 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   images = distribution.augment(problem.train.image, config.distribution)
   optimizer = experiment.optimizer(config, len(images))
   total = plan.total_steps(len(images))
-  runs.claim(workdir, config)
+  first = distributed.is_first()
+  if first:
+    runs.claim(workdir, config)
+  distributed.agree('the training images', lambda: zlib.crc32(images))
 
-  state = jax.device_put(
+  state = sharding.put(
       step.create_state(pretext, optimizer, config.seed, images.shape[1:]),
       sharding.replicated(mesh))
-  on_device = jax.device_put(images, sharding.replicated(mesh))
-  take_steps = step.make_steps(pretext, optimizer, mesh)
+  stored = storage.Storage(
+      images, storage.choose(plan.placement, images.nbytes, mesh), mesh)
+  take_steps = step.make_steps(
+      pretext, optimizer, mesh, plan.batch_norm_groups)
   look = features.embedder(pretext, mesh, features.BATCH)
   key = step.root_key(config.seed)
   dispatch = step.steps_per_dispatch(plan.log_every)
@@ -65,24 +76,32 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
     if saved.newest() is not None:
       state = saved.restore(state)
     start = int(state.step)
-    _announce(config, problem, workdir, len(images), start, total)
-    with logs.Metrics(workdir, start) as log, tqdm.tqdm(
+    distributed.agree(f'the newest checkpoint that they see in {workdir}, '
+                      'which must be one folder for all', lambda: start)
+    if first:
+      _announce(config, problem, workdir, len(images), start, total)
+      print(stored)
+    batches = stored.batches(
+        functools.partial(
+            step.batch_index, config.seed, len(images), plan.batch),
+        start, total, dispatch)
+    with (logs.Metrics(workdir, start) if first
+          else contextlib.nullcontext()) as log, tqdm.tqdm(
         initial=start, total=total, unit='step', desc='train',
-        disable=None) as bar:
+        disable=None if first else True) as bar, cli.between_steps(
+            not jax.distributed.is_initialized()) as stop:
       rows, since = [], time.perf_counter()
       now = start
-      while now < total:
-        count = min(dispatch - now % dispatch, total - now)
-        index = step.batch_index(
-            config.seed, len(images), plan.batch, now, count)
-        state, metrics = take_steps(
-            state, on_device, jnp.asarray(index), key)
+      for dispatched, batch in enumerate(batches):
+        state, metrics = take_steps(state, stored.images, batch, key)
+        count = len(batch)
         now += count
         rows.append(metrics)
         bar.update(count)
         last = now == total
         watch = now % plan.monitor_every < count or last
-        save = now % plan.checkpoint_every < count or last
+        stopped = stop.is_set() or distributed.stopping(dispatched)
+        save = now % plan.checkpoint_every < count or last or stopped
         if not (now % plan.log_every < count or watch or save):
           continue
         means = _mean(rows, now, workdir)
@@ -91,19 +110,31 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
         if watch:
           means |= monitor.statistics(
               look(state.variables, problem.train.image[:_PROBES])['pool'])
-          for warning in monitor.warnings(means, now / total):
-            tqdm.tqdm.write(f'warning: step {now}: {warning}')
-        log.write(now, means)
-        bar.set_postfix_str(f"loss {means['loss']:.4f}")
-        if bar.disable and watch:  # no terminal: a line now and then instead
-          print(_line(now, total, means), flush=True)
+        if first:
+          _report(now, total, means, watch, log, bar)
         if save:
+          if first:
+            log.flush()
           saved.save(state)
+        if stopped:
+          raise cli.Stopped(
+              f'stopped by SIGTERM at step {now}; the same command resumes')
         rows, since = [], time.perf_counter()
-  features.export(workdir, config, problem, pretext, state)
-  if config.get('localize'):
-    localize.export(workdir, config, problem, pretext, state)
+    features.export(workdir, config, problem, pretext, state)
+    if config.get('localize'):
+      localize.export(workdir, config, problem, pretext, state)
   return workdir
+
+
+def _report(now: int, total: int, means: Mapping[str, float], watch: bool,
+            log: logs.Metrics, bar: tqdm.tqdm) -> None:
+  if watch:
+    for warning in monitor.warnings(means, now / total):
+      tqdm.tqdm.write(f'warning: step {now}: {warning}')
+  log.write(now, means)
+  bar.set_postfix_str(f"loss {means['loss']:.4f}")
+  if bar.disable and watch:  # no terminal: a line now and then instead
+    print(_line(now, total, means), flush=True)
 
 
 def _announce(config: ml_collections.ConfigDict, problem: data.Problem,
@@ -138,8 +169,10 @@ def _mean(rows: list[dict[str, jax.Array]], now: int, workdir: str
 
 
 def main() -> None:
-  workdir = train(experiment.from_flag(), flags.FLAGS.workdir)
-  print(f"stage 2: python -m deep_oc.evaluate --runs='{workdir}'")
+  with distributed.joined():
+    workdir = train(experiment.from_flag(), flags.FLAGS.workdir)
+    if distributed.is_first():
+      print(f"stage 2: python -m deep_oc.evaluate --runs='{workdir}'")
 
 
 if __name__ == '__main__':

@@ -17,7 +17,6 @@ launch/README.md tells about the engines.
 import inspect
 import json
 import os
-import runpy
 import shlex
 import statistics
 import subprocess
@@ -104,7 +103,7 @@ def expand(path: str, settings: Sequence[str] = (),
   """
   base = read(path, {})
   experiment.check(base)
-  found = _of_classes(base, _points(path), classes)
+  found = _of_classes(base, experiment.points(path), classes)
   if seeds is not None:
     found = _with_seeds(found, [_seed(seed) for seed in seeds])
   given = dict(_setting(each) for each in settings)
@@ -145,12 +144,6 @@ def read(path: str, overrides: Mapping[str, object]
 def _arguments(path: str, overrides: Mapping[str, object]) -> list[str]:
   return [f'--config={path}', *(f'--config.{key}={value}'
                                 for key, value in overrides.items())]
-
-
-def _points(path: str) -> list[dict[str, object]]:
-  """Returns the points of the file's sweep(), a single one without it."""
-  sweep = runpy.run_path(path.partition(':')[0]).get('sweep')
-  return list(sweep()) if sweep else [{}]
 
 
 def _of_classes(base, points, classes):
@@ -258,7 +251,7 @@ def _measured(run: Run) -> Cost:
         file=sys.stderr)
   config = [each for each in run.job.command if each.startswith('--config')]
   done = subprocess.run(
-      [sys.executable, '-m', 'launch.estimate', *config],
+      [sys.executable, '-m', 'deep_oc.estimate', *config],
       capture_output=True, text=True, check=False)
   if done.returncode:
     print('no estimate:', *done.stderr.strip().splitlines()[-1:],

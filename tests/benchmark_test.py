@@ -2,10 +2,12 @@
 import csv
 import math
 
+import pytest
 from configs import cutpaste_quickstart
+from scipy import stats
 from tests import tiny
 
-from deep_oc import benchmark
+from deep_oc import benchmark, classifier_benchmark, jitted, oneclass
 
 
 def _config():
@@ -58,3 +60,34 @@ def test_windows_of_an_image_are_counted_where_a_config_has_them():
   alone, together, ratio = (float(rows[name]['value']) for name in (
       'a window by itself', 'windows of an image', 'speed-up'))
   assert alone > 0 and math.isclose(ratio, together / alone, rel_tol=1e-2)
+
+
+def test_classifiers_need_no_config_and_their_ratios_agree(binary, tmp_path):
+  done = binary('benchmark', '--classifiers=kde,lof', '--columns=24',
+                '--train_rows=200', '--test_rows=150', '--rounds=1',
+                f'--output={tmp_path}/b.csv')
+  assert not done.returncode, done.stderr
+  with (tmp_path / 'b.csv').open(newline='') as file:
+    kde, lof, total = csv.DictReader(file)
+  assert [line.split()[0] for line in done.stdout.splitlines()] == [
+      'classifier', 'kde', 'lof', 'all']
+  for name in ('scikit-learn', 'NumPy'):
+    assert float(kde[f'{name} / jitted']) == pytest.approx(
+        float(kde[name]) / float(kde['jitted']), rel=2e-3)
+  assert lof['jitted'] == total['jitted'] == ''
+  for key in ('fit', 'score', 'CPU'):
+    assert float(total[key]) == pytest.approx(
+        sum(float(row[key]) for row in (kde, lof)), rel=2e-3)
+
+
+@pytest.mark.parametrize('spec', oneclass.CLASSIFIERS)
+def test_scikit_learns_side_ranks_the_rows_alike(spec):
+  """So that it is the same work whose speed is compared."""
+  train, test = classifier_benchmark.features(200, 100, 24)
+  fitted = oneclass.fit(spec, train)
+  if jitted.twin(fitted) is None:
+    pytest.skip('nothing is compared')
+  found = classifier_benchmark.own(fitted, train, test)()
+  found = found[0].mean(axis=1) if isinstance(found, tuple) else found
+  ours = oneclass.anomaly_score(fitted, test)
+  assert abs(stats.spearmanr(ours, found).statistic) > 0.999

@@ -30,11 +30,23 @@ def digits_npz(tmp_path_factory) -> pathlib.Path:
   return path
 
 
+@pytest.fixture(scope='session')
+def never_stopped(digits_npz, tmp_path_factory) -> pathlib.Path:
+  """A run of tests/tiny.py from its first step to its last."""
+  from deep_oc import train
+  from tests import tiny
+  config = tiny.get_config()
+  config.data.path = str(digits_npz)
+  return pathlib.Path(
+      train.train(config, str(tmp_path_factory.mktemp('run'))))
+
+
 @pytest.fixture
 def binary(digits_npz, tmp_path):
   """Runs `python -m deep_oc.<name>` with tests/tiny.py as its config."""
-  def start(name, *args, env=None, wait=True, config='tests/tiny.py'):
-    command = [sys.executable, '-m', f'deep_oc.{name}']
+  def start(name, *args, env=None, wait=True, config='tests/tiny.py',
+            wrapper=()):
+    command = [*wrapper, sys.executable, '-m', f'deep_oc.{name}']
     if name == 'train':
       command.append(f'--config={config}')
     if name == 'train' and config == 'tests/tiny.py':

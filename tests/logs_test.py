@@ -1,7 +1,10 @@
 """A resumed run's metrics hold each step once."""
 import json
+import pathlib
 
-from deep_oc import logs
+import pytest
+
+from deep_oc import files, logs
 
 
 def test_rows_after_the_checkpoint_and_half_rows_are_dropped(tmp_path):
@@ -17,3 +20,12 @@ def test_rows_after_the_checkpoint_and_half_rows_are_dropped(tmp_path):
   assert rows == [{'step': 10, 'loss': 0.1}, {'step': 20, 'loss': 0.05},
                   {'step': 30, 'loss': 0.5}]
   assert list((tmp_path / 'tensorboard').glob('events*'))
+
+
+@pytest.mark.skipif(not pathlib.Path('/dev/full').exists(),
+                    reason='needs a device that is always full')
+def test_a_row_that_finds_no_room_is_one_line(tmp_path):
+  with logs.Metrics(tmp_path, 0) as log:
+    (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
+    with pytest.raises(files.WriteError, match='metrics.jsonl: No space left'):
+      log.write(10, {'loss': 1.})

@@ -1,29 +1,20 @@
 """The one train step: what it changes, and that it is a function of its step.
 """
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from deep_oc import optimizers, pretexts, sharding, step
 
 TASKS = {'rotation': dict(head=(8, 8)),
-         'contrastive': dict(head=(8, 8, 4)),
-         'nt_xent': dict(head=(8, 8, 4), loss='nt_xent'),
-         'cutpaste': dict(head=(8, 8), defects=dict(
-             scar_length=(4, 8), scar_width=(2, 4)))}
+         'contrastive': dict(head=(8, 8, 4))}
 
 
 def make(task):
   """Returns task, optimizer, mesh, state and images."""
-  name = 'contrastive' if task == 'nt_xent' else task
   pretext = pretexts.create(
-      name, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.float32,
+      task, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.float32,
       augment=dict(crop=0.5, flip=0.5, hue=0.4), **TASKS[task])
   optimizer = optimizers.create(total_steps=10, steps_per_epoch=2)
   mesh = sharding.mesh()
@@ -111,23 +102,3 @@ def test_steps_differ_in_their_views():
   state, first = take(state)
   _, second = take(state)  # the same images and parameters
   assert float(first['loss']) != float(second['loss'])
-
-
-@pytest.mark.parametrize('task', TASKS)
-def test_eight_devices_equal_one(task):
-  losses, params = run(task, 2, 1)
-  program = f"""
-import sys; sys.path.insert(0, 'tests')
-import jax, numpy as np, step_test
-assert jax.device_count() == 8
-losses, params = step_test.run({task!r}, 2, 1)
-print(*losses, *[float(np.abs(x).sum()) for x in jax.tree.leaves(params)])
-"""
-  done = subprocess.run(
-      [sys.executable, '-c', program], capture_output=True, text=True,
-      env=os.environ | {'JAX_NUM_CPU_DEVICES': '8', 'JAX_PLATFORMS': 'cpu'})
-  assert not done.returncode, done.stderr
-  got = np.array(done.stdout.split(), float)
-  np.testing.assert_allclose(got[:2], losses, rtol=1e-5)
-  np.testing.assert_allclose(
-      got[2:], [np.abs(x).sum() for x in jax.tree.leaves(params)], rtol=1e-4)

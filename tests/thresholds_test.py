@@ -237,3 +237,33 @@ def test_alarms_hold_out_a_fifth_or_where_that_is_too_few_fold():
       train, test, 'kde', seed=1))
   with pytest.raises(InputError, match='takes 999 normal .* there are 100'):
     thresholds.alarms(train, test, 'kde', 0.001)
+
+
+def test_what_was_calibrated_once_judges_rows_as_they_come():
+  train, test = _digits(0)[:100], _digits(8)[:30]
+  for alpha, held_out in ((0.1, 20), (0.02, 0)):
+    found = thresholds.calibrated(train, 'kde', alpha, seed=1)
+    assert found.held_out == held_out
+    score, p = found.judge(test)
+    np.testing.assert_array_equal(
+        p, thresholds.alarms(train, test, 'kde', alpha, seed=1).p)
+    parts = [found.judge(test[i:i + 7]) for i in range(0, 30, 7)]
+    for whole, pieces in zip((score, p), zip(*parts, strict=True),
+                             strict=True):
+      np.testing.assert_allclose(np.concatenate(pieces), whole)
+
+
+def test_a_score_is_above_the_threshold_where_its_p_value_is_small():
+  train, test = _digits(0)[:100], _digits(8)[:30]
+  found = thresholds.calibrated(train, 'kde', 0.1)
+  score, p = found.judge(np.concatenate([train, test]))
+  np.testing.assert_array_equal(score > found.threshold(0.1), p <= 0.1)
+  assert thresholds.calibrated(train, 'kde', 0.02).threshold(0.02) is None
+
+
+def test_by_folds_a_score_is_the_mean_of_those_of_the_folds():
+  train, test = _digits(0)[:40], _digits(8)[:10]
+  scores = [oneclass.anomaly_score(oneclass.fit('kde', train[kept]), test)
+            for kept, _ in thresholds.split(40, 4, seed=2)]
+  found = thresholds.cross_calibrated(train, 'kde', seed=2, folds=4)
+  np.testing.assert_allclose(found.judge(test)[0], np.mean(scores, axis=0))

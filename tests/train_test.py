@@ -173,13 +173,14 @@ def test_a_checkpoint_of_another_network_names_the_array(
                 str(tmp_path))
 
 
-def test_a_damaged_checkpoint_names_its_folder(finished, tmp_path, digits_npz):
+def test_a_damaged_checkpoint_that_is_asked_for_names_its_folder(
+    finished, tmp_path):
   shutil.copytree(finished, tmp_path / 'run')
   for path in (tmp_path / 'run/checkpoints/60').rglob('*'):
     if path.is_file() and '/d/' in str(path):
       path.write_bytes(b'broken')
-  with pytest.raises(train.InputError, match='checkpoints/60.*one before'):
-    train.train(_config(digits_npz), str(tmp_path / 'run'))
+  with pytest.raises(train.InputError, match='checkpoints/60 .*one before'):
+    embed.restore(str(tmp_path / 'run'), 60)
 
 
 def test_too_few_images_for_the_batch(digits_npz, tmp_path):

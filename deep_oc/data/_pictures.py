@@ -49,7 +49,7 @@ def decode(found: Found, size: int
         marked, mode = _read_mask(item, seen.size)
         mask[i] = _nearest(marked, size)
         seen = seen._replace(mask_mode=mode)
-      image[i] = picture.resize((size, size), Image.Resampling.BILINEAR)
+      image[i] = squeeze(picture, size, size)
       return seen
     except Unusable as error:
       return Seen(error=str(error))
@@ -74,13 +74,26 @@ def read_image(content: io.BytesIO) -> tuple[Image.Image, Seen]:
   """
   try:
     with Image.open(content, formats=_FORMATS) as file:
-      upright = ImageOps.exif_transpose(file)
-      seen = Seen(file.format, file.mode, upright.size)
-      return _rgb(upright, file.format), seen
+      return as_rgb(file)
   except MemoryError:
     raise
   except Exception as error:  # decoders raise anything on damaged bytes
     raise Unusable(f'cannot be read as an image ({_why(error)})') from error
+
+
+def as_rgb(file: Image.Image) -> tuple[Image.Image, Seen]:
+  """Returns an opened image in RGB, turned as its file says, and what it is.
+
+  Raises whatever Pillow's decoders raise.
+  """
+  upright = ImageOps.exif_transpose(file)
+  seen = Seen(file.format or '', file.mode, upright.size)
+  return _rgb(upright, seen.format), seen
+
+
+def squeeze(picture: Image.Image, height: int, width: int) -> np.ndarray:
+  """Resizes an RGB image to u8[height, width, 3], whatever its shape."""
+  return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _read_mask(item: Item, size: tuple[int, int]) -> tuple[np.ndarray, str]:

@@ -1,0 +1,288 @@
+"""A trained run as a detector of anomalies in any images.
+
+  detector = deep_oc.load('runs/dacl_cifar10/0/seed0')
+  scores = detector.decision_function(images)
+  anomalous = detector.predict(images)
+
+The data set is not needed, the run's folder is enough: its config, checkpoint
+and `embeddings/train.npz`. Only heat maps of windows read the training images
+again.
+"""
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import ml_collections
+import numpy as np
+import tqdm
+
+from deep_oc import (checkpoints, embeddings, errors, experiment, features,
+                     files, maps, oneclass, plugins, runs, sharding, step,
+                     thresholds, unseen)
+from deep_oc.errors import InputError
+
+_CHUNK = 256  # images held at once, fewer if they are large
+_PIXELS = 2**24  # of a chunk
+_BASELINES = ('random', 'pixels')
+_SILENT = 5  # seconds without a progress bar
+
+
+class Judged(NamedTuple):
+  """What a detector says of n images.
+
+  Attributes:
+    score: f64[n], higher = more anomalous.
+    p_value: f64[n]; see `Detector.p_values`.
+    anomalous: bool[n].
+  """
+  score: np.ndarray
+  p_value: np.ndarray
+  anomalous: np.ndarray
+
+
+class Detector:
+  """Scores images, and flags them at a chosen false-alarm rate.
+
+  Methods are named and shaped as those of scikit-learn's outlier detectors. But
+  higher is more anomalous, and `predict` says 1 of an anomaly and 0 of what is
+  normal, as the metrics of detection want their labels, where scikit-learn says
+  -1 and 1.
+
+  Images are u8[n, h, w, c] or u8[n, h, w], or any iterable of pictures: paths,
+  PIL images, arrays u8[h, w, c] or u8[h, w], of any sizes, with 1, 3 or 4
+  channels. They are brought to `image_shape` as the run's data source does it,
+  transparent ones laid over black. Arrays of just this shape are taken as they
+  are, for so the source's are. All methods raise InputError for what is no
+  picture.
+
+  Made by `load`.
+
+  Attributes:
+    image_shape: (h, w, 3) of what the encoder learnt from.
+    classifier, feature: what scores, and which features.
+    false_alarm_rate: the share of normal images that may be flagged.
+    threshold_: scores above it are flagged; None if there is no such score,
+      for the training images calibrate in turn.
+    calibration: 'held_out_200', so many training images were not fitted, or
+      'folds_5', each was not in its turn.
+    localizes: the method of `heat_maps`, 'windows' or 'gradcam', or None.
+    chunk: how many images are held at once.
+    about: what result rows say of the run.
+  """
+
+  def __init__(self, *, config: ml_collections.ConfigDict, pretext: nn.Module,
+               variables: Mapping[str, Any], train: Mapping[str, np.ndarray],
+               about: Mapping[str, Any], classifier: str, feature: str,
+               false_alarm_rate: float):
+    """Fits the classifier.
+
+    Args:
+      config: of the run.
+      pretext: its task.
+      variables: of the trained network.
+      train: features f[n, d] of the normal training images, by name.
+      about: what result rows say of the run, and `image_shape`.
+      classifier, feature, false_alarm_rate: as `load`.
+    """
+    seed = about.get('seed', 0)
+    self._calibrated = thresholds.calibrated(
+        train[feature], classifier, false_alarm_rate, seed)
+    self.image_shape = tuple(about['image_shape'])
+    self.classifier, self.feature = classifier, feature
+    self.false_alarm_rate = false_alarm_rate
+    self.threshold_ = self._calibrated.threshold(false_alarm_rate)
+    held_out = self._calibrated.held_out
+    self.calibration = (f'held_out_{held_out}' if held_out else
+                        f'folds_{len(self._calibrated.parts)}')
+    group = config.get('localize')
+    self.localizes = group.get('name', 'windows') if group else None
+    self.chunk = int(np.clip(
+        _PIXELS // np.prod(self.image_shape[:2]), 1, _CHUNK))
+    self.about = dict(about)
+    self.prepare = unseen.reader(config.data, self.image_shape)
+    self._config, self._pretext, self._variables = config, pretext, variables
+    self._train = train
+
+  def decision_function(self, images: Iterable[unseen.Picture]) -> np.ndarray:
+    """Maps n images to scores f64[n], higher = more anomalous."""
+    return self.judge(images).score
+
+  def predict(self, images: Iterable[unseen.Picture]) -> np.ndarray:
+    """Maps n images to i64[n]: 1 = anomalous, 0 = normal.
+
+    Of normal images like those of the training, `false_alarm_rate` are flagged.
+    """
+    return self.judge(images).anomalous.astype(np.int64)
+
+  def p_values(self, images: Iterable[unseen.Picture]) -> np.ndarray:
+    """Maps n images to conformal p-values f64[n].
+
+    How often a normal image scores so high; flagged is what has at most
+    `false_alarm_rate`. `deep_oc.thresholds` says what is guaranteed.
+    """
+    return self.judge(images).p_value
+
+  def judge(self, images: Iterable[unseen.Picture]) -> Judged:
+    """Returns score, p-value and verdict of n images, in one pass."""
+    feature = self.embed(images)
+    if not len(feature):
+      return Judged(np.empty(0), np.empty(0), np.empty(0, bool))
+    score, p = self._calibrated.judge(feature)
+    return Judged(score, p, p <= self.false_alarm_rate)
+
+  def embed(self, images: Iterable[unseen.Picture]) -> np.ndarray:
+    """Maps n images to the features f32[n, d] that are classified."""
+    look = features.embedder(self._pretext, sharding.mesh())
+    return self._in_chunks(
+        images, self._train[self.feature].shape[1:], 'embed',
+        lambda image: look(self._variables, image)[self.feature])
+
+  def heat_maps(self, images: Iterable[unseen.Picture]) -> np.ndarray:
+    """Maps n images to scores of their pixels f32[n, h, w], at `image_shape`.
+
+    The first call fits the densities, which may take minutes.
+
+    Raises:
+      InputError: the run does not localize, or its maps are of windows and the
+        training images are no longer where they were.
+    """
+    return self._in_chunks(images, self.image_shape[:2], 'heat maps',
+                           self._maps.maps)
+
+  def map_parameters(self) -> dict[str, object]:
+    """Returns what defines the densities of `heat_maps`, JSON-able."""
+    return self._maps.parameters()
+
+  @functools.cached_property
+  def _maps(self) -> maps.Windows | maps.GradCam:
+    """The densities of `heat_maps`, fitted."""
+    if not self.localizes:
+      raise InputError('this run has no heat maps: its config has no group '
+                       '`localize`')
+    if self.localizes not in maps.METHODS:
+      raise errors.unknown('localize.name', self.localizes, maps.METHODS)
+    group = dict(self._config.localize)
+    group.pop('name', None)
+    method = plugins.call(
+        maps.METHODS[self.localizes], group, 'localize',
+        pretext=self._pretext, seed=self._config.seed)
+    return method.fit(
+        self._variables, self._train['pool'] if method.learns_from == 'pool'
+        else self._training_images(), 'heat maps')
+
+  def _training_images(self) -> np.ndarray:
+    """Reads the normal images u8[n, h, w, 3] by the run's data source."""
+    try:
+      return experiment.problem(self._config).fitted.image
+    except InputError as error:
+      raise InputError(
+          'heat maps of windows need the training images, which cannot be read '
+          f'({error}); give data_dir, where they lie now') from error
+
+  def _in_chunks(self, images: Iterable[unseen.Picture], shape: tuple[int, ...],
+                 what: str, function: Callable[[np.ndarray], np.ndarray]
+                 ) -> np.ndarray:
+    """Concatenates the function of u8[m, h, w, 3], f32[m, *shape]."""
+    images = unseen.several(images)
+    parts = [np.empty((0, *shape), np.float32)]
+    with tqdm.tqdm(
+        total=len(images) if hasattr(images, '__len__') else None, desc=what,
+        unit='images', delay=_SILENT, leave=False, disable=None) as bar:
+      for chunk in batched(images, self.chunk):
+        parts.append(function(np.stack([self.prepare(x) for x in chunk])))
+        bar.update(len(chunk))
+    return np.concatenate(parts)
+
+
+def batched(values: Iterable, size: int) -> Iterator[list]:
+  """Yields lists of `size` values, the last one perhaps shorter."""
+  values = iter(values)
+  while batch := list(itertools.islice(values, size)):
+    yield batch
+
+
+def load(workdir: str | os.PathLike, *, classifier: str | None = None,
+         feature: str = 'pool', false_alarm_rate: float = 0.05,
+         data_dir: str | None = None) -> Detector:
+  """Returns the detector of a trained run.
+
+  Args:
+    workdir: the run's folder, with config.json, checkpoints and
+      embeddings/train.npz.
+    classifier: any that `deep_oc.oneclass` knows. By default 'kde', which Sohn
+      et al. report for rotation prediction and which follows their OC-SVM
+      closely; for CutPaste, as its paper, and where there are fewer training
+      images than dimensions, a Gaussian, 'gde_ledoit_wolf'.
+    feature: of the embeddings, as 'pool' and 'head'.
+    false_alarm_rate: the share of normal images that may be flagged. A fifth
+      of the training images calibrates it; where that is too few, each does in
+      turn (`thresholds.calibrated`).
+    data_dir: where the training images lie now, if they moved; only for heat
+      maps.
+
+  Raises:
+    InputError: no such run, classifier or feature, no rate, too few images for
+      it, or files that do not belong together.
+  """
+  config, pretext = _read_config(workdir, data_dir)
+  thresholds.needed(false_alarm_rate)  # raises unless it is a rate
+  train, about = _read_features(workdir)
+  if feature not in train:
+    raise errors.unknown(f'feature in {workdir}/embeddings', feature, train)
+  classifier = classifier or default_classifier(config, train[feature])
+  oneclass.create(classifier)  # an unknown one fails before the checkpoint
+  return Detector(
+      config=config, pretext=pretext,
+      variables=_restore(workdir, config, pretext, about), train=train,
+      about=about, classifier=classifier, feature=feature,
+      false_alarm_rate=false_alarm_rate)
+
+
+def default_classifier(config: ml_collections.ConfigDict, train: np.ndarray
+                       ) -> str:
+  """Returns the classifier for features f[n, d] of a run, as `load` says."""
+  fewer = len(train) < train.shape[1]
+  cutpaste = config.pretext.name == 'cutpaste'
+  return 'gde_ledoit_wolf' if fewer or cutpaste else 'kde'
+
+
+def _read_config(workdir, data_dir):
+  config = runs.read_config(workdir)
+  experiment.check(config)
+  if data_dir is not None:
+    config.data['path' if 'path' in config.data else 'data_dir'] = data_dir
+  return config, experiment.pretext(config)
+
+
+def _read_features(workdir):
+  """Returns the features that the network has, and the meta."""
+  path = files.path(workdir) / 'embeddings' / 'train.npz'
+  arrays, meta = embeddings.read(path)
+  if 'image_shape' not in meta:
+    raise InputError(f'{path} does not say of what size its images are; run '
+                     f'`python -m deep_oc.embed --workdir={workdir}`')
+  found = {name: array for name, array in embeddings.features(arrays).items()
+           if name not in _BASELINES}
+  return found, meta
+
+
+def _restore(workdir, config, pretext, about):
+  """Returns the variables of the network that made the features."""
+  batch = experiment.plan(config).batch  # of any number of images will do
+  like = jax.eval_shape(functools.partial(
+      step.create_state, pretext, experiment.optimizer(config, batch),
+      config.seed, tuple(about['image_shape'])))
+  replicated = sharding.replicated(sharding.mesh())
+  like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=replicated), like)
+  with checkpoints.Checkpoints(workdir) as saved:
+    if not files.exists(saved.folder / str(about['step'])):
+      raise InputError(
+          f'the checkpoint of step {about["step"]}, of which the embeddings '
+          f'are, is not in {saved.folder}; run `python -m deep_oc.embed '
+          f'--workdir={workdir}`')
+    return saved.restore(like, about['step']).variables

@@ -1,0 +1,84 @@
+"""What a run of a config costs on this machine, with its real images.
+
+  python -m deep_oc.estimate --config=configs/dacl_cifar10.py
+
+prints a line of JSON: the seconds of a step, after compilation, the steps of
+the run, and the bytes that it needs on a device. `deep_oc.doctor` says it in
+words, `deep_oc.benchmark` tells more.
+"""
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from absl import flags
+
+from deep_oc import cli, distribution, experiment, sharding, step, storage
+
+
+def define_flags() -> None:
+  experiment.define_flag()
+  flags.DEFINE_float('seconds', 2.0, 'How long to time steps, at least.', 0.0)
+
+
+def estimate(config: ml_collections.ConfigDict, seconds: float
+             ) -> dict[str, object]:
+  """Takes some steps and says what they cost.
+
+  Returns:
+    'seconds_per_step', 'steps' of the run, 'images' in the training set, its
+    'placement', 'bytes' that a device needs for state, images and temporaries
+    by XLA's own account, and 'device'.
+
+  Raises:
+    InputError: the config cannot be, or its images are not there.
+  """
+  mesh = sharding.mesh()
+  plan, pretext = experiment.plan(config), experiment.pretext(config)
+  sharding.check_batch(plan.batch, mesh)
+  problem = experiment.problem(config)
+  images = distribution.augment(problem.train.image, config.distribution)
+  optimizer = experiment.optimizer(config, len(images))
+  state = sharding.put(step.create_state(
+      pretext, optimizer, config.seed, images.shape[1:]),
+                       sharding.replicated(mesh))
+  placement = storage.choose(plan.placement, images.nbytes, mesh)
+  stored = storage.Storage(images, placement, mesh)
+  count = step.steps_per_dispatch(plan.log_every)
+  batch = next(iter(stored.batches(
+      lambda begin, many: step.batch_index(
+          config.seed, len(images), plan.batch, begin, many), 0, count, count)))
+  key = step.root_key(config.seed)
+  take_steps = step.make_steps(pretext, optimizer, mesh, plan.batch_norm_groups)
+  compiled = take_steps.lower(
+      state, stored.images, jnp.asarray(batch), key).compile()
+
+  began = taken = 0
+  while not taken or time.perf_counter() - began < seconds:
+    state = jax.block_until_ready(
+        compiled(state, stored.images, jnp.asarray(batch), key)[0])
+    if began:
+      taken += len(batch)
+    else:  # the first call is slower
+      began = time.perf_counter()
+  devices = jax.devices()
+  return {'seconds_per_step': (time.perf_counter() - began) / taken,
+          'steps': plan.total_steps(len(images)), 'images': len(images),
+          'placement': placement, 'bytes': _bytes(compiled),
+          'device': f'{len(devices)} × {devices[0].device_kind}'}
+
+
+def _bytes(compiled: jax.stages.Compiled) -> int:
+  """Returns arguments, results and temporaries; what is donated counts once."""
+  found = compiled.memory_analysis()
+  return (found.argument_size_in_bytes + found.temp_size_in_bytes
+          + found.output_size_in_bytes - found.alias_size_in_bytes)
+
+
+def main() -> None:
+  print(json.dumps(estimate(experiment.from_flag(), flags.FLAGS.seconds)))
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)

@@ -1,0 +1,326 @@
+"""JAX twins of the scores of fitted one-class classifiers, for large sets.
+
+`TWINS` names the classes that have one; adding one is adding an entry. A twin
+is what `score_samples` of `deep_oc.oneclass` is, higher = more normal, with the
+scaling of rows to length 1, as a pure function of arrays and rows: it can be
+jitted, and differentiated by the rows.
+
+A matrix of test rows by training rows is the cost. It is a product in float32,
+of rows less their mean: rounding is relative to how far they spread, not to
+where they lie. All else is in float64: the scaling, what is added to the
+product, sums, the distances of the nearest rows once found, and Gaussians,
+whose covariances may be as good as singular.
+"""
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from scipy import linalg
+from sklearn import preprocessing
+from sklearn.utils import gen_batches
+
+from deep_oc import oneclass
+
+_BYTES = 64 * 2 ** 20  # of the largest array of a chunk
+_SPARE = 8  # candidates beyond k, should float32 have them in another order
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Twin(NamedTuple):
+  """A score in two parts, of which one can be jitted for all classifiers.
+
+  Attributes:
+    function: maps arrays and f[n, d] to f[n], higher = more normal. Equal ones
+      are compiled once. In float64 only under `jax.enable_x64(True)`.
+    arrays: what was learnt.
+    rows: how many rows or columns each test row meets; for the memory.
+  """
+  function: Callable[[Arrays, jax.Array], jax.Array]
+  arrays: Arrays
+  rows: int
+
+
+def twin(classifier: Any) -> Twin | None:
+  """Returns the twin of a fitted classifier, None if there is none."""
+  make = TWINS.get(type(classifier))
+  return make(classifier) if make else None
+
+
+def anomaly_score(classifier: Any, test: np.ndarray) -> np.ndarray | None:
+  """Maps f[n, d] to f64[n], higher = more anomalous, some rows at a time.
+
+  None if the classifier has no twin.
+
+  Raises:
+    ValueError: the rows are not like those that were fitted.
+  """
+  found = twin(classifier)
+  if found is None:
+    return None
+  size = min(len(test), _rows_at_once(found.rows, test.shape[1]))
+  scores = np.empty(len(test))
+  with jax.enable_x64(True):
+    arrays = jax.device_put(found.arrays)
+    for rows in gen_batches(len(test), size):
+      chunk = oneclass.checked(classifier, test[rows])
+      padded = np.pad(chunk, ((0, size - len(chunk)), (0, 0)))
+      scores[rows] = _score(found.function, arrays, padded)[:len(chunk)]
+  return -scores
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(function, arrays, x):
+  return function(arrays, x)
+
+
+def _rows_at_once(rows: int, columns: int) -> int:
+  """Returns how many test rows fill `_BYTES`, a power of two."""
+  most = _BYTES // max(4 * rows, 8 * columns)
+  return 2 ** max(most.bit_length() - 1, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Linear:
+  """x.w"""
+  norm: str | None
+
+  def __call__(self, arrays: Arrays, x: jax.Array) -> jax.Array:
+    return _scaled(x, self.norm) @ arrays['weight']
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kernel:
+  """sum_i alpha_i exp(-gamma |x - x_i|^2), times `slope`, plus `offset`."""
+  norm: str | None
+
+  def __call__(self, arrays: Arrays, x: jax.Array) -> jax.Array:
+    z = (_scaled(x, self.norm) - arrays['mean']) * arrays['root']
+    log = _log_sum(_products(arrays, z)) - jnp.square(z).sum(axis=1)
+    return arrays['slope'] * jnp.exp(log) + arrays['offset']
+
+
+@dataclasses.dataclass(frozen=True)
+class _Density:
+  """log sum_i exp(2 gamma x.x_i) / gamma"""
+  norm: str | None
+
+  def __call__(self, arrays: Arrays, x: jax.Array) -> jax.Array:
+    x = _scaled(x, self.norm)
+    z = (x - arrays['mean']) * arrays['root']
+    log = _log_sum(_products(arrays, z))
+    return log / jnp.square(arrays['root']) + 2 * (x @ arrays['mean'])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Neighbors:
+  """Minus the distance of the k nearest rows: their mean, or the k-th."""
+  norm: str | None
+  cosine: bool
+  k: int
+  kth: bool
+
+  def __call__(self, arrays: Arrays, x: jax.Array) -> jax.Array:
+    x = _scaled(x, self.norm)
+    near = self._candidates(arrays, x)
+    found = lax.map(lambda index: self._distance(
+        x, jnp.take(arrays['train'], index, axis=0)), near.T)
+    found = jnp.sort(found, axis=0)[:self.k]
+    return -(found[-1] if self.kth else found.mean(axis=0))
+
+  def _candidates(self, arrays, x):
+    """Returns the indices of the k nearest rows, and some more."""
+    z = lax.stop_gradient(x - arrays['mean']) * arrays['root']
+    most = min(self.k + _SPARE, len(arrays['train']))
+    return lax.top_k(_products(arrays, z), most)[1]
+
+  def _distance(self, x, y):
+    if self.cosine:
+      return jnp.clip(1 - (x * y).sum(axis=1), 0, 2)
+    return _length(x - y)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gaussians:
+  """The log density of a mixture of normal distributions."""
+  norm: str | None
+
+  def __call__(self, arrays: Arrays, x: jax.Array) -> jax.Array:
+    x = _scaled(x, self.norm)
+
+    def log_density(gaussian):
+      white = (x - gaussian['mean']) @ gaussian['whitener']
+      return gaussian['log_weight'] - jnp.square(white).sum(axis=1) / 2
+    return jax.nn.logsumexp(lax.map(log_density, dict(arrays)), axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mahalanobis:
+  """Minus the squared distance to the nearest mean."""
+  norm: str | None
+
+  def __call__(self, arrays: Arrays, x: jax.Array) -> jax.Array:
+    x = (_scaled(x, self.norm) - arrays['centre']) / arrays['scale']
+
+    def distance(cluster):
+      mean, precision = cluster
+      return ((x - mean) @ precision * (x - mean)).sum(axis=1)
+    return -lax.map(distance, (arrays['mean'], arrays['precision'])).min(axis=0)
+
+
+def _scaled(x, norm):
+  """Returns f64[n, d], scaled to length 1 if `norm` is 'l2'; never by 0."""
+  x = x.astype(jnp.result_type(float))
+  if norm is None:
+    return x
+  length = _length(x)
+  return x / jnp.where(length > 0, length, 1)[:, None]
+
+
+def _length(x):
+  """Returns the lengths of f[n, d]; their gradient at 0 is 0, not NaN."""
+  square = jnp.square(x).sum(axis=1)
+  positive = square > 0
+  return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+
+
+def _products(arrays, z):
+  """Returns 2 z.z_i + b_i, f32[n, k], of the centred rows z_i.
+
+  HIGHEST, because GPUs would otherwise round to 10 bits.
+  """
+  return 2 * jnp.matmul(z.astype(jnp.float32), arrays['rows'].T,
+                        precision=lax.Precision.HIGHEST) + arrays['bias']
+
+
+def _log_sum(power):
+  """Maps f32[n, k] to log(sum(exp)), f64[n]."""
+  top = lax.stop_gradient(power.max(axis=1, keepdims=True))
+  total = jnp.exp(power - top).sum(axis=1, dtype=jnp.result_type(float))
+  return jnp.log(total) + top[:, 0]
+
+
+def _centred(X: np.ndarray, root: float, bias: Callable[..., np.ndarray]
+             ) -> dict[str, np.ndarray]:
+  """Returns what `_products` needs of f[k, d].
+
+  Args:
+    X: the rows.
+    root: what they are multiplied with once centred.
+    bias: maps the rows z_i, and the mean times root, to b_i.
+  """
+  mean = X.mean(axis=0)
+  z = (X - mean) * root
+  return {'mean': mean, 'root': np.float64(root),
+          'rows': z.astype(np.float32),
+          'bias': bias(z, mean * root).astype(np.float32)}
+
+
+def _squares(z, mean):
+  return -np.einsum('kd,kd->k', z, z)
+
+
+def _along(z, mean):
+  return 2 * z @ mean
+
+
+def _kde(fitted: oneclass.KDE) -> Twin:
+  return Twin(_Density(fitted.norm), _centred(
+      fitted.train_, np.sqrt(fitted.gamma_), _along), len(fitted.train_))
+
+
+def _svm(fitted: oneclass.OneClassSVM, slope: float = 1., offset: float = 0.
+         ) -> Twin:
+  X, alpha = fitted.support_vectors_, fitted.dual_coef_
+  if fitted.kernel == 'linear':
+    return Twin(_Linear(fitted.norm), {'weight': alpha @ X}, 1)
+  arrays = _centred(X, np.sqrt(fitted.gamma_),
+                    lambda z, mean: _squares(z, mean) + np.log(alpha))
+  arrays |= {'slope': np.float64(slope), 'offset': np.float64(offset)}
+  return Twin(_Kernel(fitted.norm), arrays, len(X))
+
+
+def _svdd(fitted: oneclass.SVDD) -> Twin:
+  return _svm(fitted, 2., -1. - fitted.centre_)
+
+
+def _nearest(fitted: oneclass.NearestNeighbor) -> Twin:
+  return _neighbors(fitted.train_, _Neighbors(fitted.norm, True, 1, True))
+
+
+def _knn(fitted: oneclass.KNN) -> Twin | None:
+  """Returns the twin of two metrics; scikit-learn has more."""
+  if fitted.metric not in ('euclidean', 'cosine'):
+    return None
+  cosine = fitted.metric == 'cosine'
+  train = fitted.train_
+  return _neighbors(
+      preprocessing.normalize(train) if cosine else train,
+      _Neighbors('l2' if cosine else fitted.norm, cosine,
+                 fitted.neighbors_.n_neighbors, fitted.distance == 'kth'))
+
+
+def _neighbors(train: np.ndarray, function: _Neighbors) -> Twin:
+  """Rows are divided by their spread, whose square might be no float32."""
+  spread = np.sqrt(train.shape[1] * train.var(axis=0).mean())
+  bias = _along if function.cosine else _squares
+  arrays = _centred(train, 1 / (spread or 1.), bias) | {'train': train}
+  return Twin(function, arrays, len(train))
+
+
+def _shrunk_gde(fitted: oneclass.ShrunkGDE) -> Twin:
+  cholesky = fitted.cholesky_
+  whitener = linalg.solve_triangular(cholesky, np.eye(len(cholesky)),
+                                     lower=True).T
+  return _gaussians(fitted.norm, fitted.location_[None], whitener[None])
+
+
+def _mixture(fitted: oneclass.GDE | oneclass.GMM) -> Twin | None:
+  """Returns the twin of full covariances."""
+  found = fitted.mixture_
+  if found.covariance_type != 'full':
+    return None
+  return _gaussians(fitted.norm, found.means_, found.precisions_cholesky_,
+                    found.weights_)
+
+
+def _gaussians(norm: str | None, mean: np.ndarray, whitener: np.ndarray,
+               weight: np.ndarray | float = 1.) -> Twin:
+  """Returns the twin of k normal distributions.
+
+  Args:
+    norm: of the rows.
+    mean: f[k, d].
+    whitener: f[k, d, d], triangular; with its transpose, the precision.
+    weight: f[k], of the distributions.
+  """
+  diagonal = np.diagonal(whitener, axis1=1, axis2=2)
+  log_weight = (np.log(weight) + np.log(diagonal).sum(axis=1)
+                - mean.shape[1] * np.log(2 * np.pi) / 2)
+  return Twin(_Gaussians(norm), {'mean': mean, 'whitener': whitener,
+                                 'log_weight': log_weight}, mean.shape[1])
+
+
+def _mahalanobis(fitted: oneclass.Mahalanobis) -> Twin:
+  return Twin(_Mahalanobis(fitted.norm), {
+      'centre': fitted.scaler_.mean_, 'scale': fitted.scaler_.scale_,
+      'mean': np.stack(fitted.means_),
+      'precision': np.stack(fitted.precisions_)}, len(fitted.means_[0]))
+
+
+TWINS = {
+    oneclass.OneClassSVM: _svm,
+    oneclass.SVDD: _svdd,
+    oneclass.KDE: _kde,
+    oneclass.GDE: _mixture,
+    oneclass.ShrunkGDE: _shrunk_gde,
+    oneclass.GMM: _mixture,
+    oneclass.Mahalanobis: _mahalanobis,
+    oneclass.NearestNeighbor: _nearest,
+    oneclass.KNN: _knn,
+}

@@ -1,0 +1,216 @@
+"""Heat maps of any images, by densities that are fitted once.
+
+`METHODS` are the values of `localize.name`; the group's other fields are the
+arguments of one. `fit` takes the variables of a network and what it learnt
+from, `maps` any images; see `Windows`.
+"""
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import tqdm
+
+from deep_oc import densities, errors, gradcam, oneclass, step, windows
+from deep_oc.errors import InputError
+
+_MEMORY = 2**29  # bytes of window features, of training and of others
+_IMAGES = 32  # per forward pass of Grad-CAM
+
+
+class Windows:
+  """Scores every window and spreads the scores over pixels.
+
+  Li et al., 2021, sections 2.4 and A.5. The paper has windows of 32 pixels
+  every 4, and a density for each position where objects stand alike in all
+  images.
+  """
+  learns_from = 'image'
+
+  def __init__(self, pretext: nn.Module, seed: int, *, side: int = 32,
+               stride: int = 4, positions: str = 'shared',
+               classifier: str = 'gde_ledoit_wolf', reg_covar: float = 1e-6,
+               sigma: float | None = None):
+    """Checks the arguments.
+
+    Args:
+      pretext: the task, trained on crops of about `side` pixels.
+      seed: of the training windows that a shared density is fitted to.
+      side, stride: of the windows, in pixels.
+      positions: 'shared', one density for all, or 'each', one per position:
+        n d + min(n, d)² numbers each, of n images.
+      classifier: the density, a name of `oneclass.CLASSIFIERS`.
+      reg_covar: of the densities of 'each'; see `oneclass.ShrunkGDE`.
+      sigma: of the Gaussian that spreads a score, in pixels; see
+        `windows.gaussian`.
+    """
+    if positions not in ('shared', 'each'):
+      raise errors.unknown('localize.positions', positions, ('shared', 'each'))
+    self.side, self.stride, self.sigma = side, stride, sigma
+    self.positions, self.classifier, self.seed = positions, classifier, seed
+    self._new = functools.partial(
+        densities.create, positions, classifier, seed, reg_covar)
+    self._new()  # an unknown one fails before minutes of features
+    self._embed = windows.embedder(pretext, side)
+
+  def fit(self, variables: Mapping[str, Any], train: np.ndarray,
+          description: str | None = None) -> 'Windows':
+    """Fits the densities to normal u8[n, h, w, c].
+
+    Raises:
+      InputError: the windows do not fit the images.
+    """
+    self._look = functools.partial(self._embed, variables)
+    self.parts_ = list(self._fits(train, description))
+    return self
+
+  def maps(self, image: np.ndarray, description: str | None = None
+           ) -> np.ndarray:
+    """Maps u8[m, h, w, c] to f32[m, h, w], higher = more anomalous."""
+    return self._maps(self.parts_, image, description)
+
+  def fit_maps(self, variables: Mapping[str, Any], train: np.ndarray,
+               image: np.ndarray, description: str | None = None
+               ) -> np.ndarray:
+    """Does both, holding the densities of a part of the positions at once."""
+    self._look = functools.partial(self._embed, variables)
+    return self._maps(self._fits(train, description), image, description)
+
+  def parameters(self) -> dict[str, object]:
+    """Returns what defines the fitted densities, JSON-able."""
+    return self.density_.parameters() | {
+        'classifier': self.classifier, 'side': self.side,
+        'stride': self.stride, 'sigma': self.sigma}
+
+  def _maps(self, parts, image, description):
+    grid = np.concatenate([self._score(density, image, rows, description)
+                           for rows, density in parts], axis=1)
+    found = windows.upsample(
+        grid, *image.shape[1:3], self.side, self.stride, self.sigma)
+    return found.astype(np.float32)
+
+  def _fits(self, train, description):
+    """Yields rows of windows i64[r], and the density that is fitted there."""
+    rows, _ = self._starts(train)
+    if self.positions == 'shared':
+      self.density_ = self._new().fit(self._sample(train, description))
+      yield rows, self.density_
+      return
+    bands = np.array_split(
+        rows, min(len(rows), -(-len(train) * self._bytes(train, rows)
+                               // _MEMORY)))
+    shrinkage = []
+    for band in _bar(bands, description, 'fit'):
+      self.density_ = self._new().fit(self._grid(train, band))
+      shrinkage.append(self.density_.shrinkage_)
+      yield band, self.density_
+    self.density_.shrinkage_ = np.concatenate(shrinkage)  # of the whole grid
+
+  def _sample(self, train, description):
+    """Returns features f32[k, d] of random windows of all images."""
+    rows, columns = self._starts(train)
+    seen = min(oneclass.LIMIT, len(train) * len(rows) * len(columns))
+    across = max(round((seen / len(train)) ** 0.5), 1)
+    rng = np.random.default_rng(self.seed)
+    place = np.concatenate([
+        windows.places(1, _some(rng, rows, across), _some(rng, columns, across))
+        + [i, 0, 0] for i in range(len(train))])
+    parts = np.array_split(place, min(32, len(place)))
+    return np.concatenate([self._look(train, part)
+                           for part in _bar(parts, description, 'fit')])
+
+  def _score(self, density, image, rows, description):
+    many = max(_MEMORY // self._bytes(image, rows), 1)
+    return np.concatenate([
+        density.score(self._grid(image[begin:begin + many], rows))
+        for begin in _bar(range(0, len(image), many), description, 'score')])
+
+  def _grid(self, image, rows):
+    """Returns the features of windows that begin in `rows`, f[n, r, c, d]."""
+    _, columns = self._starts(image)
+    return self._look(image, windows.places(len(image), rows, columns)).reshape(
+        len(image), len(rows), len(columns), -1)
+
+  def _bytes(self, image, rows):
+    """Returns how many bytes an image's features take in these rows."""
+    d = self._look(image[:1], windows.places(1, rows[:1], [0])).shape[1]
+    return 4 * d * len(rows) * len(self._starts(image)[1])
+
+  def _starts(self, image):
+    return [windows.starts(length, self.side, self.stride)
+            for length in image.shape[1:3]]
+
+
+class GradCam:
+  """Explains the score of whole images by Grad-CAM on the last feature map.
+
+  The density is one of pooled features, and Gaussian.
+  """
+  learns_from = 'pool'
+
+  def __init__(self, pretext: nn.Module, seed: int, *,
+               classifier: str = 'gde_ledoit_wolf'):
+    """Checks the arguments.
+
+    Args:
+      pretext: the task, trained on whole images.
+      seed: not used.
+      classifier: one of `densities.GAUSSIANS`.
+    """
+    del seed
+    if classifier not in densities.GAUSSIANS:
+      raise errors.unknown('density for Grad-CAM', classifier,
+                           densities.GAUSSIANS)
+    if getattr(pretext, 'crop', 0):
+      raise InputError('Grad-CAM explains an encoder of whole images; this one '
+                       'was trained on crops: localize.name=windows')
+    self.classifier = classifier
+    self._embed = jax.jit(lambda variables, image: windows.feature_map(
+        pretext, variables, step.to_float(image)))
+
+  def fit(self, variables: Mapping[str, Any], train: np.ndarray,
+          description: str | None = None) -> 'GradCam':
+    """Fits the density to the pooled features f[n, d] of normal images."""
+    del description  # it takes no time
+    self._look = functools.partial(self._embed, variables)
+    self.density_ = oneclass.fit(self.classifier, train)
+    return self
+
+  def maps(self, image: np.ndarray, description: str | None = None
+           ) -> np.ndarray:
+    """Maps u8[m, h, w, c] to f32[m, h, w], higher = more anomalous."""
+    heat = []
+    for begin in _bar(range(0, len(image), _IMAGES), description, 'score'):
+      part = image[begin:begin + _IMAGES]
+      padding = [(0, _IMAGES - len(part))] + [(0, 0)] * 3  # one program for all
+      found = np.asarray(self._look(np.pad(part, padding)))[:len(part)]
+      heat.append(gradcam.heat(self.density_, found))
+    return gradcam.resize(
+        np.concatenate(heat), *image.shape[1:3]).astype(np.float32)
+
+  def fit_maps(self, variables: Mapping[str, Any], train: np.ndarray,
+               image: np.ndarray, description: str | None = None
+               ) -> np.ndarray:
+    """Does both."""
+    return self.fit(variables, train).maps(image, description)
+
+  def parameters(self) -> dict[str, object]:
+    """Returns what defines the fitted density, JSON-able."""
+    return oneclass.parameters(self.density_) | {
+        'classifier': self.classifier}
+
+
+METHODS = {'windows': Windows, 'gradcam': GradCam}
+
+
+def _some(rng: np.random.Generator, values: np.ndarray, count: int
+          ) -> np.ndarray:
+  count = min(count, len(values))
+  return np.sort(rng.choice(values, count, replace=False))
+
+
+def _bar(each: Iterable, description: str | None, what: str) -> Iterator:
+  return iter(tqdm.tqdm(each, desc=f'{description} {what}', leave=False,
+                        disable=None if description else True))

@@ -1,0 +1,320 @@
+"""Scores images of your own with a trained run, any number of them.
+
+  python -m deep_oc.predict --workdir=runs/dacl_cifar10/0/seed0 --input=photos
+
+`--input` is a folder of images, with those further down, a pattern such as
+'photos/*.png', or one file. The output folder, `predictions` in the run's
+folder by default, gets
+
+  predictions.csv   a row for each image, by path: its score, higher = more
+                    anomalous; its conformal p-value, how often a normal image
+                    scores so high; the verdict, `anomalous` if that is at most
+                    the false-alarm rate
+  predictions.json  the command, versions, settings, counts, and the files that
+                    could not be read
+  maps/             where the run localizes, each image beside its heat map
+                    (--nomaps does without; --arrays keeps the numbers too)
+
+A file that cannot be read is reported and skipped. The exit status is 0 if one
+could be scored at least, and 2 if none could. The CSV appears when all is done;
+memory does not grow with the number of images.
+"""
+import collections
+import concurrent.futures
+import csv
+import datetime
+import heapq
+import json
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+from absl import flags
+from PIL import PngImagePlugin
+
+from deep_oc import (cli, detector, embeddings, files, oneclass, pictures, runs,
+                     unseen)
+from deep_oc.errors import InputError
+
+COLUMNS = ('path', 'score', 'p_value', 'verdict', 'false_alarm_rate',
+           'classifier', 'feature')
+_THREADS = 2  # that decode
+_SHOWN = 5  # of the most anomalous
+_EVERY = 10  # seconds between lines, where there is no terminal
+
+
+def define_flags() -> None:
+  flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
+  flags.DEFINE_string(
+      'input', None, 'Folder of images, a pattern of files, or one file.')
+  flags.DEFINE_string(
+      'output', None, 'Folder of the results; by default `predictions` in the '
+      "run's folder.")
+  flags.DEFINE_float(
+      'false_alarm_rate', 0.05, 'The share of normal images that may be '
+      'flagged.')
+  flags.DEFINE_string(
+      'classifier', None, 'One of: ' + ', '.join(oneclass.CLASSIFIERS) +
+      '; or as `deep_oc.evaluate` takes them. By default kde, of CutPaste and '
+      'of fewer images than dimensions gde_ledoit_wolf.')
+  flags.DEFINE_string('feature', 'pool', 'Of the embeddings: pool or head.')
+  flags.DEFINE_bool('maps', True, 'Draw heat maps, if the run localizes.')
+  flags.DEFINE_bool(
+      'arrays', False, 'Write each heat map as .npz, too: `map`, f32[h, w].')
+  flags.DEFINE_string(
+      'data_dir', None, 'Where the training images lie now, if they moved; '
+      'heat maps of windows need them.')
+
+
+class Maps:
+  """Draws heat maps, on the scale of the run's own pictures.
+
+  Where it has none, the first images set the scale.
+  """
+
+  def __init__(self, found: detector.Detector, workdir: str, folder: Any,
+               arrays: bool, command: str):
+    self._found, self._folder = found, folder
+    self._arrays, self._command = arrays, command
+    self._limits = _limits(workdir, f'map_{found.localizes}')
+
+  def write(self, names: Sequence[str], images: np.ndarray, scores: np.ndarray
+            ) -> None:
+    """Writes `<folder>/<name>.png` for each of u8[n, h, w, 3]."""
+    maps = self._found.heat_maps(images)
+    if self._limits is None:
+      self._limits = pictures.scale(maps)
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt('command', self._command)
+    for name, image, heat, score in zip(names, images, maps, scores,
+                                        strict=True):
+      picture = pictures.with_legend(pictures.panel(
+          image, heat, None, score, name, self._limits), self._limits, False)
+      with files.replacing(self._folder / f'{name}.png', 'wb') as file:
+        picture.save(file, 'png', compress_level=4, pnginfo=info)
+      if self._arrays:
+        with files.replacing(self._folder / f'{name}.npz', 'wb') as file:
+          np.savez(file, map=heat, command=self._command)
+
+
+def _limits(workdir: str, name: str) -> pictures.Scale | None:
+  """Returns the scale of the run's own pictures, None if it has none."""
+  arrays, _ = embeddings.read_maps(workdir)
+  if name not in arrays:
+    return None
+  return pictures.scale(arrays[name], arrays['anomaly'] != 0)
+
+
+class Tally:
+  """What has been found so far.
+
+  Attributes:
+    scored, anomalous: how many images.
+    unreadable: path and reason of each that could not be read.
+    top: (score, p-value, path) of the most anomalous.
+    seconds: it took.
+  """
+
+  def __init__(self):
+    self.seconds = 0.
+    self.scored = self.anomalous = 0
+    self.unreadable: list[tuple[str, str]] = []
+    self.top: list[tuple[float, float, str]] = []
+
+  def add(self, paths: Sequence[str], judged: detector.Judged) -> None:
+    """Counts what was scored."""
+    self.scored += len(paths)
+    self.anomalous += int(judged.anomalous.sum())
+    self.top = heapq.nlargest(_SHOWN, [*self.top, *zip(
+        judged.score.tolist(), judged.p_value.tolist(), paths, strict=True)])
+
+
+def predict(found: detector.Detector, paths: list[str],
+            take: Callable[[Sequence[str], np.ndarray, detector.Judged], None]
+            ) -> Tally:
+  """Scores files and hands them on, some at a time.
+
+  Args:
+    found: what scores.
+    paths: of the files.
+    take: called with paths, images u8[n, h, w, 3] and what is said of them.
+  """
+  tally, since, said = Tally(), time.monotonic(), time.monotonic()
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool, tqdm.tqdm(
+      total=len(paths), desc='predict', unit='images', disable=None) as bar:
+    readings = _ahead(pool, _reader(found), paths, found.chunk)
+    for batch in detector.batched(readings, found.chunk):
+      bad = [(path, error) for path, _, error in batch if error]
+      for _, error in bad:
+        tqdm.tqdm.write(f'skipped: {_shown(error)}', sys.stderr)
+      tally.unreadable += bad
+      good = [(path, image) for path, image, error in batch if not error]
+      if good:
+        names, images = zip(*good, strict=True)
+        images = np.stack(images)
+        judged = found.judge(images)
+        take(names, images, judged)
+        tally.add(names, judged)
+      bar.update(len(batch))
+      if bar.disable and time.monotonic() - said > _EVERY:
+        said = time.monotonic()
+        print(_line(tally.scored + len(tally.unreadable), len(paths),
+                    said - since), flush=True)
+  tally.seconds = time.monotonic() - since
+  return tally
+
+
+def _line(done: int, total: int, seconds: float) -> str:
+  """Returns what stands in the place of the bar where there is no terminal."""
+  left = datetime.timedelta(seconds=round(seconds / done * (total - done)))
+  return (f'{done} of {total} images  {done / seconds:.1f} images/s  '
+          f'{left} left')
+
+
+def _reader(found):
+  """Returns path -> path, u8[h, w, 3] or None, and what is wrong or ''."""
+  def read(path):
+    try:
+      return path, found.prepare(path), ''
+    except InputError as error:
+      return path, None, str(error)
+  return read
+
+
+def _ahead(pool: concurrent.futures.Executor, function: Callable,
+           values: Iterable, count: int) -> Iterator:
+  """Yields the function of each value, in order, `count` of them ahead."""
+  pending = collections.deque()
+  for value in values:
+    pending.append(pool.submit(function, value))
+    if len(pending) > count:
+      yield pending.popleft().result()
+  while pending:
+    yield pending.popleft().result()
+
+
+def _shown(text: str) -> str:
+  """Returns one line that any terminal can print."""
+  return ''.join(each if each.isprintable() else '?' for each in text)
+
+
+def _written(text: str) -> str:
+  """Returns what UTF-8 can hold; file names may be in any encoding."""
+  return text.encode('utf-8', 'backslashreplace').decode()
+
+
+def _rows(paths, judged, found):
+  """Yields the rows of the CSV."""
+  for path, score, p, anomalous in zip(paths, *judged, strict=True):
+    yield (_written(path), f'{score:.9g}', f'{p:.6g}',
+           'anomalous' if anomalous else 'normal',
+           f'{found.false_alarm_rate:g}', found.classifier, found.feature)
+
+
+def summary(tally: Tally, rate: float) -> str:
+  """Returns what is printed at the end."""
+  lines = [f'scored {tally.scored} images in {tally.seconds:.1f} s '
+           f'({tally.scored / tally.seconds:.1f} images/s); could not read '
+           f'{len(tally.unreadable)}',
+           f'anomalous: {tally.anomalous}, '
+           f'{100 * tally.anomalous / tally.scored:.1f} %; of normal images '
+           f'{100 * rate:g} % would be', '', 'most anomalous:']
+  return '\n'.join(lines + [
+      f'{score:12.6g}  p = {p:<8.4g}  {_shown(path)}'
+      for score, p, path in tally.top])
+
+
+def _about(found: detector.Detector, workdir: str, command: str
+           ) -> dict[str, object]:
+  """Returns what predictions.json says of the detector, and who asked."""
+  return {
+      'command': command, 'versions': runs.versions(), 'workdir': workdir,
+      'run': found.about, 'classifier': found.classifier,
+      'feature': found.feature, 'false_alarm_rate': found.false_alarm_rate,
+      'threshold': found.threshold_, 'calibration': found.calibration}
+
+
+def _counts(images: unseen.Found, tally: Tally) -> dict[str, object]:
+  """Returns what predictions.json says of the images."""
+  return {
+      'scored': tally.scored, 'anomalous': tally.anomalous,
+      'seconds': round(tally.seconds, 3), 'left_out': dict(images.ignored),
+      'unreadable': [{'path': _written(path), 'error': _written(error)}
+                     for path, error in tally.unreadable]}
+
+
+def write(found: detector.Detector, images: unseen.Found, output: Any,
+          draw: Maps | None, about: Mapping[str, object]) -> Tally:
+  """Scores the images and writes all files of the output folder.
+
+  Args:
+    found: what scores.
+    images: the files.
+    output: the folder.
+    draw: draws the heat maps, or None.
+    about: what else predictions.json says.
+
+  Raises:
+    InputError: no image can be read, or the folder cannot be written to.
+  """
+  with files.replacing(output / 'predictions.csv') as file:
+    writer = csv.writer(file, lineterminator='\n')
+    writer.writerow(COLUMNS)
+
+    def add(paths, pixels, judged):
+      writer.writerows(_rows(paths, judged, found))
+      if draw:
+        draw.write([_relative(path, images.root) for path in paths], pixels,
+                   judged.score)
+
+    tally = predict(found, images.paths, add)
+    if not tally.scored:
+      raise InputError(f'none of {len(images.paths)} images could be read; the '
+                       f'first: {_shown(tally.unreadable[0][1])}')
+  with files.replacing(output / 'predictions.json') as file:
+    json.dump(dict(about) | _counts(images, tally), file, indent=2)
+    file.write('\n')
+  return tally
+
+
+def main() -> None:
+  args = flags.FLAGS
+  for name in ('workdir', 'input'):
+    if not args[name].value:
+      raise InputError(f'--{name} is required; see --help')
+  output = files.path(args.output or f'{args.workdir}/predictions')
+  command = _written(f'python -m deep_oc.predict {shlex.join(sys.argv[1:])}')
+  images = unseen.find(args.input, without=output)
+  found = detector.load(
+      args.workdir, classifier=args.classifier, feature=args.feature,
+      false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir)
+  print(f"{len(images.paths)} images; {found.classifier} on '{found.feature}' "
+        f'of {args.workdir}, step {found.about["step"]}', flush=True)
+  about, draw = _about(found, args.workdir, command), None
+  if args.maps and found.localizes:
+    about['maps'] = _fit_maps(found)
+    draw = Maps(found, args.workdir, output / 'maps', args.arrays, command)
+  tally = write(found, images, output, draw, about)
+  print(f'{summary(tally, found.false_alarm_rate)}\n\nwrote {output}')
+
+
+def _fit_maps(found: detector.Detector) -> dict[str, object]:
+  """Returns what defines the heat maps; fails before anything is scored."""
+  print(f'heat maps: fit densities ({found.localizes})', flush=True)
+  try:
+    return found.map_parameters()
+  except InputError as error:
+    raise InputError(f'{error}; --nomaps does without') from error
+
+
+def _relative(path: str, root: str) -> str:
+  return pathlib.Path(path).relative_to(root).as_posix()
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)

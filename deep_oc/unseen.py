@@ -1,0 +1,169 @@
+"""Pictures that a run has not seen, made into what its encoder learnt from.
+
+Files are read as `deep_oc.data.folder` reads them, and every picture is brought
+to the size of the training images as the run's data source does it.
+"""
+import collections
+import glob
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from deep_oc.data import _layout, _pictures, cat_vs_dog, celeba
+from deep_oc.errors import InputError
+
+# A file, an opened image, or u8[h, w], u8[h, w, 1], [..., 3] or [..., 4].
+Picture = str | os.PathLike | Image.Image | np.ndarray
+
+# Sources that cut a square out, some of one size only; the others squeeze.
+_CUTS = {'cat_vs_dog': cat_vs_dog.square, 'celeba': celeba.face}
+_SIZES = {'celeba': (178, 218)}
+
+
+class Found(NamedTuple):
+  """Image files, by name alone.
+
+  Attributes:
+    root: the folder that all of them are in or below.
+    paths: sorted; each begins with the root.
+    ignored: how many files were left out, by reason.
+  """
+  root: str
+  paths: list[str]
+  ignored: collections.Counter
+
+
+def find(pattern: str, without: str | os.PathLike | None = None) -> Found:
+  """Returns the images in a folder and below, at a pattern, or one file.
+
+  Symbolic links, hidden files and what is not named as an image are left out,
+  but a single file is taken by any name.
+
+  Args:
+    pattern: the folder, a pattern of files with * and **, or the file.
+    without: a folder that is left out.
+
+  Raises:
+    InputError: there is none, or a folder cannot be read.
+  """
+  given, ignored = pathlib.Path(pattern).expanduser(), collections.Counter()
+  if given.is_dir():
+    root, paths = given, _below(given, without, ignored)
+  elif given.exists():
+    root, paths = given.parent, [given]
+  else:
+    paths = [path for each in glob.glob(str(given), recursive=True)
+             if _is_image(path := pathlib.Path(each), ignored)]
+    root = os.path.commonpath([path.parent for path in paths] or [''])
+  paths = sorted(map(str, paths))
+  if not paths:
+    raise InputError(f'no image at {pattern}{_layout._left_out(ignored)}; '
+                     'give a folder of images, one image, or a pattern such as '
+                     "'photos/*.png'")
+  return Found(str(root), paths, ignored)
+
+
+def _below(folder: pathlib.Path, without: str | os.PathLike | None,
+           ignored: collections.Counter) -> Iterator[pathlib.Path]:
+  for entry in _layout._entries(folder, ignored):
+    if entry.is_dir():
+      if not without or entry.resolve() != pathlib.Path(without).resolve():
+        yield from _below(entry, without, ignored)
+    elif _is_image(entry, ignored):
+      yield entry
+
+
+def _is_image(path: pathlib.Path, ignored: collections.Counter) -> bool:
+  """Says whether it is a file named as an image; counts what is not."""
+  if path.is_symlink():
+    ignored['symbolic links'] += 1
+  elif path.is_file() and path.suffix.lower() in _layout._SUFFIXES:
+    return True
+  elif not path.is_dir():
+    ignored['not images'] += 1
+  return False
+
+
+def several(images: Iterable[Picture]) -> Iterable[Picture]:
+  """Returns the images if they are several, or anything that has none.
+
+  Raises:
+    InputError: it is a single picture, or an array of another shape.
+  """
+  if isinstance(images, str | os.PathLike | Image.Image):
+    raise InputError('this is a single picture; give a list of pictures: [it]')
+  if not hasattr(images, '__array__'):
+    return images
+  images = np.asarray(images)
+  if images.ndim == 3 and images.shape[-1] in (3, 4):
+    raise InputError(f'an array of shape {images.shape} is a single picture; '
+                     'give a list of pictures: [it]')
+  if images.ndim not in (3, 4):
+    raise InputError(f'images are u8[n, h, w] or u8[n, h, w, c], not an array '
+                     f'of shape {images.shape}')
+  return images
+
+
+def reader(config: Mapping[str, Any], shape: tuple[int, int, int]
+           ) -> Callable[[Picture], np.ndarray]:
+  """Returns picture -> u8[h, w, 3], as the data source of the config makes it.
+
+  A u8 array of just this shape is taken as it is, for so the source's own
+  images are. The function raises InputError for what is no picture.
+
+  Args:
+    config: the group `data`.
+    shape: h, w and 3, padding included.
+  """
+  pad = config.get('pad', 0)
+  height, width = (side - 2 * pad for side in shape[:2])
+  cut, size = (each.get(config['source']) for each in (_CUTS, _SIZES))
+
+  def read(picture: Picture) -> np.ndarray:
+    if isinstance(picture, np.ndarray) and picture.shape == shape \
+        and picture.dtype == np.uint8:
+      return picture
+    rgb = _opened(picture)
+    if size and rgb.size != size:
+      raise InputError(f"images of '{config['source']}' have "
+                       f'{_pictures.pixels(size)} pixels, this one '
+                       f'{_pictures.pixels(rgb.size)}')
+    image = (cut(np.asarray(rgb), height) if cut else
+             _pictures.squeeze(rgb, height, width))
+    return np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+
+  return read
+
+
+def _opened(picture: Picture) -> Image.Image:
+  """Returns the picture in RGB."""
+  if isinstance(picture, str | os.PathLike):
+    try:
+      content = _pictures.read_bytes(pathlib.Path(picture))
+      return _pictures.read_image(content)[0]
+    except _pictures.Unusable as error:
+      raise InputError(f'{picture}: {error}') from error
+  if not isinstance(picture, Image.Image):
+    picture = _from_array(np.asarray(picture))
+  try:
+    return _pictures.as_rgb(picture)[0]
+  except (OSError, ValueError, SyntaxError) as error:
+    raise InputError(f'{picture} cannot be used ({error})') from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+  if array.dtype != np.uint8:
+    hint = ('; of values from 0 to 1, make np.uint8(255 * images)'
+            if array.dtype.kind == 'f' else '')
+    raise InputError(f'pictures are uint8, 0 to 255, not {array.dtype}{hint}')
+  if array.ndim == 3 and array.shape[-1] == 1:
+    array = array[..., 0]
+  if not array.size or array.ndim != 2 and (
+      array.ndim != 3 or array.shape[-1] not in (3, 4)):
+    raise InputError(f'a picture of shape {array.shape} is neither grey [h, w] '
+                     'nor [h, w, c] with 1, 3 or 4 channels')
+  return Image.fromarray(array)

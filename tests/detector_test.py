@@ -1,0 +1,316 @@
+"""A run as a detector: what it says of images equals what stage 2 says."""
+import functools
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import deep_oc
+from deep_oc import (densities, embed, embeddings, evaluate, gradcam, oneclass,
+                     thresholds, unseen, windows)
+from deep_oc import detector as detectors
+from deep_oc.data import cat_vs_dog, celeba
+from deep_oc.errors import InputError
+from deep_oc.scored import Request
+from tests import untrained
+
+
+@pytest.fixture(scope='module')
+def folder(digits_npz, tmp_path_factory):
+  """A run on digits whose data set has been moved away since."""
+  root = tmp_path_factory.mktemp('digits')
+  moved = root / 'digits.npz'
+  shutil.copy(digits_npz, moved)
+  workdir = untrained.run(untrained.digits(moved), root / 'run')
+  moved.unlink()
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def detector(folder):
+  return deep_oc.load(folder)
+
+
+@pytest.fixture(scope='module')
+def digits(digits_npz):
+  """The test images as the data set has them, u8[n, 16, 16]."""
+  return np.load(digits_npz)['x_test'][:60]
+
+
+@pytest.fixture(scope='module')
+def parts(tmp_path_factory):
+  """A run that localizes by Grad-CAM, and its data set beside it."""
+  root = tmp_path_factory.mktemp('parts')
+  return untrained.run(untrained.parts(root / 'data'), root / 'run')
+
+
+def _relocated(parts, tmp_path, **group):
+  """Returns a copy of a run whose config has another group `localize`."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(parts, workdir)
+  content = json.loads((workdir / 'config.json').read_text())
+  content['config']['localize'] = group
+  (workdir / 'config.json').write_text(json.dumps(content))
+  return workdir
+
+
+def _stage_2(folder, rate, rows=60):
+  """Returns what evaluate's own function says of the embeddings."""
+  train, test, _ = embeddings.read_run(folder)
+  return evaluate.score(train['pool'], test['pool'], 'kde', 0,
+                        Request(false_alarm_rate=rate)).alarms.p[:rows]
+
+
+def test_importing_the_package_imports_neither_jax_nor_scikit_learn():
+  code = ('import sys, deep_oc; deep_oc.load; '
+          "sys.exit(any(name in sys.modules for name in ('jax', 'sklearn')))")
+  assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+def test_scores_of_files_equal_those_of_the_embeddings(
+    detector, folder, digits, tmp_path):
+  paths = [tmp_path / f'{i}.png' for i in range(len(digits))]
+  for path, image in zip(paths, digits, strict=True):
+    Image.fromarray(image).save(path)
+  train, test, _ = embeddings.read_run(folder)
+  fitted, _ = thresholds.calibrate(train['pool'], 'kde', 0)
+  np.testing.assert_allclose(
+      detector.decision_function(paths),
+      oneclass.anomaly_score(fitted, test['pool'][:60]), rtol=1e-4)
+  np.testing.assert_allclose(
+      detector.p_values(paths), _stage_2(folder, 0.05), rtol=1e-9)
+
+
+def test_all_forms_of_the_same_images_have_the_same_scores(
+    detector, digits, tmp_path):
+  Image.fromarray(digits[0]).save(tmp_path / 'first.png')
+  colour = np.repeat(digits[..., None], 3, axis=-1)
+  opaque = np.concatenate([colour, np.full_like(colour[..., :1], 255)], -1)
+  framed = np.pad(colour, ((0, 0), (2, 2), (2, 2), (0, 0)))
+  mixed = [str(tmp_path / 'first.png'), Image.fromarray(digits[1]), digits[2],
+           colour[3], opaque[4], framed[5]]
+  wanted = detector.decision_function(framed)
+  for images in (digits, digits[..., None], colour, opaque, list(digits),
+                 iter(digits), mixed):
+    found = detector.decision_function(images)
+    np.testing.assert_allclose(found, wanted[:len(found)], rtol=1e-6)
+    assert len(found) in (60, 6)
+
+
+def test_images_are_resized_as_the_training_images_were_and_then_padded(
+    detector):
+  image = np.random.default_rng(0).integers(0, 256, (48, 30, 3), np.uint8)
+  small = Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR)
+  found = detector.prepare(image)
+  assert found.shape == detector.image_shape == (20, 20, 3)
+  np.testing.assert_array_equal(found[2:18, 2:18], np.asarray(small))
+  found[2:18, 2:18] = 0
+  assert not found.any()
+
+
+def test_what_is_transparent_is_black(detector):
+  image = np.full((16, 16, 4), 255, np.uint8)
+  image[:, :8, 3] = 0
+  found = detector.prepare(image)[2:18, 2:18]
+  assert not found[:, :8].any() and (found[:, 8:] == 255).all()
+
+
+@pytest.mark.parametrize('source, cut, size', [
+    ('cat_vs_dog', cat_vs_dog.square, (50, 31)),
+    ('celeba', celeba.face, (218, 178))])
+def test_sources_that_cut_a_square_out_cut_it_out_of_unseen_images(
+    source, cut, size):
+  image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+  read = unseen.reader({'source': source}, (16, 16, 3))
+  np.testing.assert_array_equal(read(image), cut(image, 16))
+
+
+def test_celeba_cuts_only_images_of_its_own_size():
+  read = unseen.reader({'source': 'celeba'}, (16, 16, 3))
+  with pytest.raises(InputError, match='178×218 pixels, this one 158×158'):
+    read(np.zeros((158, 158, 3), np.uint8))
+
+
+@pytest.mark.parametrize('rate', [0.05, 0.2])
+def test_flagged_is_what_scores_above_the_threshold(folder, digits, rate):
+  found = deep_oc.load(folder, false_alarm_rate=rate)
+  flagged = found.predict(digits)
+  assert set(flagged) == {0, 1} and flagged.dtype == np.int64
+  np.testing.assert_array_equal(
+      flagged, found.decision_function(digits) > found.threshold_)
+  np.testing.assert_array_equal(flagged, found.p_values(digits) <= rate)
+  assert found.calibration == 'held_out_24'
+
+
+def test_where_a_fifth_is_too_few_all_training_images_calibrate(folder, digits):
+  found = deep_oc.load(folder, false_alarm_rate=0.02)
+  assert found.threshold_ is None and found.calibration == 'folds_5'
+  np.testing.assert_allclose(found.p_values(digits), _stage_2(folder, 0.02))
+  scores = found.decision_function(digits)
+  assert np.corrcoef(scores, -found.p_values(digits))[0, 1] > 0.5
+
+
+def test_scores_do_not_depend_on_the_images_beside_them(detector, digits):
+  several = detector.decision_function(digits)
+  detector.chunk, whole = 7, detector.chunk
+  np.testing.assert_allclose(detector.decision_function(digits), several)
+  detector.chunk = whole
+  np.testing.assert_allclose(
+      detector.decision_function(digits[41:42]), several[41:42])
+
+
+def test_no_images_have_no_scores(detector):
+  assert detector.decision_function([]).shape == (0,)
+  assert detector.predict([]).shape == (0,)
+  assert detector.embed([]).shape == (0, 16)
+
+
+@pytest.mark.parametrize('images, words', [
+    (np.zeros((2, 16, 16, 3)), r'not float64; .*np.uint8\(255 \* images\)'),
+    (np.zeros((2, 16, 16), np.uint16), '0 to 255, not uint16'),
+    (np.zeros((2, 16, 16, 5), np.uint8), r'\(16, 16, 5\) is neither grey'),
+    (np.zeros((16, 16, 3), np.uint8), 'is a single picture'),
+    (np.zeros((16, 16), np.uint8), r'an array of shape \(16, 16\)'),
+    (np.zeros((2, 0, 16), np.uint8), r'\(0, 16\) is neither'),
+    ('one.png', 'single picture'),
+    (['none.png'], 'cannot read none.png: No such file'),
+    ([__file__], 'detector_test.py: cannot be read as an image')])
+def test_what_is_no_picture_is_an_error(detector, images, words):
+  with pytest.raises(InputError, match=words):
+    detector.predict(images)
+
+
+@pytest.mark.parametrize('kwargs, words', [
+    (dict(classifier='kdee'), "unknown classifier 'kdee'; did you mean 'kde'"),
+    (dict(feature='pol'), "unknown feature .* 'pol'; did you mean 'pool'"),
+    (dict(feature='pixels'), "unknown feature .* 'pixels'"),
+    (dict(false_alarm_rate=2), 'rate of 2 must lie between 0 and 1'),
+    (dict(false_alarm_rate=0.001), 'takes 999 normal images .* there are 121')])
+def test_what_cannot_be_loaded_is_an_error(folder, kwargs, words):
+  with pytest.raises(InputError, match=words):
+    deep_oc.load(folder, **kwargs)
+
+
+def test_a_folder_without_a_run_or_with_a_part_of_one_is_an_error(
+    folder, tmp_path):
+  with pytest.raises(InputError, match='no run in'):
+    deep_oc.load(tmp_path / 'nowhere')
+  workdir = tmp_path / 'run'
+  shutil.copytree(folder, workdir)
+  shutil.rmtree(workdir / 'checkpoints' / '0')
+  with pytest.raises(InputError, match='checkpoint of step 0.* is not in'):
+    deep_oc.load(workdir)
+  path = workdir / 'embeddings' / 'train.npz'
+  arrays, meta = embeddings.read(path)
+  del meta['image_shape']
+  embeddings.write(path, arrays, meta)
+  with pytest.raises(InputError, match='does not say .* size .*deep_oc.embed'):
+    deep_oc.load(workdir)
+  path.unlink()
+  with pytest.raises(InputError, match='no embeddings at'):
+    deep_oc.load(workdir)
+
+
+def test_the_classifier_is_a_gaussian_for_cutpaste_and_for_few_images(
+    detector):
+  assert detector.classifier == 'kde'
+  few, many = np.zeros((9, 10)), np.zeros((10, 10))
+  config = untrained.digits('')
+  assert detectors.default_classifier(config, few) == 'gde_ledoit_wolf'
+  assert detectors.default_classifier(config, many) == 'kde'
+  config.pretext.name = 'cutpaste'
+  assert detectors.default_classifier(config, many) == 'gde_ledoit_wolf'
+
+
+def test_a_run_that_does_not_localize_has_no_heat_maps(detector, digits):
+  assert detector.localizes is None
+  with pytest.raises(InputError, match='no group `localize`'):
+    detector.heat_maps(digits)
+
+
+@pytest.mark.parametrize('positions', ['shared', 'each'])
+def test_maps_of_windows_are_scores_of_their_features_spread_over_pixels(
+    parts, tmp_path, positions):
+  group = dict(name='windows', side=8, stride=6, positions=positions)
+  found = deep_oc.load(_relocated(parts, tmp_path, **group),
+                       false_alarm_rate=0.2)
+  train, test = _images(parts, 'train'), _images(parts, 'test')
+  density = densities.create(positions, reg_covar=1e-6).fit(
+      _windows(parts, train, 8, (0, 6, 12)))
+  wanted = windows.upsample(
+      density.score(_windows(parts, test, 8, (0, 6, 12))), 20, 20, 8, 6)
+  _check_maps(found, test, wanted)
+
+
+def test_maps_by_grad_cam_explain_the_gaussian_of_pooled_features(parts):
+  found = deep_oc.load(parts, false_alarm_rate=0.2)
+  train, _, _ = embeddings.read_run(parts)
+  test = _images(parts, 'test')
+  density = oneclass.fit('gde_ledoit_wolf', train['pool'])
+  wanted = gradcam.resize(gradcam.heat(
+      density, _applied(parts, test, windows.feature_map)), 20, 20)
+  _check_maps(found, test, wanted)
+
+
+def _check_maps(found, test, wanted):
+  maps = found.heat_maps(test)
+  assert maps.dtype == np.float32 and wanted.std() > 0
+  near = dict(rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+  np.testing.assert_allclose(maps, wanted, **near)
+  np.testing.assert_allclose(found.heat_maps(test[3:4])[0], wanted[3], **near)
+
+
+def _images(parts, split):
+  """Returns the images of a split, u8[n, 20, 20, 3]."""
+  paths = sorted((parts.parent / 'data' / split).rglob('*.png'))
+  return np.stack([np.asarray(Image.open(path)) for path in paths])
+
+
+def _windows(parts, image, side, begin):
+  """Returns the features f[n, g, g, d] of windows, cut out one by one."""
+  cut = np.stack([image[:, y:y + side, x:x + side] for y in begin
+                  for x in begin], axis=1)
+  pool = _applied(parts, cut.reshape(-1, side, side, 3), lambda task, *rest:
+                  task.apply(*rest, method='embed')['pool'])
+  return pool.reshape(len(image), len(begin), len(begin), -1)
+
+
+@functools.cache
+def _restored(workdir):
+  return embed.restore(workdir)[2:]
+
+
+def _applied(parts, image, function):
+  """Returns what a function makes of the task, its variables and images."""
+  task, state = _restored(str(parts))
+  return np.asarray(function(task, state.variables, np.float32(image) / 255))
+
+
+def test_maps_of_windows_are_told_where_the_training_images_lie_now(
+    parts, tmp_path):
+  workdir = _relocated(parts, tmp_path, name='windows', side=8, stride=6)
+  here = str(parts.parent / 'data')
+  image = np.random.default_rng(0).integers(0, 256, (1, 20, 20, 3), np.uint8)
+  maps = deep_oc.load(workdir, false_alarm_rate=0.2).heat_maps(image)
+  content = (workdir / 'config.json').read_text()
+  (workdir / 'config.json').write_text(content.replace(here, '/not/there'))
+  lost = deep_oc.load(workdir, false_alarm_rate=0.2)
+  assert lost.predict(image).shape == (1,)  # needs none of them
+  with pytest.raises(InputError, match='/not/there does not exist.* data_dir'):
+    lost.heat_maps(image)
+  np.testing.assert_array_equal(deep_oc.load(
+      workdir, false_alarm_rate=0.2, data_dir=here).heat_maps(image), maps)
+
+
+def test_maps_by_grad_cam_need_no_training_images(parts, tmp_path):
+  workdir = _relocated(parts, tmp_path, name='gradcam')
+  content = (workdir / 'config.json').read_text()
+  (workdir / 'config.json').write_text(
+      content.replace(str(parts.parent / 'data'), '/not/there'))
+  found = deep_oc.load(workdir, false_alarm_rate=0.2)
+  assert found.heat_maps(np.zeros((2, 20, 20, 3), np.uint8)).shape == (
+      2, 20, 20)

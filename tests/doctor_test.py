@@ -1,0 +1,68 @@
+"""What the machine has, and what a config costs on it."""
+import json
+
+import jax
+from conftest import the_error
+
+from deep_oc import doctor
+
+
+def _said(done):
+  assert done.returncode == 0, done.stderr
+  return {line[:14].strip(): line[14:] for line in done.stdout.splitlines()}
+
+
+def test_it_tells_the_machine_and_what_a_run_and_the_sweep_cost(binary):
+  said = _said(binary('doctor', '--config=configs/quickstart.py',
+                      '--config.train.steps=7200', '--seconds=0.1'))
+  assert f'jax {jax.__version__}' in said['versions']
+  assert said['devices'].startswith('1 × ')
+  assert 'replicated' in said['training set']
+  rate = float(said['speed'].split()[0])
+  steps, _, hours = said['one run'].partition(' steps, ')
+  assert int(steps) == 7200
+  assert abs(_seconds(hours) - 7200 / rate) < 0.01 * 7200 / rate + 1
+  of_sweep = said['30 runs'].removesuffix(' one after the other')
+  assert abs(_seconds(of_sweep) / (30 * 7200 / rate) - 1) < 0.05
+
+
+def _seconds(text):
+  if text.endswith(' hours'):
+    return 3600 * float(text.removesuffix(' hours'))
+  hours, minutes, seconds = map(int, text.split(':'))
+  return 3600 * hours + 60 * minutes + seconds
+
+
+def test_the_estimate_counts_at_least_parameters_twice_and_images(binary):
+  done = binary('estimate', '--config=configs/quickstart.py', '--seconds=0')
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout.splitlines()[-1])
+  # SGD keeps a momentum beside every parameter: 3x3 convolutions of 3, 32, 64,
+  # 128 and 128 channels.
+  convolutions = 9 * (3 * 32 + 32 * 64 + 64 * 128 + 128 * 128)
+  assert found['bytes'] > 2 * 4 * convolutions + found['images'] * 32 * 32 * 3
+  assert found['bytes'] < 2**30
+  assert found['steps'] == 1000 and found['seconds_per_step'] > 0
+
+
+def test_absent_data_is_said_with_the_way_to_get_it(binary, tmp_path):
+  done = binary('doctor', '--config=configs/rotation_celeba.py',
+                f'--config.data.data_dir={tmp_path}')
+  assert done.returncode == 1
+  assert 'versions' in done.stdout
+  line, = done.stderr.splitlines()
+  assert line.startswith('missing: ') and 'celeb_a' in line
+  assert 'prepare' in line
+
+
+def test_a_misspelt_field_is_one_line(binary):
+  done = binary('doctor', '--config=configs/quickstart.py',
+                '--config.train.stps=3')
+  assert done.returncode == 2 and 'stps' in the_error(done)
+
+
+def test_absent_packages_name_their_extra(monkeypatch):
+  monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda _: None)
+  for extra, text in doctor.extras():
+    assert f"absent; pip install 'deep_oc[{extra}]'" in text
+  monkeypatch.undo()

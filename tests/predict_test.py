@@ -1,0 +1,206 @@
+"""Files of one's own, scored as a user does it: real processes, real files."""
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import deep_oc
+from deep_oc import predict, unseen
+from deep_oc.errors import InputError
+from tests import untrained
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A run that localizes by Grad-CAM, its data set beside it."""
+  root = tmp_path_factory.mktemp('parts')
+  return untrained.run(untrained.parts(root / 'data'), root / 'run')
+
+
+def _photo(path, seed=0, size=(24, 20)):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  rng = np.random.default_rng(seed)
+  Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(path)
+  return path
+
+
+def _damaged(folder):
+  """Writes what is named as an image and is none; returns how many."""
+  whole = _photo(folder / 'whole.jpg', size=(64, 64)).read_bytes()
+  (folder / 'whole.jpg').unlink()
+  (folder / 'half.jpg').write_bytes(whole[:len(whole) // 2])
+  png = bytearray(_photo(folder / 'bad.png').read_bytes())
+  png[60:90] = bytes(30)
+  (folder / 'bad.png').write_bytes(png)
+  (folder / 'text.png').write_text('no picture')
+  (folder / 'empty.png').write_bytes(b'')
+  Image.new('1', (20000, 20000)).save(folder / 'bomb.png')
+  return 5
+
+
+def _rows(output):
+  with (output / 'predictions.csv').open(newline='') as file:
+    return list(csv.DictReader(file))
+
+
+def test_a_folder_is_scored_and_what_cannot_be_read_is_reported(
+    run, binary, tmp_path):
+  photos, output = tmp_path / 'photos', tmp_path / 'photos' / 'out'
+  good = sorted([str(_photo(photos / name, seed)) for seed, name in enumerate(
+      ('b.png', 'a.PNG', 'deep/down/c.jpg', 'deep/a, "b".png'))])
+  damaged = _damaged(photos)
+  (photos / 'again').symlink_to(photos, target_is_directory=True)
+  _photo(photos / '.hidden.png')
+  _photo(output / 'maps' / 'former.png')  # of a run before
+  (photos / 'notes.txt').write_text('no image')
+  done = binary('predict', f'--workdir={run}', f'--input={photos}',
+                f'--output={output}', '--false_alarm_rate=0.2', '--arrays')
+  assert done.returncode == 0, done.stderr
+
+  found = deep_oc.load(run, false_alarm_rate=0.2)
+  rows = _rows(output)
+  assert tuple(rows[0]) == ('path', 'score', 'p_value', 'verdict',
+                            'false_alarm_rate', 'classifier', 'feature')
+  assert [row['path'] for row in rows] == good
+  judged = found.judge(good)
+  np.testing.assert_allclose([float(row['score']) for row in rows],
+                             judged.score, rtol=1e-6)
+  np.testing.assert_allclose([float(row['p_value']) for row in rows],
+                             judged.p_value, rtol=1e-5)
+  assert [row['verdict'] for row in rows] == [
+      'anomalous' if each else 'normal' for each in judged.anomalous]
+  assert {(row['false_alarm_rate'], row['classifier'], row['feature'])
+          for row in rows} == {('0.2', found.classifier, 'pool')}
+
+  skipped = [line for line in done.stderr.splitlines()
+             if line.startswith('skipped: ')]
+  assert len(skipped) == damaged and 'Traceback' not in done.stderr
+  assert f'could not read {damaged}' in done.stdout
+  assert good[int(judged.score.argmax())] in done.stdout
+  about = json.loads((output / 'predictions.json').read_text())
+  assert f'--input={photos}' in about['command']
+  assert (about['scored'], about['anomalous']) == (4, judged.anomalous.sum())
+  assert {pathlib.Path(each['path']).name for each in about['unreadable']} == {
+      'half.jpg', 'bad.png', 'text.png', 'empty.png', 'bomb.png'}
+  assert about['left_out'] == {'hidden': 1, 'symbolic links': 1,
+                               'not images': 1}
+  assert about['threshold'] == found.threshold_
+  assert about['versions']['deep_oc'] == deep_oc.__version__
+  assert about['run']['step'] == 0 and about['maps']['norm'] == 'l2'
+
+  for path, heat in zip(good, found.heat_maps(good), strict=True):
+    name = f'{pathlib.Path(path).relative_to(photos)}'
+    picture = Image.open(output / 'maps' / f'{name}.png')
+    assert np.asarray(picture).std() > 0 and picture.mode == 'RGB'
+    assert picture.text['command'] == about['command']
+    with np.load(output / 'maps' / f'{name}.npz') as arrays:
+      np.testing.assert_allclose(arrays['map'], heat, rtol=1e-4,
+                                 atol=1e-5 * np.abs(heat).max())
+
+
+def test_where_nothing_can_be_read_there_is_an_error_and_no_file(
+    run, tmp_path, capsys):
+  damaged = _damaged(tmp_path / 'photos')
+  images = unseen.find(str(tmp_path / 'photos'))
+  with pytest.raises(InputError, match=f'none of {damaged} images could be'):
+    predict.write(deep_oc.load(run, false_alarm_rate=0.2), images,
+                  tmp_path / 'out', None, {})
+  assert capsys.readouterr().err.count('skipped: ') == damaged
+  assert not list((tmp_path / 'out').iterdir())
+
+
+def test_a_file_that_is_gone_since_it_was_listed_is_skipped(run, tmp_path):
+  found = deep_oc.load(run, false_alarm_rate=0.2)
+  paths = [str(_photo(tmp_path / f'{i}.png', i)) for i in range(3)]
+  os.unlink(paths[1])
+  written = []
+  tally = predict.predict(found, paths, lambda *each: written.append(each))
+  assert [path for names, _, _ in written for path in names] == [
+      paths[0], paths[2]]
+  assert tally.scored == 2
+  [(path, reason)] = tally.unreadable
+  assert path == paths[1] and 'No such file' in reason
+
+
+def test_images_are_held_a_chunk_at_a_time(run, tmp_path):
+  found = deep_oc.load(run, false_alarm_rate=0.2)
+  found.chunk = 4
+  paths = [str(_photo(tmp_path / f'{i:02d}.png', i)) for i in range(30)]
+  read, ahead, sizes = [], [], []
+  prepare = found.prepare
+  found.prepare = lambda path: read.append(path) or prepare(path)
+
+  def write(names, images, judged):
+    sizes.append(len(images))
+    files = [each for each in read if isinstance(each, str)]
+    ahead.append(len(files) - sum(sizes))
+
+  tally = predict.predict(found, paths, write)
+  assert tally.scored == 30 and sizes == [4] * 7 + [2]
+  assert max(ahead) <= 5  # of 26
+
+
+def test_the_most_anomalous_are_those_of_the_highest_scores(run, tmp_path):
+  found = deep_oc.load(run, false_alarm_rate=0.2)
+  found.chunk = 3
+  paths = [str(_photo(tmp_path / f'{i}.png', i)) for i in range(8)]
+  scores = found.decision_function(paths)
+  tally = predict.predict(found, paths, lambda *_: None)
+  assert [path for _, _, path in tally.top] == [
+      paths[i] for i in np.argsort(-scores)[:5]]
+
+
+def test_images_are_found_in_folders_by_pattern_and_by_name(
+    tmp_path, monkeypatch):
+  for name in ('b/x.png', 'b/y.JPG', 'a.png', 'c-d.png', 'c/e.tiff', 'f.txt'):
+    _photo(tmp_path / 'in' / name if name != 'f.txt' else tmp_path / 'f.png')
+  (tmp_path / 'in' / 'odd').write_bytes((tmp_path / 'f.png').read_bytes())
+  monkeypatch.chdir(tmp_path)
+  whole = unseen.find('in')
+  assert whole.paths == ['in/a.png', 'in/b/x.png', 'in/b/y.JPG', 'in/c-d.png',
+                         'in/c/e.tiff'] == sorted(whole.paths)
+  assert whole.root == 'in' and whole.ignored == {'not images': 1}
+  assert unseen.find('in/').paths == whole.paths
+  assert unseen.find('in', without=tmp_path / 'in' / 'b').paths == [
+      'in/a.png', 'in/c-d.png', 'in/c/e.tiff']
+  assert unseen.find('in/*/*').paths == ['in/b/x.png', 'in/b/y.JPG',
+                                         'in/c/e.tiff']
+  assert unseen.find('in/**/*.png').root == 'in'
+  assert unseen.find('*.png')[:2] == ('', ['f.png'])
+  assert unseen.find('in/odd')[:2] == ('in', ['in/odd'])
+
+
+def test_a_folder_without_images_is_an_error(tmp_path):
+  with pytest.raises(InputError, match='no image at .*nowhere'):
+    unseen.find(str(tmp_path / 'nowhere'))
+  (tmp_path / 'notes.txt').write_text('no image')
+  with pytest.raises(InputError, match='no image at .*1 not images'):
+    unseen.find(str(tmp_path))
+  with pytest.raises(InputError, match='no image at'):
+    unseen.find(str(tmp_path / '*.png'))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(run, tmp_path):
+  def peak(count):
+    folder = tmp_path / str(count)
+    for i in range(count):
+      _photo(folder / f'{i:05d}.png', i, size=(64, 64))
+    code = ('import resource, subprocess, sys; '
+            'subprocess.run(sys.argv[1:], check=True); print("peak", resource.'
+            'getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)')
+    done = subprocess.run(
+        [sys.executable, '-c', code, sys.executable, '-m', 'deep_oc.predict',
+         f'--workdir={run}', f'--input={folder}', '--false_alarm_rate=0.2',
+         '--nomaps', f'--output={tmp_path}/out'], cwd=ROOT,
+        capture_output=True, text=True, check=True)
+    return int(done.stdout.split('peak ')[1]) * 1024
+  few, many = peak(500), peak(5000)
+  assert many - few < 20e6, (few, many)  # 4,500 more images are 55 MB
