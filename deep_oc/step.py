@@ -108,6 +108,44 @@ def make_steps(pretext: nn.Module, optimizer: optax.GradientTransformation,
   return steps
 
 
+def make_steps_together(pretext: nn.Module,
+                        optimizer: optax.GradientTransformation,
+                        mesh: jax.sharding.Mesh, groups: int = 1) -> Callable:
+  """Returns (states, images, batches, keys) -> (states, metrics), compiled.
+
+  As `make_steps`, of m models at once, of which each of the d devices has m/d.
+  The devices exchange nothing.
+
+    states: arrays [m, ...], donated.
+    images: u8[m, N, h, w, c], of each model its own.
+    batches: i32[k, m, n], rows of the images.
+    keys: key[m].
+    metrics: f32[k, m] each.
+  """
+  def one(images, key, state, batch):
+    return train_step(pretext, optimizer, state, images[batch], key, groups)
+
+  def all_of_device(images, keys, states, batch):
+    args = images, keys, states, batch
+    if len(keys) > 1:
+      return jax.vmap(one)(*args)
+    # The very program of a model alone; a batch of one may be another.
+    return jax.tree.map(lambda x: x[None], one(
+        *jax.tree.map(lambda x: x[0], args)))
+
+  def steps(states, images, batches, keys):
+    take = functools.partial(all_of_device, images, keys)
+    if len(batches) == 1:  # as in `make_steps`
+      states, metrics = take(states, batches[0])
+      return states, jax.tree.map(lambda x: x[None], metrics)
+    return jax.lax.scan(take, states, batches)
+
+  model, later = jax.P('data'), jax.P(None, 'data')
+  return jax.jit(jax.shard_map(
+      steps, mesh=mesh, in_specs=(model, model, later, model),
+      out_specs=(model, later), check_vma=False), donate_argnums=0)
+
+
 def steps_per_dispatch(wanted: int) -> int:
   """Returns how many steps to compile into one program.
 
