@@ -272,10 +272,11 @@ def _read_features(workdir):
 
 def _restore(workdir, config, pretext, about):
   """Returns the variables of the network that made the features."""
-  batch = experiment.plan(config).batch  # of any number of images will do
+  plan = experiment.plan(config)
+  optimizer = experiment.optimizer(config, plan.batch)  # any number will do
   like = jax.eval_shape(functools.partial(
-      step.create_state, pretext, experiment.optimizer(config, batch),
-      config.seed, tuple(about['image_shape'])))
+      step.create_state, pretext, optimizer, config.seed,
+      tuple(about['image_shape']), plan.ema))
   replicated = sharding.replicated(sharding.mesh())
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=replicated), like)

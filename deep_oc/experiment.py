@@ -46,6 +46,9 @@ class Plan:
     batch_norm_groups: equal parts of the batch with BatchNorm statistics of
       their own; 1 = global, whatever the devices. As many as there are devices
       is what the published code does.
+    ema: decay of the exponential moving average of weights and BatchNorm's
+      statistics over the steps, from 0 to 1; if not 0, the average is what is
+      evaluated.
     placement: where the training set lies, one of `storage.PLACEMENTS`, or
       'auto': the first that fits the devices' memory.
   """
@@ -56,14 +59,17 @@ class Plan:
   monitor_every: int = 1000
   checkpoint_every: int = 2000
   batch_norm_groups: int = 1
+  ema: float = 0.0
   placement: str = 'auto'
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.name != 'placement' and (
+      if field.name not in ('placement', 'ema') and (
           value < 0 or (value == 0 and field.name != 'steps')):
         raise InputError(f'train.{field.name}={value} must be positive')
+    if not 0 <= self.ema < 1:
+      raise InputError(f'train.ema={self.ema} must be from 0 to less than 1')
     if self.batch % self.batch_norm_groups:
       raise InputError(f'train.batch={self.batch} does not divide into train.'
                        f'batch_norm_groups={self.batch_norm_groups}')

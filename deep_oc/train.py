@@ -62,8 +62,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   distributed.agree('the training images', lambda: zlib.crc32(images))
 
   state = sharding.put(
-      step.create_state(pretext, optimizer, config.seed, images.shape[1:]),
-      sharding.replicated(mesh))
+      step.create_state(pretext, optimizer, config.seed, images.shape[1:],
+                        plan.ema), sharding.replicated(mesh))
   stored = storage.Storage(
       images, storage.choose(plan.placement, images.nbytes, mesh), mesh)
   take_steps = step.make_steps(
