@@ -49,6 +49,8 @@ setuptools.setup(
         'remote': ['fsspec', 'gcsfs', 's3fs', 'universal_pathlib>=0.2.6'],
         'cuda': ['jax[cuda12]'],
         'tpu': ['jax[tpu]'],
+        # and `pip install --no-deps jax2onnx`: see deep_oc/onnx_model.py
+        'onnx': ['onnx>=1.20', 'onnx-ir>=0.2', 'onnxruntime>=1.24'],
         'k8s': ['jax[k8s]'],  # several processes find each other
         'ray': ['ray>=2.40'],  # launch.sweep --engine=ray
     },

@@ -15,6 +15,7 @@ alone:
   bundle.json           input, preprocessing, threshold, checksums, parity
   README.md             the model card
   predict.py, bundle/   what reads it
+  model.onnx            with --onnx: scores in float32, `deep_oc.onnx_model`
 
 It is read back by another process, without Flax and this package, and compared
 with the trainer's scores of test images and noise in batches of several sizes.
@@ -37,8 +38,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from deep_oc import (bundle, cli, detector, files, model_card, parity,
-                     portable_maps, programs, runs, unseen)
+from deep_oc import (bundle, cli, detector, files, model_card, onnx_model,
+                     parity, portable_maps, programs, runs, unseen)
 from deep_oc.errors import InputError
 
 _PREDICT = '''"""python predict.py photos --output=predictions.csv"""
@@ -67,14 +68,24 @@ def define_flags() -> None:
       '. By default kde, of CutPaste and of fewer images than dimensions '
       'gde_ledoit_wolf.')
   flags.DEFINE_string('feature', 'pool', 'Of the embeddings: pool or head.')
+  flags.DEFINE_bool(
+      'onnx', False, 'Add model.onnx; takes the extra `onnx`, and jax2onnx.')
   flags.DEFINE_string(
       'data_dir', None, 'Where the images lie now, if they moved; to compare '
       'with, and for heat maps of windows.')
 
 
 def export(found: detector.Detector, output: pathlib.Path,
-           results: list[dict[str, str]], command: str) -> dict[str, Any]:
+           results: list[dict[str, str]], command: str, onnx: bool = False
+           ) -> dict[str, Any]:
   """Writes the bundle of a detector; returns what bundle.json says.
+
+  Args:
+    found: the detector.
+    output: the folder.
+    results: rows of results.csv, for the model card.
+    command: that asked for it.
+    onnx: whether to add an ONNX model, see `onnx_model`.
 
   Raises:
     InputError: it cannot be exported, or the bundle does not say the same.
@@ -90,6 +101,10 @@ def export(found: detector.Detector, output: pathlib.Path,
       _seal(folder, about | {'parity': None})
       print('compare with the trainer', flush=True)
       about['parity'] = parity.check(folder, found)
+      if onnx:
+        print('convert to ONNX', flush=True)
+        images, _ = parity.examples(found)
+        about['onnx'] = onnx_model.write(found, folder, images)
       (folder / 'README.md').write_text(
           model_card.write(about, results), encoding='utf-8')
       about = _seal(folder, about)
@@ -222,6 +237,8 @@ def main() -> None:
     raise InputError(f'{output} is not on this disk; give --output=FOLDER, and '
                      'copy it from there')
   jax.config.update('jax_platforms', 'cpu')
+  if args.onnx:
+    onnx_model.check_installed()  # before minutes of anything else
   found = detector.load(
       args.workdir, classifier=args.classifier, feature=args.feature,
       false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir)
@@ -230,7 +247,7 @@ def main() -> None:
   about = export(
       found, pathlib.Path(output),
       model_card.results(args.workdir, found.feature, found.classifier),
-      f'python -m deep_oc.export {shlex.join(sys.argv[1:])}')
+      f'python -m deep_oc.export {shlex.join(sys.argv[1:])}', args.onnx)
   print(f"{parity.shown(about['parity'])}\nwrote {output}; next: "
         f'python {output}/predict.py photos')
 

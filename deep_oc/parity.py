@@ -51,7 +51,7 @@ def check(folder: pathlib.Path, found: detector.Detector) -> dict[str, Any]:
   Raises:
     InputError: it is further than it may be, or cannot be used.
   """
-  images, kind = _images(found)
+  images, kind = examples(found)
   wanted = found.judge(images)
   maps = np.arange(min(_MAPS, len(images)))
   with tempfile.TemporaryDirectory() as aside:
@@ -113,7 +113,7 @@ def _judged(folder, given, taken, pictures):
     return dict(file)
 
 
-def _images(found: detector.Detector) -> tuple[np.ndarray, dict[str, int]]:
+def examples(found: detector.Detector) -> tuple[np.ndarray, dict[str, int]]:
   """Returns u8[n, h, w, 3], and how many of them are of each kind."""
   rng = np.random.default_rng(0)
   shape = found.image_shape
