@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from tests import malformed, served
-from tests.serve_test import Process
+
+pytest.importorskip('fastapi', reason="no fastapi: pip install '.[serve]'")
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +18,7 @@ NASTY = '<img src=x onerror=alert(1)>.png'
 
 @pytest.fixture(scope='module')
 def url(tmp_path_factory):
-  process = Process('--bundle=' + str(served.write(
+  process = served.Process('--bundle=' + str(served.write(
       tmp_path_factory.mktemp('served') / 'bundle')), '--max_bytes=2000000')
   yield process.url
   assert process.end() == 0
@@ -74,7 +75,8 @@ def test_pictures_are_scored_and_named(opened, url):
   assert 'flagged up to 0.05' in text
   assert view.locator('#status').inner_text() == '3 of 3 scored, 1 anomalous.'
   assert view.locator('#cards h3 img').count() == 0
-  assert 'Normal is: <b>good</b> of parts' in view.locator('#model').inner_text()
+  assert 'Normal is: <b>good</b> of parts' in view.locator(
+      '#model').inner_text()
   assert not wrong
   assert all(each.startswith((url, 'data:image/', 'blob:')) for each in asked)
 
@@ -98,7 +100,8 @@ def test_the_heat_map_is_on_one_scale_and_fades(opened):
   _add(view, _file('dark.png', 30), _file('bright.png', 120))
   assert view.locator('#low').inner_text() == '30'
   assert view.locator('#high').inner_text() == '240'
-  pixel = """i => { const canvas = document.querySelectorAll('#cards canvas')[i];
+  pixel = """i => {
+      const canvas = document.querySelectorAll('#cards canvas')[i];
       return [...canvas.getContext('2d').getImageData(
           canvas.width / 4 | 0, canvas.height / 2 | 0, 1, 1).data]; }"""
   dark, bright = (view.evaluate(pixel, i) for i in (0, 1))

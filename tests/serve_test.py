@@ -68,11 +68,6 @@ def _files(*contents, name='a.png'):
   return [('image', (name, content)) for content in contents]
 
 
-def _metrics(text):
-  return {name: float(value) for name, value in re.findall(
-      r'^(deep_oc_\S+) (\S+)$', text, re.MULTILINE)}
-
-
 def _image(url):
   kind, _, data = url.partition(',')
   assert kind == 'data:image/png;base64'
@@ -264,7 +259,7 @@ def test_a_full_queue_says_when_to_come_again(start, fake):
   assert [each.status_code for each in answers] == [200] * 3 + [503] * 2
   assert answers[-1].headers['retry-after'] == '1'
   assert '3 requests are being worked on' in answers[-1].json()['error']
-  told = _metrics(_ask(app, 'GET', '/metrics').text)
+  told = served.metrics(_ask(app, 'GET', '/metrics').text)
   assert told['deep_oc_accepted_total'] == told['deep_oc_finished_total'] == 3
   assert told['deep_oc_queue_requests'] == 0
 
@@ -311,7 +306,7 @@ def test_a_model_that_fails_is_no_end(start, fake):
   fake.broken = None
   assert _ask(app, files=_files(PNG)).status_code == 200
   assert _ask(app, 'GET', '/health').json()['status'] == 'ok'
-  told = _metrics(_ask(app, 'GET', '/metrics').text)
+  told = served.metrics(_ask(app, 'GET', '/metrics').text)
   assert told['deep_oc_requests_total{path="/score",status="500"}'] == 1
   assert told['deep_oc_finished_total'] == 2
 
@@ -333,7 +328,7 @@ def test_metrics_count_what_happened(start):
     _ask(app, files=_files(content, content))
   for path in ('/a', '/b'):
     _ask(app, 'GET', path)
-  told = _metrics(_ask(app, 'GET', '/metrics').text)
+  told = served.metrics(_ask(app, 'GET', '/metrics').text)
   for name, value in {
       'requests_total{path="/score",status="200"}': 2,
       'requests_total{path="/score",status="422"}': 1,
@@ -411,35 +406,6 @@ def test_a_picture_of_just_the_allowed_size_is_scored():
     decoding.read(content, found, 7999)
 
 
-class Process:
-  """`python -m deep_oc.serve`, once it serves."""
-
-  def __init__(self, *args):
-    self.process = subprocess.Popen(
-        [sys.executable, '-m', 'deep_oc.serve', '--port=0', *args], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    self.said = []
-    for line in self.process.stdout:
-      self.said.append(line)
-      if found := re.match(r'serve on (\S+)', line):
-        self.url = found[1]
-        return
-    raise AssertionError(''.join(self.said))
-
-  def metrics(self):
-    return _metrics(httpx.get(f'{self.url}/metrics').text)
-
-  def peak(self):
-    """Returns the most memory it ever had, in MB."""
-    with open(f'/proc/{self.process.pid}/status') as file:
-      return int(re.search(r'VmHWM:\s+(\d+)', file.read())[1]) / 1024
-
-  def end(self):
-    self.process.send_signal(signal.SIGTERM)
-    self.said += self.process.communicate(timeout=60)[0].splitlines()
-    return self.process.returncode
-
-
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   return served.write(tmp_path_factory.mktemp('served') / 'bundle')
@@ -448,7 +414,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope='module')
 def running(folder):
   """A process that serves a real bundle."""
-  process = Process(f'--bundle={folder}', '--max_bytes=2000000', '--queue=40')
+  process = served.Process(f'--bundle={folder}', '--max_bytes=2000000',
+                           '--queue=40')
   yield process
   assert process.end() == 0
 
@@ -568,7 +535,7 @@ def test_50_clients_lose_no_accepted_request_in_a_minute(running, folder):
 
 
 def test_sigterm_under_load_loses_no_accepted_request(folder):
-  process = Process(f'--bundle={folder}')
+  process = served.Process(f'--bundle={folder}')
 
   async def load():
     answers = []

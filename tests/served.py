@@ -1,14 +1,20 @@
-"""Bundles for the service: one without a model, and a real one, very small."""
+"""A bundle without a model, a small real one, and a process that serves it."""
 import hashlib
 import json
 import pathlib
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 
 import numpy as np
 
 from deep_oc import bundle
 
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHAPE = (16, 16, 3)
 HOW = {'method': 'squeeze', 'pad': 0, 'size': None}
 ABOUT = {
@@ -92,3 +98,39 @@ def write(folder: pathlib.Path) -> pathlib.Path:
   about['digest'] = bundle.digest(about)
   (folder / 'bundle.json').write_text(json.dumps(about))
   return folder
+
+
+def metrics(text: str) -> dict[str, float]:
+  """Reads what /metrics says of the service."""
+  return {name: float(value) for name, value in re.findall(
+      r'^(deep_oc_\S+) (\S+)$', text, re.MULTILINE)}
+
+
+class Process:
+  """`python -m deep_oc.serve`, once it serves."""
+
+  def __init__(self, *args):
+    self.process = subprocess.Popen(
+        [sys.executable, '-m', 'deep_oc.serve', '--port=0', *args], cwd=_ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    self.said = []
+    for line in self.process.stdout:
+      self.said.append(line)
+      if found := re.match(r'serve on (\S+)', line):
+        self.url = found[1]
+        return
+    raise AssertionError(''.join(self.said))
+
+  def metrics(self):
+    with urllib.request.urlopen(f'{self.url}/metrics') as answer:
+      return metrics(answer.read().decode())
+
+  def peak(self):
+    """Returns the most memory it ever had, in MB."""
+    with open(f'/proc/{self.process.pid}/status') as file:
+      return int(re.search(r'VmHWM:\s+(\d+)', file.read())[1]) / 1024
+
+  def end(self):
+    self.process.send_signal(signal.SIGTERM)
+    self.said += self.process.communicate(timeout=60)[0].splitlines()
+    return self.process.returncode
