@@ -72,10 +72,10 @@ def test_pictures_are_scored_and_named(opened, url):
   text = cards.nth(1).inner_text()
   score = float(re.search(r'score\s+(\S+)', text)[1])
   assert 150 < score < 180 and re.search(r'threshold\s+100', text)
-  assert 'flagged up to 0.05' in text
+  assert 'flagged: ≤ 0.05' in text
   assert view.locator('#status').inner_text() == '3 of 3 scored, 1 anomalous.'
   assert view.locator('#cards h3 img').count() == 0
-  assert 'Normal is: <b>good</b> of parts' in view.locator(
+  assert 'Normal is: <b>good</b> (parts)' in view.locator(
       '#model').inner_text()
   assert not wrong
   assert all(each.startswith((url, 'data:image/', 'blob:')) for each in asked)
@@ -87,6 +87,7 @@ def test_what_is_refused_says_why_beside_what_is_scored(opened):
        _file('good.png', 50), {'name': 'large.bmp', 'mimeType': 'image/bmp',
                                'buffer': bytes(2_100_000)})
   cards = view.locator('#cards > li')
+  assert cards.nth(0).inner_text().count('a.png') == 1
   assert 'no PNG, JPEG, WebP, BMP or TIFF' in cards.nth(0).inner_text()
   assert 'normal' in cards.nth(1).inner_text()
   assert 'larger than 1 MB' in cards.nth(2).inner_text()

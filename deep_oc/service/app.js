@@ -35,8 +35,9 @@ async function start() {
 }
 
 function describe() {
-  const normal = [model.normal_name, model.dataset].filter(Boolean)
-      .join(' of ');
+  const normal = model.normal_name && model.dataset ?
+      `${model.normal_name} (${model.dataset})` :
+      model.normal_name || model.dataset;
   byId('model').textContent =
       (normal ? `Normal is: ${normal}. ` : '') +
       `Of normal pictures ${percent(model.false_alarm_rate)} are flagged. ` +
@@ -60,7 +61,7 @@ function size(bytes) {
 }
 
 function number(value) {
-  return String(Number(value.toPrecision(4)));
+  return String(Number(value.toPrecision(3)));
 }
 
 function make(name, attributes = {}, ...parts) {
@@ -133,10 +134,16 @@ async function score(file, round) {
     }
     const found = await answer.json().catch(() => ({}));
     if (!answer.ok) {
-      throw new Error(found.error || `the service says ${answer.status}`);
+      throw new Error(found.error ? withoutName(found) :
+          `the service says ${answer.status}`);
     }
     return found.results[0];
   }
+}
+
+function withoutName({error, file}) {  // it stands above
+  return file && error.startsWith(`${file}: `) ?
+      error.slice(file.length + 2) : error;
 }
 
 async function show(job, result) {
@@ -171,8 +178,8 @@ function facts(result) {
   if (result.threshold !== null) {
     add('threshold', number(result.threshold));
   }
-  add('p-value', `${number(result.p_value)}, flagged up to ` +
-      number(result.false_alarm_rate));
+  add('p-value', `${number(result.p_value)} (flagged: ≤ ` +
+      `${number(result.false_alarm_rate)})`);
   if (result.heat_map) {
     add('heat map', `${number(result.heat_low)} to ` +
         number(result.heat_high));
@@ -265,7 +272,7 @@ function coloured(heat, {heat_low: from, heat_high: to}, low, span) {
     const share = Math.max(0, Math.min((value - low) / span, 1));
     const level = 4 * Math.round(255 * share);
     data.set(colours.subarray(level, level + 3), i);
-    data[i + 3] = 255 * Math.min(1, 0.15 + 1.5 * share);
+    data[i + 3] = 255 * Math.min(1, 0.05 + 1.4 * share);
   }
   return new ImageData(data, heat.width, heat.height);
 }
