@@ -26,6 +26,7 @@ setuptools.setup(
         'absl-py>=2.1',
         'array_record>=0.7',  # TFDS reads with it, without TensorFlow
         'contourpy>=1.2',
+        'flatbuffers',  # jax.export writes with it, and does not say so
         'flax>=0.10',
         'grain>=0.2.14',  # streams what does not fit the devices
         'importlib_resources',  # TFDS 4.9 needs it and does not say so
@@ -52,6 +53,8 @@ setuptools.setup(
         'remote': ['fsspec', 'gcsfs', 's3fs', 'universal_pathlib>=0.2.6'],
         'cuda': ['jax[cuda12]'],
         'tpu': ['jax[tpu]'],
+        # and `pip install --no-deps jax2onnx`: see deep_oc/onnx_model.py
+        'onnx': ['onnx>=1.20', 'onnx-ir>=0.2', 'onnxruntime>=1.24'],
         'k8s': ['jax[k8s]'],  # several processes find each other
         'ray': ['ray>=2.40'],  # launch.sweep --engine=ray
     },

@@ -66,7 +66,7 @@ class Bundle:
     self.threshold = about['threshold']
     self.false_alarm_rate = about['false_alarm_rate']
     self.localizes = about['localizes']
-    self.batch = _batch(*self.image_shape[:2])
+    self.batch = batch(*self.image_shape[:2])
     calibration = _arrays(folder / 'calibration.npz')
     self._calibration = [np.sort(calibration[name])
                          for name in sorted(calibration, key=int)]
@@ -109,9 +109,24 @@ class Bundle:
     images = self._checked(images)
     if not len(images):
       return np.empty(images.shape[:3], np.float32)
-    grid = self._run('heat', self._run('map', images))
     rows, columns = (self._enlarge[name] for name in ('rows', 'columns'))
-    return (rows @ grid @ columns.T).astype(np.float32)
+    return (rows @ self._grid(images) @ columns.T).astype(np.float32)
+
+  def _grid(self, images):
+    """Returns the scores f64[n, gh, gw] that are spread over the pixels."""
+    if self.localizes == 'gradcam':
+      return self._run('heat', self._run('map', images))
+    side = self.about['window']
+    view = np.lib.stride_tricks.sliding_window_view(
+        images, (side, side), (1, 2))
+    return np.stack([self._windows(np.moveaxis(each, 2, -1)) for each in view])
+
+  def _windows(self, view):
+    """Maps all windows u8[h, w, side, side, 3] of an image to f64[gh, gw]."""
+    top, left = self._enlarge['top'], self._enlarge['left']
+    windows = view[np.ix_(top, left)].reshape(-1, *view.shape[2:])
+    scores = self._run('heat', self._run('map', windows))
+    return scores.reshape(len(top), len(left))
 
   @functools.cached_property
   def _enlarge(self):
@@ -130,15 +145,23 @@ class Bundle:
       if name not in self._programs:
         self._programs[name] = _Program(
             self._folder, name, **self.about['programs'][name])
-    return self._programs[name](rows, self.batch)
+    return self._programs[name](rows)
 
 
 class _Program:
   """A function of arrays and of rows, any number of them."""
 
   def __init__(self, folder: pathlib.Path, name: str, arrays: str,
-               double: bool):
-    """Reads the program; `double` is whether it computes in float64."""
+               names: list[str], double: bool):
+    """Reads the program.
+
+    Args:
+      folder: of the bundle.
+      name: of the program.
+      arrays: the file that has its arrays, perhaps with others.
+      names: of its arrays.
+      double: whether it computes in float64.
+    """
     try:
       import jax
       from jax import export
@@ -155,11 +178,13 @@ class _Program:
     self._scope = functools.partial(jax.enable_x64, double)
     self._call = jax.jit(self._call)
     with self._scope():
-      self._arrays = jax.device_put(_arrays(folder / arrays))
+      kept = _arrays(folder / arrays)
+      self._arrays = jax.device_put({name: kept[name] for name in names})
 
-  def __call__(self, rows: np.ndarray, batch: int) -> np.ndarray:
-    """Passes at most `batch` rows at once, padded to few different numbers."""
-    size = min(batch, 1 << (len(rows) - 1).bit_length())
+  def __call__(self, rows: np.ndarray) -> np.ndarray:
+    """Passes a batch of rows at once, padded to few different numbers."""
+    most = batch(*rows.shape[1:3]) if rows.ndim == 4 else BATCH
+    size = min(most, 1 << (len(rows) - 1).bit_length())
     parts = []
     with self._scope():
       for begin in range(0, len(rows), size):
@@ -230,7 +255,7 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
                       f'({line(error)})') from error
 
 
-def _batch(height: int, width: int) -> int:
+def batch(height: int, width: int) -> int:
   """Returns how many images go through at once, a power of two."""
   most = max(min(BATCH, _PIXELS // (height * width)), 1)
   return 1 << (most.bit_length() - 1)
