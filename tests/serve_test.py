@@ -199,7 +199,7 @@ def test_an_endless_upload_ends(start, monkeypatch):
   taken = []
 
   async def endless():
-    while True:
+    while sum(taken) < 10**7:
       taken.append(2**16)
       yield bytes(2**16)
   answer = _ask(start(max_bytes=10**6), content=endless(),
@@ -595,3 +595,27 @@ def test_a_missing_extra_is_named(monkeypatch):
   serve = runpy.run_module('deep_oc.serve')
   with pytest.raises(InputError, match=re.escape("pip install '.[serve]'")):
     serve['_service']()
+
+
+@pytest.mark.slow
+def test_a_trained_run_scores_as_its_detector_does(binary, tmp_path):
+  from deep_oc import detector
+  from tests import untrained
+  run = untrained.run(untrained.parts(tmp_path / 'data'), tmp_path / 'run')
+  done = binary('export', f'--workdir={run}', '--false_alarm_rate=0.2')
+  assert done.returncode == 0, done.stderr
+  process = served.Process(f'--bundle={run}/bundle')
+  content = [malformed.picture(seed) for seed in range(5)]
+  results = httpx.post(f'{process.url}/score', params={'maps': 'true'},
+                       files=_files(*content)).json()['results']
+  assert process.end() == 0
+  found = detector.load(run, false_alarm_rate=0.2)
+  images = [Image.open(io.BytesIO(each)) for each in content]
+  judged = found.judge(images)
+  np.testing.assert_allclose([each['score'] for each in results],
+                             judged.score, rtol=1e-5)
+  np.testing.assert_allclose([each['p_value'] for each in results],
+                             judged.p_value)
+  heat = found.heat_maps(images)
+  np.testing.assert_allclose([each['heat_high'] for each in results],
+                             heat.max(axis=(1, 2)), rtol=1e-3)

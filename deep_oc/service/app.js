@@ -178,8 +178,8 @@ function facts(result) {
   if (result.threshold !== null) {
     add('threshold', number(result.threshold));
   }
-  add('p-value', `${number(result.p_value)} (flagged: ≤ ` +
-      `${number(result.false_alarm_rate)})`);
+  add('p-value', `${number(result.p_value)} ` +
+      `${result.anomalous ? '≤' : '>'} ${number(result.false_alarm_rate)}`);
   if (result.heat_map) {
     add('heat map', `${number(result.heat_low)} to ` +
         number(result.heat_high));
