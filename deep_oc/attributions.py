@@ -25,6 +25,15 @@ STEPS = 50  # the usual number to begin with
 TOLERANCE = 0.01  # of the completeness error
 
 
+def _in_float64(function: Callable) -> Callable:
+  """Calls a function where float64 is left as it is."""
+  @functools.wraps(function)
+  def called(*args):
+    with jax.enable_x64(True):
+      return function(*args)
+  return called
+
+
 class Integrated(NamedTuple):
   """Integrated gradients of n images.
 
@@ -156,6 +165,7 @@ def _cam(score, image):
   return np.maximum(_untiled(heat, score.pretext, image.shape), 0)
 
 
+@_in_float64
 @jax.jit
 def _weights(score, image):
   pooled, feature_map = score.look(image)
@@ -256,11 +266,13 @@ def _mean_gradient(score, image, count, point):
   return total / count
 
 
+@_in_float64
 @jax.jit
 def _value(score, image):
   return score(image)
 
 
+@_in_float64
 @jax.jit
 def _gradient(score, image):
   return jax.grad(lambda x: score(x).sum())(image)

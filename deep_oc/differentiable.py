@@ -114,7 +114,8 @@ def task(pretext: nn.Module, variables: Mapping[str, Any], name: str) -> Score:
     InputError: the task has no such score.
   """
   if not hasattr(pretext, 'scores'):
-    raise InputError(f"the pretext task has no score of its own, so no '{name}'")
+    raise InputError('the pretext task has no score of its own, so not '
+                     f"'{name}' either")
   known = task_scores(pretext, variables)
   if name not in known:
     raise errors.unknown("score of the pretext task's own", name, known)
