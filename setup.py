@@ -23,6 +23,7 @@ setuptools.setup(
         'absl-py>=2.1',
         'array_record>=0.7',  # TFDS reads with it, without TensorFlow
         'contourpy>=1.2',
+        'flatbuffers',  # jax.export writes with it, and does not say so
         'flax>=0.10',
         'grain>=0.2.14',  # streams what does not fit the devices
         'importlib_resources',  # TFDS 4.9 needs it and does not say so
