@@ -86,7 +86,7 @@ def integrated_gradients(
 
   mean, taken = gradient(rows, position), np.full(len(image), steps)
   while True:
-    error = _share((mean * path).sum((1, 2, 3)) - (end - start), end - start)
+    error = completeness_error((mean * path).sum((1, 2, 3)), end - start)
     rows = np.flatnonzero((error > tolerance) & (3 * taken <= most))
     if not len(rows):
       return Integrated(mean * path, end, start, error, taken)
@@ -97,10 +97,10 @@ def integrated_gradients(
     taken[rows] = steps
 
 
-def _share(part, whole):
-  """Returns |part / whole|, 0 where nothing is missing of nothing."""
+def completeness_error(total: np.ndarray, rise: np.ndarray) -> np.ndarray:
+  """Returns |total - rise| / |rise| of f[n] each; 0 where both are 0."""
   with np.errstate(divide='ignore', invalid='ignore'):
-    return np.where(part == 0, 0., np.abs(part / whole))
+    return np.where(total == rise, 0., np.abs((total - rise) / rise))
 
 
 def smooth_grad(score: Score, image: np.ndarray, key: jax.Array, *,

@@ -4,6 +4,7 @@ Encoder, head and classifier in one: `one_class` with the jitted twin of a
 fitted one-class classifier, frozen as the encoder is, `task` with the pretext
 task's own classifier. BatchNorm is in inference mode.
 """
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deep_oc import errors, jitted
+from deep_oc import errors, jitted, oneclass
 from deep_oc.errors import InputError
 
 _ENCODER = ('encoder',)
@@ -97,10 +98,11 @@ def one_class(pretext: nn.Module, variables: Mapping[str, Any], feature: str,
   """
   twins = [jitted.twin(each) for each in classifiers]
   if None in twins:
-    known = ', '.join(each.__name__ for each in jitted.TWINS)
+    known = ', '.join(name for name in oneclass.CLASSIFIERS
+                      if type(oneclass.create(name)) in jitted.TWINS)
     raise InputError(
         f'the score of {type(classifiers[0]).__name__} has no gradient that is '
-        f'known here, so no explanation; these have one: {known}')
+        f'known here, so no explanation; choose one of {known}')
   with jax.enable_x64(True):  # or the arrays would be rounded to float32
     arrays = tuple(jax.device_put(dict(each.arrays)) for each in twins)
   return Score(variables, arrays, pretext, feature,
@@ -116,18 +118,18 @@ def task(pretext: nn.Module, variables: Mapping[str, Any], name: str) -> Score:
   if not hasattr(pretext, 'scores'):
     raise InputError('the pretext task has no score of its own, so not '
                      f"'{name}' either")
-  known = task_scores(pretext, variables)
+  known = task_scores(pretext)
   if name not in known:
     raise errors.unknown("score of the pretext task's own", name, known)
   return Score(variables, (), pretext, name, ())
 
 
-def task_scores(pretext: nn.Module, variables: Mapping[str, Any]
-                ) -> tuple[str, ...]:
+def task_scores(pretext: nn.Module) -> tuple[str, ...]:
   """Returns the names of the task's own scores, () if it has none."""
   if not hasattr(pretext, 'scores'):
     return ()
-  side = getattr(pretext, 'crop', 0) or 64
-  image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
-  return tuple(jax.eval_shape(
-      lambda image: pretext.apply(variables, image, method='scores'), image))
+  side = getattr(pretext, 'crop', 0) or 64  # of any size, the names are these
+  found, _ = jax.eval_shape(
+      functools.partial(pretext.init_with_output, method='scores'),
+      jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), np.float32))
+  return tuple(found)

@@ -5,8 +5,9 @@ https://arxiv.org/abs/1806.07421): the area under the score as pixels are taken
 from an image, the most attributed first, or put into a baseline. RISE's score
 is a probability; an anomaly score has any scale, so here it is a share of the
 rise s(x) - s(x0) since the baseline: of the image 1, of the baseline 0. Less is
-better for deletion, more for insertion. Of a random order both are about what
-is left between; one explanation is compared with another on the same images.
+better for deletion, more for insertion, and neither need be between 0 and 1:
+half of an image may be more anomalous than all of it. One explanation is
+compared with another of the same score, image and baseline.
 
 An explanation should also depend on what was learnt (Adebayo et al., NeurIPS
 2018, https://arxiv.org/abs/1810.03292): `similarity` to that of a network with
