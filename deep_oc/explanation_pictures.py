@@ -130,9 +130,9 @@ def _legend(figure):
                          (0.65, 'raises the score', 'left')):
     figure.text(x, 0.64, text, size=8, ha=align, va='center')
   figure.text(
-      0.5, 0.34, 'each map on a scale of its own; del: area under deletion, '
-      'less is better; ins: insertion, more is better', size=6.5, ha='center',
-      va='top', color='0.25')
+      0.5, 0.36, 'each map on a scale of its own; random: of random weights.  '
+      'del: area under deletion, low is good; ins: insertion, high is good',
+      size=6.5, ha='center', va='top', color='0.25')
 
 
 def _ramp(share):
