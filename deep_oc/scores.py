@@ -1,29 +1,39 @@
-"""Anomaly scores from the heads of pretext tasks; higher = more anomalous."""
+"""Anomaly scores from the heads of pretext tasks; higher = more anomalous.
+
+A score s in [0, 1] is one minus a probability. With `log` it is -log(1 - s)
+instead, minus the log of the probability, from 0 up: of the same order, but
+where s rounds to 1 it still has differences and a gradient to explain.
+"""
 import jax
 import jax.numpy as jnp
 
 
-def upright(logits: jax.Array) -> jax.Array:
+def upright(logits: jax.Array, *, log: bool = False) -> jax.Array:
   """One minus the probability of no turn, 1 - p(0°|x).
 
   Args:
     logits: f32[n, 4], of the upright images.
+    log: see above.
 
   Returns:
     f32[n] in [0, 1].
   """
+  if log:
+    return -jax.nn.log_softmax(logits)[:, 0]
   return 1 - jax.nn.softmax(logits)[:, 0]
 
 
-def rotation(logits: jax.Array) -> jax.Array:
+def rotation(logits: jax.Array, *, log: bool = False) -> jax.Array:
   """One minus the product over turns, 1 - Π_i p(i·90° | x turned i times).
 
   Args:
     logits: f32[n, 4, 4]; the second axis is the turn applied.
+    log: see above.
 
   Returns:
     f32[n] in [0, 1]. Computed as -expm1(Σ log p), which keeps scores near
     zero apart where 1 - Π p would round them together.
   """
   log_p = jnp.diagonal(jax.nn.log_softmax(logits), axis1=1, axis2=2)
-  return -jnp.expm1(log_p.sum(axis=-1))
+  total = log_p.sum(axis=-1)
+  return -total if log else -jnp.expm1(total)

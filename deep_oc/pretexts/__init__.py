@@ -12,13 +12,16 @@ A task is a file here with one public class, a Flax module:
 
     __call__(image, *, train)           -> (loss, metrics), scalars
     embed(image)                        -> {'pool': f32[n, d], ...}
-    scores(image), optional             -> {name: f32[n]}
+    scores(image, *, log), optional     -> {name: f32[n]}
+    score_turns: int = 1, optional      quarter turns that `scores` sees
 
 Images are f32[n, h, w, c] in [0, 1]. Views, targets, heads and the loss live in
 the task; whatever is not trained by gradient lives in a Linen collection. Its
 randomness comes from `self.make_rng('views')`. Metrics that tell of guessing
 come in pairs: `accuracy` and its `chance`. Scores are anomaly scores: higher
-means more anomalous. The train step serves every task and never changes.
+means more anomalous. With `log`, False by default, they are -log(1 - s), which
+`deep_oc.scores` tells more of: explanations are of these. The train step serves
+every task and never changes.
 
 A task with a `crop` sees one patch of each image in training (`deep_oc.crops`);
 0 means whole images. Later an image's features are the mean over the tiles of

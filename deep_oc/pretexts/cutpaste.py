@@ -102,11 +102,12 @@ class Pretext(nn.Module):
       feature['head'] = self.mlp(pool, train=False)
     return crops.over_tiles(jnp.mean, feature, image.shape[0])
 
-  def scores(self, image: jax.Array) -> dict[str, jax.Array]:
+  def scores(self, image: jax.Array, *, log: bool = False
+             ) -> dict[str, jax.Array]:
     """Maps f32[n, h, w, c] to 1 - p(normal), f32[n]; of tiles, the largest."""
     logits = self._logits(crops.tiles(image, self.crop), train=False)
     return crops.over_tiles(
-        jnp.max, {'defect': scores.upright(logits)}, image.shape[0])
+        jnp.max, {'defect': scores.upright(logits, log=log)}, image.shape[0])
 
   def views(self, key: jax.Array, image: jax.Array) -> jax.Array:
     """Maps f32[n, h, w, c] to f32[n, v, h, w, c], view 0 without defect."""

@@ -35,6 +35,7 @@ class Pretext(nn.Module):
   crop: int = 0
 
   inputs_per_image: ClassVar[int] = 4
+  score_turns: ClassVar[int] = 4
 
   def __post_init__(self):
     crops.check(self.crop)
@@ -67,7 +68,8 @@ class Pretext(nn.Module):
       feature['head'] = self.mlp(pool, train=False)
     return crops.over_tiles(jnp.mean, feature, image.shape[0])
 
-  def scores(self, image: jax.Array) -> dict[str, jax.Array]:
+  def scores(self, image: jax.Array, *, log: bool = False
+             ) -> dict[str, jax.Array]:
     """Maps f32[n, h, w, c] to the classifier's own scores, f32[n] each.
 
     Of an image larger than the crop, the largest of its tiles.
@@ -76,8 +78,8 @@ class Pretext(nn.Module):
     view = jnp.broadcast_to(tile[:, None], (len(tile), 4, *tile.shape[1:]))
     logits = self._logits(_turned(view), train=False)
     return crops.over_tiles(
-        jnp.max, {'upright': scores.upright(logits[:, 0]),
-                  'rotation': scores.rotation(logits)}, image.shape[0])
+        jnp.max, {'upright': scores.upright(logits[:, 0], log=log),
+                  'rotation': scores.rotation(logits, log=log)}, image.shape[0])
 
   def _logits(self, view: jax.Array, train: bool) -> jax.Array:
     """Maps f32[n, 4, h, w, c] to f32[n, 4, 4] in one forward pass."""

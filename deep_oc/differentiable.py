@@ -1,0 +1,135 @@
+"""A run's anomaly score as a function of images, to be differentiated.
+
+Encoder, head and classifier in one: `one_class` with the jitted twin of a
+fitted one-class classifier, frozen as the encoder is, `task` with the pretext
+task's own classifier. BatchNorm is in inference mode.
+"""
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deep_oc import errors, jitted, oneclass
+from deep_oc.errors import InputError
+
+_ENCODER = ('encoder',)
+
+
+class Score(flax.struct.PyTreeNode):
+  """Maps f32[n, h, w, 3] in [0, 1] to f[n], higher = more anomalous.
+
+  A pytree: what is jitted takes it as an argument. So the weights are constants
+  of no program, and a trained network and an untrained one share theirs. Under
+  `jax.enable_x64(True)` all that follows the network is in float64.
+
+  Attributes:
+    variables: of the network.
+    arrays: what each classifier has learnt; () for the task's own score.
+    pretext: the task.
+    name: of the feature, or of the task's score.
+    functions: of the classifiers' twins; the score is the mean of theirs.
+  """
+  variables: Mapping[str, Any]
+  arrays: tuple[jitted.Arrays, ...]
+  pretext: nn.Module = flax.struct.field(pytree_node=False)
+  name: str = flax.struct.field(pytree_node=False)
+  functions: tuple[Callable, ...] = flax.struct.field(pytree_node=False)
+
+  def __call__(self, image: jax.Array) -> jax.Array:
+    """Maps f32[n, h, w, 3] to f[n]."""
+    return self._judge(self._apply(image)[self.name])
+
+  def look(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Maps f32[n, h, w, 3] to what the encoder makes of it.
+
+    Returns:
+      Pooled features f32[m, d] and the last map [m, gh, gw, d], of the m images
+      that the encoder gets to see: m = n, but for tiles and quarter turns.
+    """
+    _, extra = self._apply(
+        image, mutable=['intermediates'],
+        capture_intermediates=lambda module, _: module.path == _ENCODER)
+    found = extra['intermediates']['encoder']
+    return found['__call__'][0], found['map'][0]
+
+  def of_pooled(self, pooled: jax.Array, image: jax.Array) -> jax.Array:
+    """Maps pooled features f32[m, d] to f[n]; of the images, only the shape."""
+    def instead(call, args, kwargs, context):
+      if context.module.path == _ENCODER and context.method_name == '__call__':
+        return pooled
+      return call(*args, **kwargs)
+    with nn.intercept_methods(instead):
+      return self(jnp.zeros_like(image))
+
+  @property
+  def turns(self) -> int:
+    """How many quarter turns of each image the encoder sees."""
+    return 1 if self.functions else getattr(self.pretext, 'score_turns', 1)
+
+  def _apply(self, image, **kwargs):
+    method = 'embed' if self.functions else 'scores'
+    if not self.functions:
+      kwargs['log'] = True
+    return self.pretext.apply(self.variables, image, method=method, **kwargs)
+
+  def _judge(self, found):
+    if not self.functions:
+      return found
+    return -sum(function(arrays, found) for function, arrays in zip(
+        self.functions, self.arrays, strict=True)) / len(self.functions)
+
+
+def one_class(pretext: nn.Module, variables: Mapping[str, Any], feature: str,
+              classifiers: Sequence[Any]) -> Score:
+  """Returns the score by fitted classifiers of a feature, the mean of theirs.
+
+  Args:
+    pretext, variables: the network.
+    feature: what they were fitted to, 'pool' or 'head'.
+    classifiers: of one kind.
+
+  Raises:
+    InputError: they have no twin, so no gradient either.
+  """
+  twins = [jitted.twin(each) for each in classifiers]
+  if None in twins:
+    known = ', '.join(name for name in oneclass.CLASSIFIERS
+                      if type(oneclass.create(name)) in jitted.TWINS)
+    raise InputError(
+        f'the score of {type(classifiers[0]).__name__} has no gradient that is '
+        f'known here, so no explanation; choose one of {known}')
+  with jax.enable_x64(True):  # or the arrays would be rounded to float32
+    arrays = tuple(jax.device_put(dict(each.arrays)) for each in twins)
+  return Score(variables, arrays, pretext, feature,
+               tuple(each.function for each in twins))
+
+
+def task(pretext: nn.Module, variables: Mapping[str, Any], name: str) -> Score:
+  """Returns the task's own score, -log of a probability; see `deep_oc.scores`.
+
+  Raises:
+    InputError: the task has no such score.
+  """
+  if not hasattr(pretext, 'scores'):
+    raise InputError('the pretext task has no score of its own, so not '
+                     f"'{name}' either")
+  known = task_scores(pretext)
+  if name not in known:
+    raise errors.unknown("score of the pretext task's own", name, known)
+  return Score(variables, (), pretext, name, ())
+
+
+def task_scores(pretext: nn.Module) -> tuple[str, ...]:
+  """Returns the names of the task's own scores, () if it has none."""
+  if not hasattr(pretext, 'scores'):
+    return ()
+  side = getattr(pretext, 'crop', 0) or 64  # of any size, the names are these
+  found, _ = jax.eval_shape(
+      functools.partial(pretext.init_with_output, method='scores'),
+      jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), np.float32))
+  return tuple(found)

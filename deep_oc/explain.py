@@ -1,0 +1,290 @@
+"""Why a trained run calls images anomalous: pictures, and how good they are.
+
+  python -m deep_oc.explain --workdir=runs/rotation_cifar10/8/seed0
+  python -m deep_oc.explain --workdir=runs/dacl_cifar10/0/seed0 --input=photos
+
+explains the `--count` most telling test images, those of the highest scores and
+the worst mistakes, or the most anomalous of images of your own. What is
+explained is `--score`: that of a one-class classifier by name, or the pretext
+task's own ('rotation' for example), as minus the log of a probability. The
+output folder, `explanations` in the run's folder by default, gets
+
+  <image>.png        the image, each method's map, the same of the network with
+                     random weights, and the nearest normal training images
+  explanations.csv   a row for each image and method: `explanation_tables`
+  explanations.json  the command, versions, settings, and the summary
+  <image>.npz        with --arrays: each map, f64[h, w], by method
+
+Integrated gradients take more steps by themselves until they add up within
+`--tolerance` to the rise of the score since the baseline; the error that is
+left is in the CSV. Deletion, insertion and pixel AUROC say how good a map is
+(`deep_oc.faithfulness`). Maps of a network with random weights, where the
+classifier is fitted anew to its features, should be worse at all of them, at
+explaining the same score of the trained one, and unlike the trained one's.
+"""
+import csv
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+from absl import flags
+
+from deep_oc import (attributions, chosen, cli, data, detector, differentiable,
+                     embeddings, errors, experiment, explainer,
+                     explanation_pictures, explanation_tables, faithfulness,
+                     files, oneclass, runs, step, unseen)
+from deep_oc.errors import InputError
+
+_EVERY = 10  # seconds between lines, where there is no terminal
+
+
+def define_flags() -> None:
+  flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
+  flags.DEFINE_string(
+      'input', None, 'Folder of images, a pattern of files, or one file; by '
+      "default test images of the run's data set.")
+  flags.DEFINE_string(
+      'output', None, "By default `explanations` in the run's folder.")
+  flags.DEFINE_string(
+      'score', None, 'A classifier, as kde, gde_ledoit_wolf, ocsvm_rbf or knn, '
+      "or a score of the pretext task's own, as rotation; by default the "
+      'classifier that `deep_oc.predict` has.')
+  flags.DEFINE_string(
+      'feature', 'pool', 'That classifiers are fitted to: pool or head.')
+  flags.DEFINE_list(
+      'method', list(explainer.METHODS), 'Some of ' + ', '.join(
+          explainer.METHODS) + '.')
+  flags.DEFINE_string(
+      'baseline', 'mean', 'What images are compared with, and what hidden '
+      'pixels are replaced by: mean (of the normal training images), black, '
+      'blur (the image itself), nearest (normal training image), or expected '
+      '(the mean over several of them).')
+  flags.DEFINE_integer('count', 12, 'How many images.', 1)
+  flags.DEFINE_integer(
+      'steps', attributions.STEPS, 'Of integrated gradients, to begin with.', 1)
+  flags.DEFINE_float(
+      'tolerance', attributions.TOLERANCE, 'Of the completeness error, as a '
+      'share of the rise.', 0.)
+  flags.DEFINE_integer('samples', 50, 'Of SmoothGrad.', 1)
+  flags.DEFINE_float('noise', 0.15, "Of SmoothGrad, of the image's range.", 0.)
+  flags.DEFINE_integer(
+      'side', None, "Of what occlusion hides; an eighth of the image's by "
+      'default.', 1)
+  flags.DEFINE_integer('stride', None, 'Half the side by default.', 1)
+  flags.DEFINE_integer('neighbours', 5, 'Nearest training images to show.', 1)
+  flags.DEFINE_float('false_alarm_rate', 0.05, 'Of the verdict.')
+  flags.DEFINE_bool('arrays', False, 'Write each map as .npz, too.')
+  flags.DEFINE_string(
+      'data_dir', None, 'Where the training images lie now, if they moved.')
+
+
+class Writer:
+  """Explains images one by one, and writes what is found.
+
+  Attributes:
+    rows: of the CSV.
+    maps: by method, and trained or not: map and mask of each image.
+  """
+
+  def __init__(self, folder: Any, both: tuple[explainer.Network, ...],
+               problem: data.Problem, settings: explainer.Settings, *,
+               name: str, baseline: str, cosine: bool, count: int,
+               seed: int, arrays: bool, command: str):
+    self._folder, self._networks, self._problem = folder, both, problem
+    self._settings, self._name, self._baseline = settings, name, baseline
+    self._cosine, self._count, self._arrays = cosine, count, arrays
+    self._key, self._command = step.root_key(seed), command
+    self.rows: list[dict[str, str]] = []
+    self.maps = {method: [] for method in settings.methods}
+
+  def explain(self, image: chosen.Chosen, done: Callable[[], object]) -> None:
+    """Explains an image: a picture, arrays, rows."""
+    trained, _ = self._networks
+    distance, row = (each[0] for each in explainer.nearest(
+        trained.train, trained.embed(image.pixels[None]), self._count,
+        self._cosine))
+    baseline, both = self._explained(image, row[0], done)
+    judged = trained.judge and trained.judge(image.pixels[None])
+    near = [explainer.Neighbour(*each) for each in zip(
+        self._problem.fitted.image[row], self._problem.fitted_index[row],
+        distance, strict=True)]
+    self._draw(image, baseline, both, near, judged)
+    self.rows += explanation_tables.rows(
+        image, *both, near, judged, explained=self._name,
+        baseline=self._baseline)
+    for name, maps in self.maps.items():
+      maps.append((*(each.maps[name].attribution for each in both), image.mask))
+
+  def _explained(self, image, nearest, done):
+    """Returns the baselines f32[b, h, w, 3] and what both networks say."""
+    pixels = np.float32(image.pixels) / 255
+    baseline = explainer.BASELINES[self._baseline](
+        pixels, self._problem.fitted.image, nearest)
+    return baseline, [explainer.explain(
+        each.score, self._networks[0].score, pixels, baseline, image.mask,
+        self._settings, self._key, done) for each in self._networks]
+
+  def _draw(self, image, baseline, both, near, judged):
+    picture = explanation_pictures.draw(
+        image.pixels, image.mask, baseline.mean(0), *both, near,
+        {'name': _title(image), 'verdict': self._said(image, both[0], judged),
+         'baseline': self._baseline, 'distance':
+         'cosine distance' if self._cosine else 'distance'}, self._command)
+    with files.replacing(self._folder / f'{image.name}.png', 'wb') as file:
+      file.write(picture)
+    if self._arrays:
+      maps = {f'{prefix}{name}': each.attribution
+              for prefix, found in zip(('', 'random_'), both, strict=True)
+              for name, each in found.maps.items()}
+      with files.replacing(self._folder / f'{image.name}.npz', 'wb') as file:
+        np.savez(file, command=self._command, **maps)
+
+  def _said(self, image, found, judged):
+    said = f'{self._name} score {found.score:.4g}, of the baseline '
+    said += f'{found.score_of_baseline:.4g}'
+    if judged:
+      said += (f'; p = {judged.p_value[0]:.3g}, '
+               f'{"anomalous" if judged.anomalous[0] else "normal"}')
+    return f'{said}. Chosen as: {image.why}'
+
+
+def _title(image):
+  if not image.index:
+    return image.path
+  return f'{image.kind}, test image {image.index}' + (
+      f'  {image.path}' if image.path else '')
+
+
+def _explain_all(writer: Writer, images: Sequence[chosen.Chosen]) -> None:
+  each, said = 2 * len(writer.maps), time.monotonic()
+  with tqdm.tqdm(total=each * len(images), desc='explain', unit='maps',
+                 disable=None) as bar:
+    for i, image in enumerate(images, 1):
+      writer.explain(image, bar.update)
+      if bar.disable and time.monotonic() - said > _EVERY:
+        said = time.monotonic()
+        print(f'explained {i} of {len(images)} images', flush=True)
+
+
+def _settings(args: Any, shape: Sequence[int]) -> explainer.Settings:
+  for name in args.method:
+    if name not in explainer.METHODS:
+      raise errors.unknown('method', name, explainer.METHODS)
+  if args.baseline not in explainer.BASELINES:
+    raise errors.unknown('baseline', args.baseline, explainer.BASELINES)
+  side = args.side or max(max(shape[:2]) // 8, 1)
+  if side > min(shape[:2]):
+    raise InputError(f'--side={side} is larger than the images, '
+                     f'{shape[0]}x{shape[1]}')
+  return explainer.Settings(
+      methods=tuple(dict.fromkeys(args.method)), steps=args.steps,
+      tolerance=args.tolerance, samples=args.samples, noise=args.noise,
+      side=side, stride=args.stride or max(side // 2, 1),
+      points=faithfulness.POINTS)
+
+
+def _load(args: Any) -> tuple[detector.Detector, str]:
+  """Returns the detector, and the name of the score to explain."""
+  own = differentiable.task_scores(
+      experiment.pretext(runs.read_config(args.workdir)))
+  spec = args.score
+  if spec and spec not in own and spec.isidentifier() \
+      and spec not in oneclass.CLASSIFIERS:
+    raise errors.unknown('score', spec, [*oneclass.CLASSIFIERS, *own])
+  found = detector.load(
+      args.workdir, classifier=None if spec in own else spec,
+      feature=args.feature, false_alarm_rate=args.false_alarm_rate,
+      data_dir=args.data_dir)
+  return found, spec or found.classifier
+
+
+def _problem(found: detector.Detector, stored: Mapping[str, Any]
+             ) -> data.Problem:
+  try:
+    problem = experiment.problem(found.parts().config)
+  except InputError as error:
+    raise InputError(
+        'explanations show normal training images, which cannot be read '
+        f'({error}); --data_dir says where they lie now') from error
+  if len(problem.fitted) != len(stored[found.feature]):
+    raise InputError(
+        f'the data set has {len(problem.fitted)} normal training images, '
+        f'embeddings/train.npz {len(stored[found.feature])}; embed again')
+  return problem
+
+
+def _test_scores(found: detector.Detector, network: explainer.Network,
+                 name: str, workdir: str) -> np.ndarray:
+  """Returns the scores f[n] of the test images, from their embeddings."""
+  _, arrays, _ = embeddings.read_run(workdir)
+  if not network.judge:
+    return arrays[f'score_{name}']
+  return found.parts().calibrated.judge(arrays[found.feature])[0]
+
+
+def _is_cosine(found: detector.Detector, network: explainer.Network) -> bool:
+  """Tells whether the classifier looks at directions only, or none is asked."""
+  fitted, _ = found.parts().calibrated.parts[0]
+  return (network.judge is None or getattr(fitted, 'norm', None) == 'l2'
+          or getattr(fitted, 'metric', None) == 'cosine')
+
+
+def _write(output: Any, writer: Writer, about: Mapping[str, object]) -> None:
+  with files.replacing(output / 'explanations.csv') as file:
+    table = csv.DictWriter(
+        file, explanation_tables.COLUMNS, lineterminator='\n')
+    table.writeheader()
+    table.writerows(writer.rows)
+  with files.replacing(output / 'explanations.json') as file:
+    json.dump(about, file, indent=2)
+    file.write('\n')
+
+
+def main() -> None:
+  args = flags.FLAGS
+  if not args.workdir:
+    raise InputError('--workdir is required; see --help')
+  output = files.path(args.output or f'{args.workdir}/explanations')
+  command = f'python -m deep_oc.explain {shlex.join(sys.argv[1:])}'.encode(
+      'utf-8', 'backslashreplace').decode()
+  photos = unseen.find(args.input, without=output) if args.input else None
+  stored, meta = embeddings.read(
+      files.path(args.workdir) / 'embeddings' / 'train.npz')
+  settings = _settings(args, meta.get('image_shape', (1, 1)))
+  found, name = _load(args)
+  problem = _problem(found, stored)
+  both = explainer.networks(found, name, stored, problem.fitted.image)
+  print(f"{name} on '{args.feature}' of {args.workdir}, step "
+        f'{found.about["step"]}; baseline: {args.baseline}', flush=True)
+  about = {'command': command, 'versions': runs.versions(),
+           'workdir': args.workdir, 'run': found.about, 'explained': name,
+           'feature': args.feature, 'baseline': args.baseline,
+           'false_alarm_rate': args.false_alarm_rate,
+           'settings': settings.__dict__}
+  if photos:
+    images, tally = chosen.of_files(photos, found, both[0], args.count)
+    about |= {'scored': tally.scored, 'unreadable': [
+        path for path, _ in tally.unreadable]}
+  else:
+    images = chosen.of_test(problem, _test_scores(
+        found, both[0], name, args.workdir), args.count)
+  writer = Writer(
+      output, both, problem, settings, name=name, baseline=args.baseline,
+      cosine=_is_cosine(found, both[0]), count=args.neighbours,
+      seed=found.about.get('seed', 0), arrays=args.arrays, command=command)
+  _explain_all(writer, images)
+  about |= {'images': len(images), 'methods': explanation_tables.summary(
+      writer.rows, writer.maps)}
+  _write(output, writer, about)
+  print(f'{explanation_tables.show(about["methods"])}\n\nwrote {output}')
+  for line in explanation_tables.warnings(writer.rows, args.tolerance):
+    print(f'warning: {line}', file=sys.stderr)
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)

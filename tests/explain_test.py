@@ -1,0 +1,344 @@
+"""Explanations of a run as a user gets them, and against what they are of."""
+import csv
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import the_error
+from PIL import Image
+
+import deep_oc
+from deep_oc import (attributions, chosen, differentiable, embeddings,
+                     experiment, explain, explainer, explanation_pictures,
+                     explanation_tables, oneclass, pixel_metrics, step,
+                     thresholds, train)
+from deep_oc.errors import InputError
+from tests import untrained
+
+SETTINGS = explainer.Settings(
+    methods=tuple(explainer.METHODS), steps=50, tolerance=0.01, samples=4,
+    noise=0.1, side=4, stride=4, points=8)
+
+
+@pytest.fixture(scope='module')
+def run(never_stopped, tmp_path_factory):
+  """A trained run on digits, to be written into."""
+  workdir = tmp_path_factory.mktemp('explained') / 'run'
+  shutil.copytree(never_stopped, workdir)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def problem(run):
+  return experiment.problem(deep_oc.load(run).parts().config)
+
+
+def _rows(folder):
+  with (folder / 'explanations.csv').open(newline='') as file:
+    return list(csv.DictReader(file))
+
+
+def _column(rows, name, method):
+  return np.array([float(row[name]) for row in rows if row['method'] == method])
+
+
+def test_the_binary_explains_test_images(run, problem, binary):
+  done = binary('explain', f'--workdir={run}', '--count=4', '--arrays',
+                '--samples=4', '--neighbours=3')
+  assert done.returncode == 0, done.stderr
+  folder = run / 'explanations'
+  rows, found = _rows(folder), deep_oc.load(run)
+  assert tuple(rows[0]) == explanation_tables.COLUMNS
+  assert [row['method'] for row in rows] == 4 * list(explainer.METHODS)
+  index = [int(row['index']) for row in rows[::4]]
+  test = problem.test.image[index]
+  judged = found.judge(test)
+  np.testing.assert_allclose(
+      _column(rows, 'score', 'gradcam'), judged.score, rtol=1e-4)
+  np.testing.assert_allclose(
+      _column(rows, 'p_value', 'gradcam'), judged.p_value, rtol=1e-4)
+  mean = np.uint8(np.rint(problem.fitted.image.mean(0)))
+  np.testing.assert_allclose(
+      _column(rows, 'score_of_baseline', 'gradcam'),
+      np.repeat(found.decision_function([mean]), 4), rtol=1e-3)  # of bytes
+  assert _column(rows, 'completeness_error', 'integrated_gradients').max() < .01
+
+  features, wanted = found.embed(problem.fitted.image), found.embed(test)
+  for row, feature in zip(rows[::4], wanted, strict=True):
+    cosine = 1 - features @ feature / np.linalg.norm(
+        features, axis=1) / np.linalg.norm(feature)
+    near = np.argsort(cosine)[:3]
+    assert [int(each) for each in row['nearest'].split()] == list(
+        problem.fitted_index[near])
+    np.testing.assert_allclose(
+        [float(each) for each in row['distances'].split()], cosine[near],
+        rtol=1e-3, atol=1e-6)
+
+  about = json.loads((folder / 'explanations.json').read_text())
+  assert '--count=4' in about['command'] and about['baseline'] == 'mean'
+  assert about['versions']['deep_oc'] == deep_oc.__version__
+  assert about['settings']['steps'] == 50 and about['images'] == 4
+  for row in rows[::4]:
+    name = row['image']
+    picture = Image.open(folder / f'{name}.png')
+    assert picture.text['command'] == about['command']
+    assert np.asarray(picture.convert('RGB')).std() > 20
+    with np.load(folder / f'{name}.npz') as arrays:
+      total = arrays['integrated_gradients'].sum()
+      rise = float(row['score']) - float(row['score_of_baseline'])
+      assert total == pytest.approx(rise, rel=0.011)
+      assert not np.allclose(arrays['occlusion'], arrays['random_occlusion'])
+  assert 'integrated_gradients' in done.stdout
+  assert 'Traceback' not in done.stderr
+
+
+def test_the_binary_explains_files_by_the_tasks_own_score(
+    binary, tmp_path_factory):
+  root = tmp_path_factory.mktemp('parts')
+  workdir = untrained.run(untrained.parts(root / 'data'), root / 'run')
+  photos = root / 'photos'
+  shutil.copytree(root / 'data' / 'test', photos)
+  (photos / 'broken.png').write_text('no image')
+  done = binary(
+      'explain', f'--workdir={workdir}', f'--input={photos}', '--count=2',
+      '--score=rotation', '--method=occlusion,gradcam', '--baseline=black',
+      '--false_alarm_rate=0.2', f"--output={root / 'out'}")
+  assert done.returncode == 0, done.stderr
+  rows = _rows(root / 'out')
+  assert [row['method'] for row in rows] == 2 * ['occlusion', 'gradcam']
+  assert {row['explained'] for row in rows} == {'rotation'}
+  assert {row['p_value'] + row['verdict'] for row in rows} == {''}
+  about = json.loads((root / 'out' / 'explanations.json').read_text())
+  assert about['scored'] == 6 and len(about['unreadable']) == 1
+  assert 'skipped: ' in done.stderr
+
+  paths = sorted(map(str, photos.glob('*/*.png')))
+  found = deep_oc.load(workdir, false_alarm_rate=0.2)
+  image = np.stack([np.float32(found.prepare(path)) / 255 for path in paths])
+  parts = found.parts()
+  scores = -np.log1p(-np.float64(parts.pretext.apply(
+      parts.variables, image, method='scores')['rotation']))
+  order = np.argsort(-scores)[:2]
+  assert [row['image'] for row in rows[::2]] == [paths[i] for i in order]
+  np.testing.assert_allclose(
+      _column(rows, 'score', 'gradcam'), scores[order], rtol=1e-3)
+  for path in np.array(paths)[order]:
+    assert (root / 'out' / f'{path.removeprefix(str(photos) + "/")}.png'
+            ).exists()
+
+
+@pytest.mark.parametrize('args, words', [
+    ((), '--workdir is required'),
+    (('--workdir=nowhere',), 'no embeddings at nowhere'),
+    (('--workdir={run}', '--score=kdee'),
+     "unknown score 'kdee'; did you mean 'kde'"),
+    (('--workdir={run}', '--score=rotatoin'), "did you mean 'rotation'"),
+    (('--workdir={run}', '--score=lof'), 'LOF has no gradient .* choose one of '
+     'ocsvm_linear, ocsvm_rbf, kde'),
+    (('--workdir={run}', '--method=grad_cam'), "did you mean 'gradcam'"),
+    (('--workdir={run}', '--baseline=men'), "did you mean 'mean'"),
+    (('--workdir={run}', '--side=99'), '--side=99 is larger than the images'),
+    (('--workdir={run}', '--count=0'), 'count'),
+    (('--workdir={run}', '--input=/not/there'), 'no image at /not/there'),
+    (('--workdir={run}', '--data_dir=/not/there'), '--data_dir says where')])
+def test_bad_input_is_one_line(run, binary, args, words):
+  done = binary('explain', *(arg.format(run=run) for arg in args))
+  if '--count=0' in args:
+    assert done.returncode and 'Traceback' not in done.stderr
+    assert words in done.stderr
+    return
+  assert re.search(words, the_error(done)), done.stderr
+
+
+@pytest.mark.parametrize(
+    'classifier', ['kde', 'gde', 'gde_ledoit_wolf', 'ocsvm_rbf', 'knn'])
+def test_the_detectors_score_is_explained_within_one_percent(
+    run, problem, classifier):
+  """Of a trained network, whatever the detector scores with."""
+  found = deep_oc.load(run, classifier=classifier)
+  parts = found.parts()
+  score = differentiable.one_class(
+      parts.pretext, parts.variables, 'pool',
+      [fitted for fitted, _ in parts.calibrated.parts])
+  test = problem.test.image[:6]
+  image, mean = np.float32(test) / 255, problem.fitted.image.mean(0) / 255
+  integrated = attributions.integrated_gradients(score, image, mean)
+  np.testing.assert_allclose(
+      integrated.score, found.decision_function(test), rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(
+      integrated.attribution.sum((1, 2, 3)),
+      integrated.score - integrated.score_of_baseline, rtol=0.01)
+
+
+def test_the_random_network_is_the_untrained_one_with_a_classifier_of_its_own(
+    run, problem):
+  found = deep_oc.load(run)
+  stored, _ = embeddings.read(run / 'embeddings' / 'train.npz')
+  _, other = explainer.networks(found, 'kde', stored, problem.fitted.image)
+  test, parts = problem.test.image[:5], found.parts()
+  variables = step.init(parts.pretext, 0, found.image_shape)
+  feature = parts.pretext.apply(
+      variables, np.float32(test) / 255, method='embed')['pool']
+  fitted, _ = thresholds.calibrate(stored['random'], 'kde', 0)
+  np.testing.assert_allclose(
+      attributions.values(other.score, np.float32(test) / 255),
+      oneclass.anomaly_score(fitted, np.asarray(feature)), rtol=1e-4)
+  head = deep_oc.load(run, feature='head')
+  _, of_head = explainer.networks(head, 'kde', stored, problem.fitted.image)
+  assert of_head.train.shape == stored['head'].shape
+  assert np.abs(of_head.train - stored['head']).max() > 1e-3
+
+
+def _pixels(image):
+  """A score that only one corner raises."""
+  return image[:, :4, :4].sum((1, 2, 3))
+
+
+def test_maps_are_judged_by_masks_and_by_the_score_that_is_explained(
+    monkeypatch):
+  monkeypatch.delitem(explainer.METHODS, 'gradcam')  # of networks only
+  image = np.random.default_rng(0).uniform(0.1, 1, (8, 8, 3)).astype('f4')
+  mask = np.zeros((8, 8), bool)
+  mask[:4, :4] = True
+  settings = explainer.Settings(**SETTINGS.__dict__ | {
+      'methods': tuple(explainer.METHODS)})
+  calls = []
+  found = explainer.explain(
+      _pixels, _pixels, image, np.zeros((1, 8, 8, 3), 'f4'), mask, settings,
+      jax.random.key(0), lambda: calls.append(1))
+  assert len(calls) == len(found.maps) == 3
+  assert found.score == pytest.approx(image[:4, :4].sum(), rel=1e-5)
+  assert found.score_of_baseline == 0
+  for name, each in found.maps.items():
+    assert each.pixel_auroc == 100 == pixel_metrics.pixel_auroc(
+        each.attribution[None], mask[None]), name
+    assert each.deletion < 0.2 and each.insertion > 0.8
+  opposite = explainer.explain(
+      _pixels, lambda x: x[:, 4:].sum((1, 2, 3)), image,
+      np.zeros((1, 8, 8, 3), 'f4'), mask, settings, jax.random.key(0))
+  assert opposite.maps['occlusion'].deletion > 0.5
+  unknown = explainer.explain(
+      _pixels, _pixels, image, image[None], ~mask & mask, settings,
+      jax.random.key(0))
+  assert np.isnan(unknown.maps['occlusion'].pixel_auroc)
+  assert np.isnan(unknown.maps['occlusion'].deletion)
+
+
+def test_several_baselines_are_averaged():
+  random = np.random.default_rng(0)
+  image, *baseline = random.uniform(size=(4, 8, 8, 3)).astype('f4')
+  baseline = np.stack(baseline)
+
+  def score(x):
+    return (x ** 2).sum((1, 2, 3))
+
+  found = explainer.explain(
+      score, score, image, baseline, None, explainer.Settings(
+          **SETTINGS.__dict__ | {'methods': ('integrated_gradients',)}),
+      jax.random.key(0))
+  each = found.maps['integrated_gradients']
+  wanted = (np.float64(image) ** 2 - np.float64(baseline) ** 2).mean(0).sum(-1)
+  np.testing.assert_allclose(each.attribution, wanted, rtol=1e-3, atol=1e-4)
+  assert each.completeness_error < 1e-3 and each.steps == 150
+  assert found.score_of_baseline == pytest.approx(
+      (np.float64(baseline) ** 2).sum((1, 2, 3)).mean(), rel=1e-5)
+
+
+def test_baselines_are_what_they_are_called():
+  train = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
+  image = np.float32(train[0] / 255)
+  made = {name: make(image, train, 7)
+          for name, make in explainer.BASELINES.items()}
+  assert {name: each.shape for name, each in made.items()} == {
+      name: (8 if name == 'expected' else 1, 16, 16, 3) for name in made}
+  np.testing.assert_allclose(made['mean'][0], train.mean(0) / 255, rtol=1e-5)
+  np.testing.assert_allclose(made['nearest'][0], train[7] / 255, rtol=1e-6)
+  assert not made['black'].any()
+  assert made['blur'].mean() == pytest.approx(image.mean(), abs=0.02)
+  assert made['blur'].std() < image.std()
+  for each in made['expected']:
+    assert (np.abs(each - train / 255).max((1, 2, 3)) < 1e-6).sum() == 1
+
+
+def test_chosen_are_the_highest_scores_and_the_worst_mistakes():
+  scores = np.array([9., 8., 7., 1., 6., 2., 3., 0.])
+  anomaly = np.array([1, 0, 1, 1, 1, 0, 0, 1], bool)
+  found = dict(chosen.choose(scores, anomaly, 5))
+  assert found == {0: 'anomaly, highest scores', 2: 'anomaly, highest scores',
+                   4: 'anomaly, highest scores', 1: 'normal, highest scores',
+                   7: 'anomaly, lowest scores'}
+  assert [row for row, _ in chosen.choose(scores, anomaly, 5)] == [
+      0, 2, 4, 1, 7]
+  everything = chosen.choose(scores, anomaly, 99)
+  assert sorted(row for row, _ in everything) == list(range(8))
+  assert len(chosen.choose(scores, np.ones(8, bool), 3)) == 3
+
+
+def test_what_raises_the_score_is_orange_and_what_lowers_it_blue():
+  image = np.full((20, 20, 3), 128, np.uint8)
+  heat = np.zeros((20, 20))
+  heat[2:8, 2:8], heat[12:18, 12:18] = 1, -1
+  drawn = explanation_pictures.overlay(image, heat).astype(int)
+  red, _, blue = np.moveaxis(drawn, -1, 0)
+  assert (red - blue)[4, 4] > 100 and (red - blue)[15, 15] < -100
+  assert np.ptp(drawn[10, 0]) == 0  # grey
+  assert np.abs(explanation_pictures.shown(heat)).max() == 1
+  assert not explanation_pictures.shown(np.zeros((5, 5))).any()
+
+
+def test_a_summary_has_medians_and_the_auroc_over_all_pixels():
+  random = np.random.default_rng(0)
+  maps, other = random.normal(size=(2, 3, 6, 6))
+  masks = random.uniform(size=(3, 6, 6)) > 0.7
+  table = [{'method': 'occlusion', 'image': str(i), 'completeness_error': '',
+            'similarity': '', 'score': '1', 'score_of_baseline': '2'} | {
+                f'{prefix}{name}': str(i * i) for prefix in ('', 'random_')
+                for name in ('deletion', 'insertion')} for i in range(3)]
+  found = explanation_tables.summary(
+      table, {'occlusion': list(zip(maps, other, masks, strict=True))})
+  each = found['occlusion']
+  assert each['deletion'] == each['random_insertion'] == 1
+  assert each['completeness_error'] is None and each['similarity'] is None
+  assert each['pixel_auroc'] == pixel_metrics.pixel_auroc(maps, masks)
+  assert each['random_pixel_auroc'] == pixel_metrics.pixel_auroc(other, masks)
+  assert 'occlusion' in explanation_tables.show(found)
+  assert list(explanation_tables.warnings(table, 0.01)) == [
+      '3 images score no higher than their baseline: deletion and insertion '
+      'are empty; another --baseline may be more normal']
+  incomplete = [row | {'completeness_error': '0.05', 'score': '3'}
+                for row in table]
+  [warning] = explanation_tables.warnings(incomplete, 0.01)
+  assert '3 of 3 images' in warning and '5.00%' in warning
+
+
+def test_settings_that_cannot_be_are_errors():
+  class Args:
+    method, baseline, side, stride = ['occlusion'], 'mean', None, None
+    steps = samples = 1
+    tolerance = noise = 0.1
+  found = explain._settings(Args, (32, 24, 3))
+  assert (found.side, found.stride) == (4, 2)
+  Args.side = 25
+  with pytest.raises(InputError, match='--side=25 .* 32x24'):
+    explain._settings(Args, (32, 24, 3))
+
+
+@pytest.mark.slow
+def test_explanations_of_a_trained_run_land_on_the_defects(
+    binary, tmp_path_factory):
+  """CutPaste on fabric, where every map of random weights is near guessing."""
+  from configs import cutpaste_quickstart
+  workdir = tmp_path_factory.mktemp('fabric') / 'run'
+  train.train(cutpaste_quickstart.get_config(), str(workdir))
+  done = binary('explain', f'--workdir={workdir}', '--count=24',
+                '--method=occlusion,gradcam,integrated_gradients')
+  assert done.returncode == 0, done.stderr
+  about = json.loads(
+      (workdir / 'explanations' / 'explanations.json').read_text())
+  for name in ('occlusion', 'gradcam'):
+    found = about['methods'][name]
+    assert found['pixel_auroc'] > found['random_pixel_auroc'] + 10, found
+  assert about['methods']['integrated_gradients']['completeness_error'] < 0.01
