@@ -69,7 +69,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   take_steps = step.make_steps(
       pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate)
   look = features.embedder(pretext, mesh, features.BATCH)
-  key = step.root_key(config.seed)
+  key = jax.jit(step.root_key, static_argnums=0,
+                out_shardings=sharding.replicated(mesh))(config.seed)
   dispatch = step.steps_per_dispatch(plan.log_every)
 
   with checkpoints.Checkpoints(workdir) as saved:
