@@ -93,7 +93,7 @@ def _parts(config: ml_collections.ConfigDict, size: int
   """Returns {part: (call, work per call)}, FLOPs and first step's seconds."""
   mesh = sharding.mesh()
   plan, pretext = experiment.plan(config), experiment.pretext(config)
-  sharding.check_batch(plan.batch, mesh)
+  sharding.check_batch(plan.batch, mesh, plan.accumulate)
   everywhere = sharding.replicated(mesh)
   images = jax.device_put(np.random.default_rng(0).integers(
       0, 256, (_IMAGES, size, size, 3), np.uint8), everywhere)
@@ -107,7 +107,7 @@ def _parts(config: ml_collections.ConfigDict, size: int
   holder = [jax.device_put(step.create_state(
       pretext, optimizer, config.seed, (size, size, 3), plan.ema), everywhere)]
   take_steps = step.make_steps(
-      pretext, optimizer, mesh, plan.batch_norm_groups)
+      pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate)
 
   def train():
     holder[0], metrics = take_steps(holder[0], images, index, key)

@@ -36,7 +36,7 @@ def estimate(config: ml_collections.ConfigDict, seconds: float
   """
   mesh = sharding.mesh()
   plan, pretext = experiment.plan(config), experiment.pretext(config)
-  sharding.check_batch(plan.batch, mesh)
+  sharding.check_batch(plan.batch, mesh, plan.accumulate)
   problem = experiment.problem(config)
   images = distribution.augment(problem.train.image, config.distribution)
   optimizer = experiment.optimizer(config, len(images))
@@ -50,7 +50,8 @@ def estimate(config: ml_collections.ConfigDict, seconds: float
       lambda begin, many: step.batch_index(
           config.seed, len(images), plan.batch, begin, many), 0, count, count)))
   key = step.root_key(config.seed)
-  take_steps = step.make_steps(pretext, optimizer, mesh, plan.batch_norm_groups)
+  take_steps = step.make_steps(
+      pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate)
   compiled = take_steps.lower(
       state, stored.images, jnp.asarray(batch), key).compile()
 

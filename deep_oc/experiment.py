@@ -46,6 +46,9 @@ class Plan:
     batch_norm_groups: equal parts of the batch with BatchNorm statistics of
       their own; 1 = global, whatever the devices. As many as there are devices
       is what the published code does.
+    accumulate: equal parts of the batch that pass one after the other, for
+      want of memory; the step follows the mean of their gradients. Contrastive
+      negatives and BatchNorm's statistics are of a part.
     ema: decay of the exponential moving average of weights and BatchNorm's
       statistics over the steps, from 0 to 1; if not 0, the average is what is
       evaluated.
@@ -59,6 +62,7 @@ class Plan:
   monitor_every: int = 1000
   checkpoint_every: int = 2000
   batch_norm_groups: int = 1
+  accumulate: int = 1
   ema: float = 0.0
   placement: str = 'auto'
 
@@ -70,9 +74,19 @@ class Plan:
         raise InputError(f'train.{field.name}={value} must be positive')
     if not 0 <= self.ema < 1:
       raise InputError(f'train.ema={self.ema} must be from 0 to less than 1')
-    if self.batch % self.batch_norm_groups:
+    if self.batch % self.accumulate:
       raise InputError(f'train.batch={self.batch} does not divide into train.'
-                       f'batch_norm_groups={self.batch_norm_groups}')
+                       f'accumulate={self.accumulate} parts')
+    if self.part % self.batch_norm_groups:
+      raise InputError(f'train.batch={self.batch} does not divide into train.'
+                       f'batch_norm_groups={self.batch_norm_groups}' + (
+                           f' of each of train.accumulate={self.accumulate} '
+                           'parts' * (self.accumulate > 1)))
+
+  @property
+  def part(self) -> int:
+    """The images that pass at once."""
+    return self.batch // self.accumulate
 
   def steps_per_epoch(self, images: int) -> int:
     """Returns the number of full batches."""

@@ -38,11 +38,13 @@ def put(tree: Any, where: NamedSharding) -> Any:
       x.shape, where, np.asarray(x).__getitem__), tree)
 
 
-def check_batch(batch: int, mesh: Mesh) -> None:
-  """Raises InputError unless the devices share the batch evenly."""
-  if batch % mesh.size:
-    below, above = np.array([0, 1]) * mesh.size + batch // mesh.size * mesh.size
+def check_batch(batch: int, mesh: Mesh, parts: int = 1) -> None:
+  """Raises InputError unless the devices share each part of it evenly."""
+  shares = mesh.size * parts
+  if batch % shares:
+    below, above = np.array([0, 1]) * shares + batch // shares * shares
     near = ' or '.join(str(each) for each in (below, above) if each)
     of = f' of {jax.process_count()} processes' * (jax.process_count() > 1)
+    of += f' in train.accumulate={parts} parts' * (parts > 1)
     raise InputError(f'train.batch={batch} does not divide over {mesh.size} '
                      f'devices{of}; {near} would')

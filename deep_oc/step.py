@@ -63,28 +63,71 @@ def to_float(image: jax.Array) -> jax.Array:
 
 
 def train_step(pretext: nn.Module, optimizer: optax.GradientTransformation,
-               state: State, image: jax.Array, key: jax.Array, groups: int = 1
-               ) -> tuple[State, dict[str, jax.Array]]:
+               state: State, image: jax.Array, key: jax.Array, groups: int = 1,
+               accumulate: int = 1) -> tuple[State, dict[str, jax.Array]]:
   """Takes one step on u8[n, h, w, c] images; returns state and metrics.
 
-  BatchNorm's statistics are those of each of `groups` parts of the batch.
+  Args:
+    pretext, optimizer, state, image: as their names say.
+    key: of the run.
+    groups: BatchNorm's statistics are those of each of so many parts.
+    accumulate: passes, one after the other, whose gradients are averaged.
   """
   views = jax.random.fold_in(key, state.step + 1)  # 0 drew the parameters
 
-  def loss_fn(params):
+  def loss_fn(params, collections, image, views):
     with batch_norm.in_groups(groups):
       (loss, metrics), collections = pretext.apply(
-          {'params': params, **state.collections}, to_float(image), train=True,
-          rngs={'views': views}, mutable=list(state.collections))
+          {'params': params, **collections}, to_float(image), train=True,
+          rngs={'views': views}, mutable=list(collections))
     return loss, (jax.tree.map(jnp.asarray, metrics), collections)
 
-  gradients, (metrics, collections) = jax.grad(
-      loss_fn, has_aux=True)(state.params)
+  gradient = functools.partial(jax.grad(loss_fn, has_aux=True), state.params)
+  if accumulate > 1:
+    gradient = functools.partial(_in_parts, gradient, accumulate)
+  gradients, (metrics, collections) = gradient(
+      state.collections, image, views)
   updates, opt_state = optimizer.update(
       gradients, state.opt_state, state.params)
   return _average(state.replace(
       step=state.step + 1, params=optax.apply_updates(state.params, updates),
       collections=collections, opt_state=opt_state)), metrics
+
+
+def _in_parts(gradient: Callable, count: int, collections: dict,
+              image: jax.Array, key: jax.Array) -> tuple[Any, Any]:
+  """Returns what `gradient` does, as means over `count` parts of the images.
+
+  A part is a small batch of its own: its negatives are of the part, and so are
+  BatchNorm's statistics, whose running ones are the mean over parts. What else
+  is in `collections` goes from one part to the next.
+  """
+  # Part k has every count-th image, so that none leaves its device.
+  parts = image.reshape(-1, count, *image.shape[1:]).swapaxes(0, 1)
+  stats = {'batch_stats': collections.get('batch_stats', {})}
+
+  def add(carry, part):
+    others, total = carry
+    number, image = part
+    gradients, (metrics, new) = gradient(
+        others | stats, image, jax.random.fold_in(key, number))
+    others = {name: new[name] for name in others}
+    found = gradients, metrics, new.get('batch_stats', {})
+    total = jax.tree.map(lambda x, y: x + y / count, total, found)
+    return (others, total), None
+
+  others = {name: value for name, value in collections.items()
+            if name != 'batch_stats'}
+  gradients, (metrics, new) = jax.eval_shape(
+      gradient, collections, parts[0], key)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (
+      gradients, metrics, new.get('batch_stats', {})))
+  # XLA's CPU backend is slow in loops, see `steps_per_dispatch`.
+  (others, (gradients, metrics, means)), _ = jax.lax.scan(
+      add, (others, zeros), (jnp.arange(count), parts),
+      unroll=jax.default_backend() == 'cpu')
+  means = {'batch_stats': means} if 'batch_stats' in collections else {}
+  return gradients, (metrics, others | means)
 
 
 def _averaged(state: State) -> dict:
@@ -108,7 +151,8 @@ def _average(state: State) -> State:
 
 
 def make_steps(pretext: nn.Module, optimizer: optax.GradientTransformation,
-               mesh: jax.sharding.Mesh, groups: int = 1) -> Callable:
+               mesh: jax.sharding.Mesh, groups: int = 1, accumulate: int = 1
+               ) -> Callable:
   """Returns (state, images, batch, key) -> (state, metrics), compiled.
 
   It takes k steps in one dispatch; one program per k. `deep_oc.storage` makes
@@ -124,7 +168,8 @@ def make_steps(pretext: nn.Module, optimizer: optax.GradientTransformation,
   def body(images, key, state, batch):
     image = batch if images is None else images[batch]
     image = jax.lax.with_sharding_constraint(image, spread)
-    return train_step(pretext, optimizer, state, image, key, groups)
+    return train_step(
+        pretext, optimizer, state, image, key, groups, accumulate)
 
   @functools.partial(jax.jit, donate_argnums=0,
                      out_shardings=sharding.replicated(mesh))
@@ -140,7 +185,8 @@ def make_steps(pretext: nn.Module, optimizer: optax.GradientTransformation,
 
 def make_steps_together(pretext: nn.Module,
                         optimizer: optax.GradientTransformation,
-                        mesh: jax.sharding.Mesh, groups: int = 1) -> Callable:
+                        mesh: jax.sharding.Mesh, groups: int = 1,
+                        accumulate: int = 1) -> Callable:
   """Returns (states, images, batches, keys) -> (states, metrics), compiled.
 
   As `make_steps`, of m models at once, of which each of the d devices has m/d.
@@ -153,7 +199,8 @@ def make_steps_together(pretext: nn.Module,
     metrics: f32[k, m] each.
   """
   def one(images, key, state, batch):
-    return train_step(pretext, optimizer, state, images[batch], key, groups)
+    return train_step(
+        pretext, optimizer, state, images[batch], key, groups, accumulate)
 
   def all_of_device(images, keys, states, batch):
     args = images, keys, states, batch

@@ -73,7 +73,7 @@ class Storage:
             f'{jax.process_count()} processes)')
 
   def batches(self, index: Callable[[int, int], np.ndarray], start: int,
-              total: int, at_once: int) -> Iterator[jax.Array | np.ndarray]:
+              total: int, at_once: int) -> Iterator[jax.Array]:
     """Yields what the train step is given as `batch`, from `start` to `total`.
 
     Args:
@@ -83,11 +83,12 @@ class Storage:
       at_once: steps per dispatch, aligned to its multiples. Streamed batches
         come one by one, for they need memory.
     """
+    everywhere = sharding.replicated(self._mesh)
     if self.images is None:
       yield from self._streamed(index, start, total)
     while self.images is not None and start < total:
       count = min(at_once - start % at_once, total - start)
-      yield index(start, count)
+      yield sharding.put(index(start, count), everywhere)
       start += count
 
   def _streamed(self, index, start, total):

@@ -210,7 +210,8 @@ class _Program:
         of.config, len(of.images))
     self.steps: Callable = functools.cache(functools.partial(
         step.make_steps_together, self.pretext, self.optimizer,
-        groups=of.plan.batch_norm_groups))
+        groups=of.plan.batch_norm_groups,
+        accumulate=of.plan.accumulate))
 
 
 class _Fleet:

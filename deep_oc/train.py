@@ -48,7 +48,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   experiment.check(config)
   mesh = sharding.mesh()
   plan = experiment.plan(config)
-  sharding.check_batch(plan.batch, mesh)
+  sharding.check_batch(plan.batch, mesh, plan.accumulate)
   pretext = experiment.pretext(config)
   problem = experiment.problem(config)
   config = experiment.resolved(config, problem)
@@ -67,9 +67,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   stored = storage.Storage(
       images, storage.choose(plan.placement, images.nbytes, mesh), mesh)
   take_steps = step.make_steps(
-      pretext, optimizer, mesh, plan.batch_norm_groups)
+      pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate)
   look = features.embedder(pretext, mesh, features.BATCH)
-  key = step.root_key(config.seed)
+  key = jax.jit(step.root_key, static_argnums=0,
+                out_shardings=sharding.replicated(mesh))(config.seed)
   dispatch = step.steps_per_dispatch(plan.log_every)
 
   with checkpoints.Checkpoints(workdir) as saved:
