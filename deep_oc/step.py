@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from deep_oc import batch_norm, sharding
+from deep_oc import batch_norm, convolution, sharding
 
 
 class State(flax.struct.PyTreeNode):
@@ -97,7 +97,8 @@ def make_steps(pretext: nn.Module, optimizer: optax.GradientTransformation,
     return train_step(pretext, optimizer, state, image, key, groups)
 
   @functools.partial(jax.jit, donate_argnums=0,
-                     out_shardings=sharding.replicated(mesh))
+                     out_shardings=sharding.replicated(mesh),
+                     compiler_options=convolution.compiler_options())
   def steps(state, images, batch, key):
     one = functools.partial(body, images, key)
     if len(batch) == 1:  # a scan of one is not free on the CPU, see below
