@@ -6,6 +6,8 @@ import setuptools
 
 HERE = pathlib.Path(__file__).parent
 INIT = (HERE / 'deep_oc' / '__init__.py').read_text(encoding='utf-8')
+SERVE = ['fastapi>=0.115', 'flatbuffers>=24', 'prometheus-client>=0.20',
+         'python-multipart>=0.0.20', 'uvicorn>=0.30']
 
 setuptools.setup(
     name='deep_oc',
@@ -17,12 +19,14 @@ setuptools.setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=setuptools.find_packages(include=['deep_oc', 'deep_oc.*']),
-    package_data={'deep_oc': ['*.csv'], 'deep_oc.page': ['*.css', '*.js']},
+    package_data={'deep_oc': ['*.csv'], 'deep_oc.page': ['*.css', '*.js'],
+                  'deep_oc.service': ['*.html', '*.css', '*.js']},
     python_requires='>=3.11',
     install_requires=[
         'absl-py>=2.1',
         'array_record>=0.7',  # TFDS reads with it, without TensorFlow
         'contourpy>=1.2',
+        'flatbuffers',  # jax.export writes with it, and does not say so
         'flax>=0.10',
         'grain>=0.2.14',  # streams what does not fit the devices
         'importlib_resources',  # TFDS 4.9 needs it and does not say so
@@ -42,12 +46,15 @@ setuptools.setup(
         'tqdm>=4.66',
     ],
     extras_require={
-        'test': ['pytest>=8', 'pytest-xdist>=3.5'],
+        'serve': SERVE,
+        'test': ['pytest>=8', 'pytest-xdist>=3.5', 'httpx>=0.27', *SERVE],
         'browser': ['playwright>=1.45'],  # slow tests of the report
         'prepare': ['tensorflow>=2.18'],  # encodes what TFDS downloads
         'remote': ['fsspec', 'gcsfs', 's3fs', 'universal_pathlib>=0.2.6'],
         'cuda': ['jax[cuda12]'],
         'tpu': ['jax[tpu]'],
+        # and `pip install --no-deps jax2onnx`: see deep_oc/onnx_model.py
+        'onnx': ['onnx>=1.20', 'onnx-ir>=0.2', 'onnxruntime>=1.24'],
         'k8s': ['jax[k8s]'],  # several processes find each other
         'ray': ['ray>=2.40'],  # launch.sweep --engine=ray
     },

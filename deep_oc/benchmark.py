@@ -105,8 +105,9 @@ def _parts(config: ml_collections.ConfigDict, size: int
 
   began = time.perf_counter()
   holder = [jax.device_put(step.create_state(
-      pretext, optimizer, config.seed, (size, size, 3)), everywhere)]
-  take_steps = step.make_steps(pretext, optimizer, mesh)
+      pretext, optimizer, config.seed, (size, size, 3), plan.ema), everywhere)]
+  take_steps = step.make_steps(
+      pretext, optimizer, mesh, plan.batch_norm_groups)
 
   def train():
     holder[0], metrics = take_steps(holder[0], images, index, key)

@@ -206,8 +206,9 @@ def _quiet():
 
 
 def _as_dict(state: steps.State) -> dict:
-  return {'step': state.step, 'params': state.params,
-          'collections': state.collections, 'opt_state': state.opt_state}
+  parts = {'step': state.step, 'params': state.params,
+           'collections': state.collections, 'opt_state': state.opt_state}
+  return parts if state.average is None else parts | {'average': state.average}
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:

@@ -69,7 +69,7 @@ def over_tiles(reduce: Callable, values: dict[str, Any], images: int
   Returns:
     f32[n, ...] by name.
   """
-  return {name: x if len(x) == images else reduce(
+  return {name: x if x.shape[0] == images else reduce(
       x.reshape(images, -1, *x.shape[1:]), axis=1)
           for name, x in values.items()}
 

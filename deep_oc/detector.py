@@ -44,6 +44,22 @@ class Judged(NamedTuple):
   anomalous: np.ndarray
 
 
+class Parts(NamedTuple):
+  """What the scores of a detector are made of.
+
+  Attributes:
+    config: of the run.
+    pretext, variables: the task and its trained network.
+    calibrated: the fitted classifiers, and their calibration scores.
+    rows: how many training images there are.
+  """
+  config: ml_collections.ConfigDict
+  pretext: nn.Module
+  variables: Mapping[str, Any]
+  calibrated: thresholds.Calibrated
+  rows: int
+
+
 class Detector:
   """Scores images, and flags them at a chosen false-alarm rate.
 
@@ -156,6 +172,15 @@ class Detector:
   def map_parameters(self) -> dict[str, object]:
     """Returns what defines the densities of `heat_maps`, JSON-able."""
     return self._maps.parameters()
+
+  def parts(self) -> Parts:
+    """Returns what the scores are made of."""
+    return Parts(self._config, self._pretext, self._variables,
+                 self._calibrated, len(self._train[self.feature]))
+
+  def fitted_maps(self) -> maps.Windows | maps.GradCam:
+    """Returns the densities of `heat_maps`, fitted; raises as it does."""
+    return self._maps
 
   @functools.cached_property
   def _maps(self) -> maps.Windows | maps.GradCam:
@@ -272,10 +297,11 @@ def _read_features(workdir):
 
 def _restore(workdir, config, pretext, about):
   """Returns the variables of the network that made the features."""
-  batch = experiment.plan(config).batch  # of any number of images will do
+  plan = experiment.plan(config)
+  optimizer = experiment.optimizer(config, plan.batch)  # any number will do
   like = jax.eval_shape(functools.partial(
-      step.create_state, pretext, experiment.optimizer(config, batch),
-      config.seed, tuple(about['image_shape'])))
+      step.create_state, pretext, optimizer, config.seed,
+      tuple(about['image_shape']), plan.ema))
   replicated = sharding.replicated(sharding.mesh())
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=replicated), like)

@@ -41,7 +41,7 @@ def estimate(config: ml_collections.ConfigDict, seconds: float
   images = distribution.augment(problem.train.image, config.distribution)
   optimizer = experiment.optimizer(config, len(images))
   state = sharding.put(step.create_state(
-      pretext, optimizer, config.seed, images.shape[1:]),
+      pretext, optimizer, config.seed, images.shape[1:], plan.ema),
                        sharding.replicated(mesh))
   placement = storage.choose(plan.placement, images.nbytes, mesh)
   stored = storage.Storage(images, placement, mesh)

@@ -13,6 +13,7 @@ A config has these groups; each is the arguments of one function:
 """
 import dataclasses
 import runpy
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -45,6 +46,9 @@ class Plan:
     batch_norm_groups: equal parts of the batch with BatchNorm statistics of
       their own; 1 = global, whatever the devices. As many as there are devices
       is what the published code does.
+    ema: decay of the exponential moving average of weights and BatchNorm's
+      statistics over the steps, from 0 to 1; if not 0, the average is what is
+      evaluated.
     placement: where the training set lies, one of `storage.PLACEMENTS`, or
       'auto': the first that fits the devices' memory.
   """
@@ -55,14 +59,17 @@ class Plan:
   monitor_every: int = 1000
   checkpoint_every: int = 2000
   batch_norm_groups: int = 1
+  ema: float = 0.0
   placement: str = 'auto'
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.name != 'placement' and (
+      if field.name not in ('placement', 'ema') and (
           value < 0 or (value == 0 and field.name != 'steps')):
         raise InputError(f'train.{field.name}={value} must be positive')
+    if not 0 <= self.ema < 1:
+      raise InputError(f'train.ema={self.ema} must be from 0 to less than 1')
     if self.batch % self.batch_norm_groups:
       raise InputError(f'train.batch={self.batch} does not divide into train.'
                        f'batch_norm_groups={self.batch_norm_groups}')
@@ -103,6 +110,37 @@ def from_flag() -> ml_collections.ConfigDict:
   return config
 
 
+def read(path: str, overrides: Mapping[str, object]
+         ) -> ml_collections.ConfigDict:
+  """Returns the config that `train` gets from these arguments.
+
+  Raises:
+    InputError: no such file or field, or a value of the wrong type.
+  """
+  argv = ['train', *arguments(path, overrides)]
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+      'config', None, flag_values=values, sys_argv=argv)
+  try:
+    values(argv)
+    list(values.config)  # some errors wait for the first use
+    return values.config
+  except (AttributeError, KeyError) as error:
+    key = str(error.args[0]).replace('\\n', ' ').replace('\\', '').strip('"')
+    raise InputError(f'unknown config key {key}') from error
+  except (flags.Error, TypeError, ValueError, OSError, SyntaxError,
+          ImportError) as error:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    raise InputError(reason[-1].removeprefix(
+        'deep_oc.errors.InputError: ')) from error
+
+
+def arguments(path: str, overrides: Mapping[str, object]) -> list[str]:
+  """Returns the flags that make `read` of them."""
+  return [f'--config={path}', *(f'--config.{key}={value}'
+                                for key, value in overrides.items())]
+
+
 def points(path: str) -> list[dict[str, object]]:
   """Returns what the sweep() of a config's file yields, [{}] without one."""
   sweep = runpy.run_path(path.partition(':')[0]).get('sweep')
@@ -126,10 +164,11 @@ def plan(config: ml_collections.ConfigDict) -> Plan:
   return plugins.call(Plan, config.train, 'train')
 
 
-def problem(config: ml_collections.ConfigDict) -> data.Problem:
-  """Loads the images and splits them into a one-class problem."""
+def problem(config: ml_collections.ConfigDict, split: data.Split | None = None
+            ) -> data.Problem:
+  """Splits images, by default those that it loads, into a one-class problem."""
   return plugins.call(data.one_class, config.protocol, 'protocol',
-                      split=data.load(**config.data), seed=config.seed)
+                      split=split or data.load(**config.data), seed=config.seed)
 
 
 def resolved(config: ml_collections.ConfigDict, problem: data.Problem

@@ -19,19 +19,29 @@ class State(flax.struct.PyTreeNode):
   params: Any
   collections: Any  # Linen's other collections: batch_stats, targets, queues
   opt_state: Any
+  average: Any = None  # of parameters and batch_stats over the steps, if any
+  decay: float = flax.struct.field(pytree_node=False, default=0.0)  # its own
 
   @property
   def variables(self) -> dict:
-    return {'params': self.params, **self.collections}
+    """What is evaluated: the average, where there is one."""
+    return {'params': self.params, **self.collections, **(self.average or {})}
 
 
 def create_state(pretext: nn.Module, optimizer: optax.GradientTransformation,
-                 seed: int, image_shape: tuple[int, ...]) -> State:
-  """Returns the state at step 0, for images of shape [h, w, c]."""
+                 seed: int, image_shape: tuple[int, ...], ema: float = 0.0
+                 ) -> State:
+  """Returns the state at step 0, for images of shape [h, w, c].
+
+  With `ema`, a decay, it also holds the exponential moving average.
+  """
   variables = init(pretext, seed, image_shape)
   params = variables.pop('params')
-  return State(jnp.zeros((), jnp.int32), params, variables,
-               optimizer.init(params))
+  state = State(jnp.zeros((), jnp.int32), params, variables,
+                optimizer.init(params), decay=ema)
+  # A copy: the train step donates every buffer, and each but once.
+  return state.replace(
+      average=jax.tree.map(jnp.copy, _averaged(state))) if ema else state
 
 
 def init(pretext: nn.Module, seed: int, image_shape: tuple[int, ...]) -> dict:
@@ -72,9 +82,29 @@ def train_step(pretext: nn.Module, optimizer: optax.GradientTransformation,
       loss_fn, has_aux=True)(state.params)
   updates, opt_state = optimizer.update(
       gradients, state.opt_state, state.params)
-  return state.replace(
+  return _average(state.replace(
       step=state.step + 1, params=optax.apply_updates(state.params, updates),
-      collections=collections, opt_state=opt_state), metrics
+      collections=collections, opt_state=opt_state)), metrics
+
+
+def _averaged(state: State) -> dict:
+  """Returns what is averaged over the steps: what is a mean itself."""
+  return {'params': state.params} | {
+      name: state.collections[name] for name in ('batch_stats',)
+      if name in state.collections}
+
+
+def _average(state: State) -> State:
+  """Moves the average, if there is one, towards what a step has left.
+
+  The decay grows to its value, or the untrained network would be remembered.
+  """
+  if state.average is None:
+    return state
+  decay = jnp.minimum(state.decay, (1 + state.step) / (10 + state.step))
+  return state.replace(average=jax.tree.map(
+      lambda old, new: old + (1 - decay) * (new - old), state.average,
+      _averaged(state)))
 
 
 def make_steps(pretext: nn.Module, optimizer: optax.GradientTransformation,
@@ -107,6 +137,44 @@ def make_steps(pretext: nn.Module, optimizer: optax.GradientTransformation,
     return jax.lax.scan(one, state, batch)
 
   return steps
+
+
+def make_steps_together(pretext: nn.Module,
+                        optimizer: optax.GradientTransformation,
+                        mesh: jax.sharding.Mesh, groups: int = 1) -> Callable:
+  """Returns (states, images, batches, keys) -> (states, metrics), compiled.
+
+  As `make_steps`, of m models at once, of which each of the d devices has m/d.
+  The devices exchange nothing.
+
+    states: arrays [m, ...], donated.
+    images: u8[m, N, h, w, c], of each model its own.
+    batches: i32[k, m, n], rows of the images.
+    keys: key[m].
+    metrics: f32[k, m] each.
+  """
+  def one(images, key, state, batch):
+    return train_step(pretext, optimizer, state, images[batch], key, groups)
+
+  def all_of_device(images, keys, states, batch):
+    args = images, keys, states, batch
+    if len(keys) > 1:
+      return jax.vmap(one)(*args)
+    # The very program of a model alone; a batch of one may be another.
+    return jax.tree.map(lambda x: x[None], one(
+        *jax.tree.map(lambda x: x[0], args)))
+
+  def steps(states, images, batches, keys):
+    take = functools.partial(all_of_device, images, keys)
+    if len(batches) == 1:  # as in `make_steps`
+      states, metrics = take(states, batches[0])
+      return states, jax.tree.map(lambda x: x[None], metrics)
+    return jax.lax.scan(take, states, batches)
+
+  model, later = jax.P('data'), jax.P(None, 'data')
+  return jax.jit(jax.shard_map(
+      steps, mesh=mesh, in_specs=(model, model, later, model),
+      out_specs=(model, later), check_vma=False), donate_argnums=0)
 
 
 def steps_per_dispatch(wanted: int) -> int:

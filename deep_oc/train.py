@@ -27,7 +27,7 @@ from deep_oc import (checkpoints, cli, data, distributed, distribution,
                      sharding, step, storage)
 from deep_oc.errors import InputError
 
-_PROBES = 256  # training images whose features are watched
+PROBES = 256  # training images whose features are watched
 
 
 def define_flags() -> None:
@@ -62,8 +62,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   distributed.agree('the training images', lambda: zlib.crc32(images))
 
   state = sharding.put(
-      step.create_state(pretext, optimizer, config.seed, images.shape[1:]),
-      sharding.replicated(mesh))
+      step.create_state(pretext, optimizer, config.seed, images.shape[1:],
+                        plan.ema), sharding.replicated(mesh))
   stored = storage.Storage(
       images, storage.choose(plan.placement, images.nbytes, mesh), mesh)
   take_steps = step.make_steps(
@@ -79,7 +79,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
     distributed.agree(f'the newest checkpoint that they see in {workdir}, '
                       'which must be one folder for all', lambda: start)
     if first:
-      _announce(config, problem, workdir, len(images), start, total)
+      announce(config, problem, workdir, len(images), start, total)
       print(stored)
     batches = stored.batches(
         functools.partial(
@@ -109,9 +109,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
             len(row['loss']) for row in rows) / (time.perf_counter() - since)
         if watch:
           means |= monitor.statistics(
-              look(state.variables, problem.train.image[:_PROBES])['pool'])
+              look(state.variables, problem.train.image[:PROBES])['pool'])
         if first:
-          _report(now, total, means, watch, log, bar)
+          report(now, total, means, watch, log, bar)
         if save:
           if first:
             log.flush()
@@ -126,19 +126,22 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   return workdir
 
 
-def _report(now: int, total: int, means: Mapping[str, float], watch: bool,
-            log: logs.Metrics, bar: tqdm.tqdm) -> None:
+def report(now: int, total: int, means: Mapping[str, float], watch: bool,
+           log: logs.Metrics, bar: tqdm.tqdm, name: str = '') -> None:
+  """Logs the metrics of a run, which has a name if it is one of several."""
+  name = f'{name}: ' * bool(name)
   if watch:
     for warning in monitor.warnings(means, now / total):
-      tqdm.tqdm.write(f'warning: step {now}: {warning}')
+      tqdm.tqdm.write(f'warning: {name}step {now}: {warning}')
   log.write(now, means)
   bar.set_postfix_str(f"loss {means['loss']:.4f}")
   if bar.disable and watch:  # no terminal: a line now and then instead
-    print(_line(now, total, means), flush=True)
+    print(name + _line(now, total, means), flush=True)
 
 
-def _announce(config: ml_collections.ConfigDict, problem: data.Problem,
-              workdir: str, images: int, start: int, total: int) -> None:
+def announce(config: ml_collections.ConfigDict, problem: data.Problem,
+             workdir: str, images: int, start: int, total: int) -> None:
+  """Prints what is going to be trained, where, and from which step on."""
   devices = jax.devices()
   print(f'{config.experiment}: {config.method} on {problem.dataset}, normal '
         f'= {problem.normal_name} ({problem.normal_class}), seed '
@@ -161,11 +164,16 @@ def _mean(rows: list[dict[str, jax.Array]], now: int, workdir: str
   rows = jax.device_get(rows)
   means = {name: float(np.concatenate([row[name] for row in rows]).mean())
            for name in rows[0]}
-  if not np.isfinite(means['loss']):
-    raise InputError(
-        f'the loss became {means["loss"]} before step {now}; the last good '
-        f'checkpoint stays in {workdir}; lower optimizer.learning_rate')
+  check_loss(means['loss'], now, workdir)
   return means
+
+
+def check_loss(loss: float, now: int, workdir: str) -> None:
+  """Raises InputError if the loss is no number any more."""
+  if not np.isfinite(loss):
+    raise InputError(
+        f'the loss became {loss} before step {now}; the last good checkpoint '
+        f'stays in {workdir}; lower optimizer.learning_rate')
 
 
 def main() -> None:

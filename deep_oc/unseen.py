@@ -21,6 +21,7 @@ Picture = str | os.PathLike | Image.Image | np.ndarray
 
 # Sources that cut a square out, some of one size only; the others squeeze.
 _CUTS = {'cat_vs_dog': cat_vs_dog.square, 'celeba': celeba.face}
+_NAMES = {'cat_vs_dog': 'square', 'celeba': 'face'}
 _SIZES = {'celeba': (178, 218)}
 
 
@@ -137,6 +138,13 @@ def reader(config: Mapping[str, Any], shape: tuple[int, int, int]
     return np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
 
   return read
+
+
+def described(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what `reader` does, as `deep_oc.bundle.pictures` takes it."""
+  source = config['source']
+  return {'method': _NAMES.get(source, 'squeeze'), 'pad': config.get('pad', 0),
+          'size': _SIZES.get(source)}
 
 
 def _opened(picture: Picture) -> Image.Image:

@@ -27,7 +27,6 @@ from typing import NamedTuple
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from deep_oc import cli, data, errors, experiment, files, plugins, runs
 from deep_oc.errors import InputError
@@ -52,6 +51,10 @@ def define_flags() -> None:
   flags.DEFINE_bool('dry_run', False, 'Only say what would be done.')
   flags.DEFINE_bool(
       'estimate', True, 'With --dry_run, time some steps on this machine.')
+  flags.DEFINE_integer(
+      'together', 1, 'Runs in one process, which shares data and compiled '
+      'programs, spreads them over its devices, and trains several at once on '
+      'each if that is faster there (deep_oc.together).', 1)
   flags.DEFINE_bool('evaluate', True, 'Measure the runs at the end.')
   flags.DEFINE_integer(
       'jobs', None, 'local: runs at once; by default one per GPU, or one.', 1)
@@ -75,7 +78,7 @@ def define_flags() -> None:
 
 
 class Run(NamedTuple):
-  """A point of the sweep."""
+  """A point of the sweep; its job trains it alone."""
   job: engines.Job
   config: ml_collections.ConfigDict  # as far as known without the images
   workdir: str
@@ -101,7 +104,7 @@ def expand(path: str, settings: Sequence[str] = (),
   Raises:
     InputError: no such file, field, class or seed, or two runs in one folder.
   """
-  base = read(path, {})
+  base = experiment.read(path, {})
   experiment.check(base)
   found = _of_classes(base, experiment.points(path), classes)
   if seeds is not None:
@@ -114,36 +117,6 @@ def expand(path: str, settings: Sequence[str] = (),
       raise InputError(f'several runs would be in {workdir}; --set must not '
                        'set what the sweep varies, nor give a value twice')
   return expanded
-
-
-def read(path: str, overrides: Mapping[str, object]
-         ) -> ml_collections.ConfigDict:
-  """Returns the config that `train` gets from these arguments.
-
-  Raises:
-    InputError: no such file or field, or a value of the wrong type.
-  """
-  argv = ['train', *_arguments(path, overrides)]
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-      'config', None, flag_values=values, sys_argv=argv)
-  try:
-    values(argv)
-    list(values.config)  # some errors wait for the first use
-    return values.config
-  except (AttributeError, KeyError) as error:
-    key = str(error.args[0]).replace('\\n', ' ').replace('\\', '').strip('"')
-    raise InputError(f'unknown config key {key}') from error
-  except (flags.Error, TypeError, ValueError, OSError, SyntaxError,
-          ImportError) as error:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    raise InputError(reason[-1].removeprefix(
-        'deep_oc.errors.InputError: ')) from error
-
-
-def _arguments(path: str, overrides: Mapping[str, object]) -> list[str]:
-  return [f'--config={path}', *(f'--config.{key}={value}'
-                                for key, value in overrides.items())]
 
 
 def _of_classes(base, points, classes):
@@ -186,14 +159,15 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def _run(path: str, overrides: Mapping[str, object], root: str) -> Run:
-  config, protocol = resolved(read(path, overrides))
+  config, protocol = resolved(experiment.read(path, overrides))
   experiment.check(config)
   name = runs.default_workdir(config, protocol).removeprefix('runs/')
   workdir = f'{root.rstrip("/")}/{name}'
   # A bucket has no appending.
   folder = f'runs/{name}' if files.is_remote(root) else workdir
   return Run(
-      engines.Job(name, ('-m', 'deep_oc.train', *_arguments(path, overrides),
+      engines.Job(name, ('-m', 'deep_oc.train',
+                         *experiment.arguments(path, overrides),
                          f'--workdir={workdir}'), f'{folder}/log.txt'),
       config, workdir)
 
@@ -262,7 +236,34 @@ def _measured(run: Run) -> Cost:
               f"as {run.job.name} on {found['device']}")
 
 
-def show_plan(sweep: Sequence[Run], cost: Cost) -> None:
+def jobs(todo: Sequence[Run], together: int = 1
+         ) -> dict[engines.Job, Sequence[Run]]:
+  """Returns the jobs that carry out runs, `together` at most in each."""
+  if together == 1:
+    return {run.job: [run] for run in todo}
+  return {_joined(part): part for part in (
+      todo[i:i + together] for i in range(0, len(todo), together))}
+
+
+def _joined(part: Sequence[Run]) -> engines.Job:
+  """Returns a job for several runs, with the log of the first."""
+  first = part[0]
+  path = first.job.command[2]
+  root = first.workdir.removesuffix(f'/{first.job.name}')
+  others = f' and {len(part) - 1} more' * (len(part) > 1)
+  return engines.Job(first.job.name + others, (
+      '-m', 'deep_oc.together', path,
+      *(f'--run={_fields(run)}' for run in part), f'--root={root}'),
+                     first.job.log)
+
+
+def _fields(run: Run) -> str:
+  """Returns what --run of `deep_oc.together` takes: 'key=value key=value'."""
+  return shlex.join(each.removeprefix('--config.') for each in run.job.command
+                    if each.startswith('--config.'))
+
+
+def show_plan(sweep: Sequence[Run], cost: Cost, together: int = 1) -> None:
   """Prints the runs, how long they would train, and their commands."""
   rows, hours = [], []
   for run in sweep:
@@ -279,8 +280,8 @@ def show_plan(sweep: Sequence[Run], cost: Cost) -> None:
     print(f'{sum(hours):.3g} hours of training, {cost.seconds:.4g} s per step '
           f'{cost.source}')
   print()
-  for run in todo:
-    print(shlex.join(['python', *run.job.command]))
+  for job in jobs(todo, together):
+    print(shlex.join(['python', *job.command]))
 
 
 def _steps(run: Run) -> int | None:
@@ -288,24 +289,29 @@ def _steps(run: Run) -> int | None:
 
 
 def carry_out(sweep: Sequence[Run], engine: str,
-              options: Mapping[str, object]) -> dict[str, str]:
-  """Runs what is not finished, and shows how it goes.
+              options: Mapping[str, object], together: int = 1
+              ) -> dict[str, str]:
+  """Runs what is not finished, `together` at most in a job, and shows it.
 
   Returns the final state of every run, 'done' or 'failed', by its name.
   """
   submit = plugins.find('launch.engines', engine, 'submit')
   taken = inspect.signature(submit).parameters
   todo = [run for run in sweep if not run.finished]
-  logs = {run.job.name: run.job.log for run in todo}
+  parts = jobs(todo, together)
+  logs = {run.job.name: job.log for job, part in parts.items() for run in part}
   with progress.Board({run.job.name: run.workdir for run in todo},
                       logs) as board:
-    events = submit([run.job for run in todo], **{
+    events = submit(list(parts), **{
         name: value for name, value in options.items() if name in taken})
     shown = 0.0
     try:
       for event in events:
         if event:
-          board.update(event.job.name, event.state, event.note)
+          for run in parts[event.job]:
+            done = event.state == 'failed' and run.finished
+            board.update(run.job.name, 'done' if done else event.state,
+                         '' if done else event.note)
         if time.monotonic() - shown > _REFRESH:
           board.refresh()
           shown = time.monotonic()
@@ -348,11 +354,12 @@ def main() -> None:
   sweep = expand(args.config, args.set, args.classes, args.seeds, args.root)
   if args.dry_run:
     todo = [run for run in sweep if not run.finished]
-    show_plan(sweep, cost(todo or sweep, args.estimate and bool(todo)))
+    show_plan(sweep, cost(todo or sweep, args.estimate and bool(todo)),
+              args.together)
     return
   folder = 'runs' if files.is_remote(args.root) else args.root
   states = carry_out(sweep, args.engine, args.flag_values_dict() | {
-      'folder': f'{folder}/.launch'})
+      'folder': f'{folder}/.launch'}, args.together)
   done = list(states.values()).count('done')
   print(f'{done} of {len(states)} runs done')
   if args.evaluate and done:

@@ -1,6 +1,7 @@
 """What the tests of whole binaries share: small real images, a small config."""
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -61,6 +62,23 @@ def binary(digits_npz, tmp_path):
     return subprocess.CompletedProcess(
         process.args, process.returncode, out, err)
   return start
+
+
+@pytest.fixture
+def browser():
+  """A headless Chromium, its own or one that is installed."""
+  sync_api = pytest.importorskip('playwright.sync_api')
+  known = filter(None, map(shutil.which, (
+      'chromium-headless-shell', 'chromium', 'chromium-browser',
+      'google-chrome')))
+  with sync_api.sync_playwright() as playwright:
+    try:
+      started = playwright.chromium.launch(
+          executable_path=next(known, None), args=['--no-sandbox'])
+    except sync_api.Error as error:
+      pytest.skip(f'no Chromium: {error}')
+    yield started
+    started.close()
 
 
 def the_error(done: subprocess.CompletedProcess) -> str:

@@ -60,7 +60,7 @@ def test_a_command_gives_train_the_config_that_the_sweep_knows():
   [run] = sweep.expand(SMALL, ['train.steps=40', 'pretext.head=(8,4)'],
                        ['3'], ['1'], root='/some where/else')
   given = flags_of(run)
-  config = sweep.read(given.pop('config'), {
+  config = experiment.read(given.pop('config'), {
       key.removeprefix('config.'): value for key, value in given.items()
       if key != 'workdir'})
   assert (config.train.steps, config.pretext.head, config.seed) == (
@@ -75,7 +75,7 @@ def test_a_command_gives_train_the_config_that_the_sweep_knows():
     dict(name='contaminated', normal='3', contamination=0.1),
     dict(name='semi_supervised', normal='3')])
 def test_the_folder_is_the_one_that_train_would_choose(protocol, digits_npz):
-  config = sweep.read('tests/tiny.py', {'data.path': digits_npz})
+  config = experiment.read('tests/tiny.py', {'data.path': digits_npz})
   with config.unlocked():
     config.protocol = dict(name='one_vs_rest') | protocol
   problem = experiment.problem(config)
@@ -224,6 +224,29 @@ def test_what_is_done_is_skipped_and_what_fails_is_named(tiny_sweep, tmp_path):
   assert 'tiny/4/seed0 failed (status 2): error: the training set has' in (
       found.stderr)
   assert not pathlib.Path(skipped.job.log).exists()
+
+
+def test_runs_of_one_job_are_all_of_the_sweep():
+  found = sweep.expand(SMALL, ['pretext.head=(8, 4)'], root='/a b')
+  parts = sweep.jobs(found, 8)
+  assert [len(part) for part in parts.values()] == [8, 8, 4]
+  assert sum(map(list, parts.values()), []) == found
+  job = list(parts)[1]
+  assert job.command[:3] == ('-m', 'deep_oc.together', f'--config={SMALL}')
+  assert job.command[3] == (
+      "--run=protocol.normal=4 seed=0 'pretext.head=(8, 4)'")
+  assert job.command[-1] == '--root=/a b'
+  assert sweep.jobs(found) == {run.job: [run] for run in found}
+
+
+def test_runs_together_that_fail_leave_the_others_done(tiny_sweep):
+  found = launch(*tiny_sweep, '--noevaluate', '--together=9')
+  assert found.returncode == 1
+  assert 'tiny/3/seed0: done' in found.stdout
+  assert 'tiny/3/seed1: done' in found.stdout
+  assert '2 of 3 runs done' in found.stdout
+  assert 'tiny/4/seed0 failed (status 2): error: 4, seed 0: the training set' \
+      in found.stderr
 
 
 @pytest.mark.slow

@@ -600,23 +600,6 @@ def test_the_report_needs_no_jax(root):
                                  text=True).strip() == '[]'
 
 
-@pytest.fixture
-def browser():
-  """A headless Chromium, its own or one that is installed."""
-  sync_api = pytest.importorskip('playwright.sync_api')
-  known = filter(None, map(shutil.which, (
-      'chromium-headless-shell', 'chromium', 'chromium-browser',
-      'google-chrome')))
-  with sync_api.sync_playwright() as playwright:
-    try:
-      started = playwright.chromium.launch(
-          executable_path=next(known, None), args=['--no-sandbox'])
-    except sync_api.Error as error:
-      pytest.skip(f'no Chromium: {error}')
-    yield started
-    started.close()
-
-
 def _open(browser, page, path, **options):
   """Returns the page in a browser, what went wrong, and what it asked for."""
   path.write_bytes(page)

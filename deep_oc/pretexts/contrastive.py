@@ -68,7 +68,7 @@ class Pretext(nn.Module):
     """
     pool = self.encoder(crops.tiles(image, self.crop), train=False)
     feature = {'pool': pool, 'head': self.mlp(pool, train=False)}
-    return crops.over_tiles(jnp.mean, feature, len(image))
+    return crops.over_tiles(jnp.mean, feature, image.shape[0])
 
 
 def unit(x: jax.Array) -> jax.Array:

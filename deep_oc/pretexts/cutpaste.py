@@ -100,13 +100,13 @@ class Pretext(nn.Module):
     feature = {'pool': pool}
     if self.head:
       feature['head'] = self.mlp(pool, train=False)
-    return crops.over_tiles(jnp.mean, feature, len(image))
+    return crops.over_tiles(jnp.mean, feature, image.shape[0])
 
   def scores(self, image: jax.Array) -> dict[str, jax.Array]:
     """Maps f32[n, h, w, c] to 1 - p(normal), f32[n]; of tiles, the largest."""
     logits = self._logits(crops.tiles(image, self.crop), train=False)
     return crops.over_tiles(
-        jnp.max, {'defect': scores.upright(logits)}, len(image))
+        jnp.max, {'defect': scores.upright(logits)}, image.shape[0])
 
   def views(self, key: jax.Array, image: jax.Array) -> jax.Array:
     """Maps f32[n, h, w, c] to f32[n, v, h, w, c], view 0 without defect."""

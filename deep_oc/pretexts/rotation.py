@@ -65,7 +65,7 @@ class Pretext(nn.Module):
     feature = {'pool': pool}
     if self.head:
       feature['head'] = self.mlp(pool, train=False)
-    return crops.over_tiles(jnp.mean, feature, len(image))
+    return crops.over_tiles(jnp.mean, feature, image.shape[0])
 
   def scores(self, image: jax.Array) -> dict[str, jax.Array]:
     """Maps f32[n, h, w, c] to the classifier's own scores, f32[n] each.
@@ -77,7 +77,7 @@ class Pretext(nn.Module):
     logits = self._logits(_turned(view), train=False)
     return crops.over_tiles(
         jnp.max, {'upright': scores.upright(logits[:, 0]),
-                  'rotation': scores.rotation(logits)}, len(image))
+                  'rotation': scores.rotation(logits)}, image.shape[0])
 
   def _logits(self, view: jax.Array, train: bool) -> jax.Array:
     """Maps f32[n, 4, h, w, c] to f32[n, 4, 4] in one forward pass."""

@@ -1,0 +1,261 @@
+"""Predicts from a bundle that `deep_oc.export` wrote, by JAX and NumPy alone.
+
+  python BUNDLE/predict.py photos --output=predictions.csv
+
+or in Python, with the bundle's folder on the path,
+
+  import bundle
+  found = bundle.load('.')
+  judged = found.judge(np.stack([found.prepare(path) for path in paths]))
+
+A copy of this package makes a bundle complete, so it imports nothing of
+deep_oc: only JAX, with the flatbuffers that JAX reads programs by, NumPy and
+Pillow. Nothing is unpickled.
+"""
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import threading
+import zipfile
+import zlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import pictures  # wherever the package has been copied to
+from .errors import BundleError, PictureError, line
+
+__all__ = ['FORMAT', 'Bundle', 'BundleError', 'Judged', 'PictureError',
+           'digest', 'load']
+
+FORMAT = 1  # of bundle.json and what it names; readers refuse newer ones
+BATCH = 256  # images at once, fewer if they are large
+_PIXELS = 2**20  # of a batch
+
+
+class Judged(NamedTuple):
+  """What is said of n images.
+
+  Attributes:
+    score: f64[n], higher = more anomalous.
+    p_value: f64[n], how often a normal image scores so high.
+    anomalous: bool[n], whether that is the false-alarm rate at most.
+  """
+  score: np.ndarray
+  p_value: np.ndarray
+  anomalous: np.ndarray
+
+
+class Bundle:
+  """A trained network, its classifier and what calibrates them; see `load`.
+
+  Attributes:
+    about: the content of bundle.json.
+    image_shape: (h, w, 3) of prepared images.
+    threshold: scores above it are anomalous; None if no one score says it.
+    false_alarm_rate: the share of normal images that are flagged.
+    localizes: the method of `heat_maps`, or None.
+    batch: the most images that go through the network at once.
+  """
+
+  def __init__(self, folder: pathlib.Path, about: dict[str, Any]):
+    self.about, self._folder = about, folder
+    self.image_shape = tuple(about['image_shape'])
+    self.threshold = about['threshold']
+    self.false_alarm_rate = about['false_alarm_rate']
+    self.localizes = about['localizes']
+    self.batch = batch(*self.image_shape[:2])
+    calibration = _arrays(folder / 'calibration.npz')
+    self._calibration = [np.sort(calibration[name])
+                         for name in sorted(calibration, key=int)]
+    self._programs: dict[str, _Program] = {}
+    self._lock = threading.Lock()
+
+  def prepare(self, picture: pictures.Picture) -> np.ndarray:
+    """Brings a picture to what the network learnt from, u8[h, w, 3].
+
+    An array of just this shape is taken as it is.
+
+    Raises:
+      PictureError: it is none.
+    """
+    return pictures.prepare(picture, self.image_shape,
+                            self.about['preprocessing'])
+
+  def judge(self, images: np.ndarray) -> Judged:
+    """Scores prepared images u8[n, h, w, 3], any number of them."""
+    images = self._checked(images)
+    if not len(images):
+      return Judged(np.empty(0), np.empty(0), np.empty(0, bool))
+    scores = self._run('classifier', self._run('model', images)).T
+    if not np.isfinite(scores).all():
+      raise BundleError('a score is not finite; the bundle does not fit these '
+                        'images')
+    above = sum(len(each) - np.searchsorted(each, score, 'left') for each, score
+                in zip(self._calibration, scores, strict=True))
+    p = (1 + above) / (1 + sum(map(len, self._calibration)))
+    return Judged(scores.mean(axis=0), p, p <= self.false_alarm_rate)
+
+  def heat_maps(self, images: np.ndarray) -> np.ndarray:
+    """Maps prepared images u8[n, h, w, 3] to scores of pixels f32[n, h, w].
+
+    Raises:
+      BundleError: the bundle has no heat maps.
+    """
+    if not self.localizes:
+      raise BundleError('this bundle has no heat maps')
+    images = self._checked(images)
+    if not len(images):
+      return np.empty(images.shape[:3], np.float32)
+    rows, columns = (self._enlarge[name] for name in ('rows', 'columns'))
+    return (rows @ self._grid(images) @ columns.T).astype(np.float32)
+
+  def _grid(self, images):
+    """Returns the scores f64[n, gh, gw] that are spread over the pixels."""
+    if self.localizes == 'gradcam':
+      return self._run('heat', self._run('map', images))
+    side = self.about['window']
+    view = np.lib.stride_tricks.sliding_window_view(
+        images, (side, side), (1, 2))
+    return np.stack([self._windows(np.moveaxis(each, 2, -1)) for each in view])
+
+  def _windows(self, view):
+    """Maps all windows u8[h, w, side, side, 3] of an image to f64[gh, gw]."""
+    top, left = self._enlarge['top'], self._enlarge['left']
+    windows = view[np.ix_(top, left)].reshape(-1, *view.shape[2:])
+    scores = self._run('heat', self._run('map', windows))
+    return scores.reshape(len(top), len(left))
+
+  @functools.cached_property
+  def _enlarge(self):
+    return _arrays(self._folder / 'enlarge.npz')
+
+  def _checked(self, images):
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+      raise BundleError(
+          f'images are uint8[n, {", ".join(map(str, self.image_shape))}], not '
+          f'{images.dtype}{list(images.shape)}; `prepare` makes them so')
+    return images
+
+  def _run(self, name, rows):
+    with self._lock:
+      if name not in self._programs:
+        self._programs[name] = _Program(
+            self._folder, name, **self.about['programs'][name])
+    return self._programs[name](rows)
+
+
+class _Program:
+  """A function of arrays and of rows, any number of them."""
+
+  def __init__(self, folder: pathlib.Path, name: str, arrays: str,
+               names: list[str], double: bool):
+    """Reads the program.
+
+    Args:
+      folder: of the bundle.
+      name: of the program.
+      arrays: the file that has its arrays, perhaps with others.
+      names: of its arrays.
+      double: whether it computes in float64.
+    """
+    try:
+      import jax
+      from jax import export
+      self._call = export.deserialize(
+          bytearray((folder / f'{name}.stablehlo').read_bytes())).call
+    except ImportError as error:
+      raise BundleError(f'{error}; pip install -r {folder}/requirements.txt'
+                        ) from error
+    except Exception as error:  # of whichever version of JAX it is
+      raise BundleError(
+          f'JAX {jax.__version__} cannot read {folder}/{name}.stablehlo '
+          f'({line(error)}); pip install -r {folder}/requirements.txt'
+          ) from error
+    self._scope = functools.partial(jax.enable_x64, double)
+    self._call = jax.jit(self._call)
+    with self._scope():
+      kept = _arrays(folder / arrays)
+      self._arrays = jax.device_put({name: kept[name] for name in names})
+
+  def __call__(self, rows: np.ndarray) -> np.ndarray:
+    """Passes a batch of rows at once, padded to few different numbers."""
+    most = batch(*rows.shape[1:3]) if rows.ndim == 4 else BATCH
+    size = min(most, 1 << (len(rows) - 1).bit_length())
+    parts = []
+    with self._scope():
+      for begin in range(0, len(rows), size):
+        part = rows[begin:begin + size]
+        padding = [(0, size - len(part))] + [(0, 0)] * (rows.ndim - 1)
+        found = self._call(self._arrays, np.pad(part, padding))
+        parts.append(np.asarray(found)[:len(part)])
+    return np.concatenate(parts)
+
+
+def load(path: str | os.PathLike) -> Bundle:
+  """Returns the bundle in a folder, once all its files have been checked.
+
+  Raises:
+    BundleError: there is none, it is of a newer format, or a file of it is
+      missing or not as it was written.
+  """
+  folder = pathlib.Path(path)
+  about = _read_about(folder)
+  for name, wanted in about['files'].items():
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+      raise BundleError(f'{folder}/bundle.json names a file elsewhere: {name}')
+    try:
+      found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    except OSError as error:
+      raise BundleError(f'the bundle {folder} lacks {name} ({error.strerror}); '
+                        'copy or export it again') from error
+    if found != wanted['sha256']:
+      raise BundleError(f'{folder}/{name} is not as it was written; copy or '
+                        'export the bundle again')
+  return Bundle(folder, about)
+
+
+def digest(about: dict[str, Any]) -> str:
+  """Returns what bundle.json says of itself under 'digest', and so of all."""
+  rest = {key: value for key, value in about.items() if key != 'digest'}
+  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _read_about(folder):
+  path = folder / 'bundle.json'
+  try:
+    about = dict(json.loads(path.read_text(encoding='utf-8')))
+  except OSError as error:
+    raise BundleError(f'no bundle in {folder}: cannot read {path} '
+                      f'({error.strerror})') from error
+  except (ValueError, TypeError) as error:
+    raise BundleError(f'{path} is damaged ({line(error)})') from error
+  version = about.get('format')
+  if isinstance(version, int) and version > FORMAT:
+    raise BundleError(f'{path} has format {version}, newer than {FORMAT}, '
+                      'which is read here; update deep_oc, or use the '
+                      'predict.py that lies in the bundle')
+  if version != FORMAT or about.get('digest') != digest(about):
+    raise BundleError(f'{path} is not as it was written; copy or export the '
+                      'bundle again')
+  return about
+
+
+def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns the arrays of an .npz file; pickled ones are refused."""
+  try:
+    with np.load(path, allow_pickle=False) as archive:
+      return {name: archive[name] for name in archive.files}
+  except (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError,
+          zipfile.BadZipFile, zlib.error) as error:
+    raise BundleError(f'{path} is not a readable .npz file of plain arrays '
+                      f'({line(error)})') from error
+
+
+def batch(height: int, width: int) -> int:
+  """Returns how many images go through at once, a power of two."""
+  most = max(min(BATCH, _PIXELS // (height * width)), 1)
+  return 1 << (most.bit_length() - 1)

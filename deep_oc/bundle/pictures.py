@@ -1,0 +1,138 @@
+"""Brings any picture to what a network learnt from.
+
+As `deep_oc.unseen` does it, to the last bit, which tests hold it to.
+"""
+import io
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import PictureError, line
+
+_FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')
+
+# A file or its content, an opened image, or u8[h, w] or u8[h, w, 1, 3 or 4].
+Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
+
+
+def prepare(picture: Picture, shape: tuple[int, int, int],
+             how: dict[str, Any]) -> np.ndarray:
+  """Returns u8[h, w, 3], as the run's data source makes it.
+
+  Args:
+    picture: of any size.
+    shape: h, w, 3, padding included.
+    how: `method`, 'squeeze', 'square' or 'face'; `pad`, zeros on each side;
+      `size`, the width and height that a picture must have, or None.
+  """
+  if (isinstance(picture, np.ndarray) and picture.shape == shape
+      and picture.dtype == np.uint8):
+    return picture
+  image, pad, size = _opened(picture), how['pad'], how['size']
+  if size and image.size != tuple(size):
+    raise PictureError('pictures have {}×{} pixels, this one {}×{}'.format(
+        *size, *image.size))
+  image = _METHODS[how['method']](
+      image, *(side - 2 * pad for side in shape[:2]))
+  return np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+
+
+def _squeeze(image: Image.Image, height: int, width: int) -> np.ndarray:
+  return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _square(image: Image.Image, height: int, width: int) -> np.ndarray:
+  """Averages pixels until the shorter side fits, and cuts out the centre."""
+  array = np.asarray(image)
+  shorter = min(array.shape[:2])
+  for axis, want in enumerate((height, width)):
+    side = height * array.shape[axis] // shorter
+    array = _averages(array, side, axis).take(
+        np.arange(want) + (side - want) // 2, axis)
+  return np.uint8(np.rint(array))
+
+
+def _averages(array, side, axis):
+  """Returns the means of `side` equal parts of an axis; pixels are divided."""
+  array = np.moveaxis(array, axis, 0)
+  count = len(array)
+  edge = np.arange(side + 1) * count / side
+  whole = edge.astype(int)
+  total = np.zeros((count + 1, *array.shape[1:]))
+  np.cumsum(array, axis=0, out=total[1:])
+  total = (total[whole] + (edge - whole)[:, None, None]
+           * array[np.minimum(whole, count - 1)])
+  return np.moveaxis(np.diff(total, axis=0) * (side / count), 0, axis)
+
+
+def _face(image: Image.Image, height: int, width: int) -> np.ndarray:
+  """Cuts the face out of a picture of CelebA, 178×218 pixels."""
+  face = Image.fromarray(np.asarray(image)[40:-20, 10:-10])
+  return np.asarray(face.resize((width, height), Image.Resampling.BICUBIC))
+
+
+_METHODS = {'squeeze': _squeeze, 'square': _square, 'face': _face}
+
+
+def _opened(picture: Picture) -> Image.Image:
+  """Returns the picture in RGB, upright, transparent pixels over black."""
+  if isinstance(picture, str | os.PathLike | bytes):
+    return _from_file(picture)
+  try:
+    if not isinstance(picture, Image.Image):
+      picture = _from_array(np.asarray(picture))
+    return _rgb(picture)
+  except PictureError:
+    raise
+  except (OSError, ValueError, SyntaxError) as error:
+    raise PictureError(f'{picture} cannot be used ({line(error)})') from error
+
+
+def _from_file(picture: str | os.PathLike | bytes) -> Image.Image:
+  given = isinstance(picture, bytes)
+  name = 'the picture' if given else picture
+  try:
+    content = picture if given else pathlib.Path(picture).read_bytes()
+  except OSError as error:
+    raise PictureError(f'cannot read {name}: {error.strerror}') from error
+  try:
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
+      return _rgb(file)
+  except MemoryError:
+    raise
+  except UnidentifiedImageError as error:
+    raise PictureError(f'{name}: cannot be read as an image (no PNG, JPEG, '
+                       'BMP, TIFF or WebP file)') from error
+  except Exception as error:  # decoders raise anything on damaged bytes
+    raise PictureError(f'{name}: cannot be read as an image ({line(error)})'
+                       ) from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+  if array.dtype != np.uint8:
+    raise PictureError(f'pictures are uint8, 0 to 255, not {array.dtype}')
+  if array.ndim == 3 and array.shape[-1] == 1:
+    array = array[..., 0]
+  if not array.size or array.ndim != 2 and (
+      array.ndim != 3 or array.shape[-1] not in (3, 4)):
+    raise PictureError(f'a picture of shape {array.shape} is neither grey '
+                       '[h, w] nor [h, w, c] with 1, 3 or 4 channels')
+  return Image.fromarray(array)
+
+
+def _rgb(file: Image.Image) -> Image.Image:
+  image = ImageOps.exif_transpose(file)
+  if image.mode.startswith('I;16') or (image.mode, file.format) == ('I', 'PNG'):
+    wide = np.asarray(image).astype(np.uint32)  # 65535 becomes 255
+    image = Image.fromarray(np.uint8((wide + 128) // 257))
+  if image.mode in ('I', 'F'):
+    raise ValueError('32-bit pixels, whose range nobody knows; save it with 8 '
+                     'or 16 bits')
+  if image.has_transparency_data:
+    image = image.convert('RGBA')
+    black = Image.new('RGBA', image.size, (0, 0, 0, 255))
+    image = Image.alpha_composite(black, image)
+  return image.convert('RGB')

@@ -1,0 +1,256 @@
+"""Writes a bundle: a trained run that predicts without the training code.
+
+  python -m deep_oc.export --workdir=runs/dacl_cifar10/0/seed0
+  pip install -r runs/dacl_cifar10/0/seed0/bundle/requirements.txt
+  python runs/dacl_cifar10/0/seed0/bundle/predict.py photos
+
+The bundle, `bundle` in the run's folder by default, needs JAX, NumPy and Pillow
+alone:
+
+  model.stablehlo       u8[n, h, w, 3] to features, any n, and its weights.npz
+  classifier.stablehlo  features to scores, and its classifier.npz
+  calibration.npz       scores of normal images, for p-values and the threshold
+  map.stablehlo, heat.stablehlo, heat.npz, enlarge.npz
+                        heat maps, if the run localizes
+  bundle.json           input, preprocessing, threshold, checksums, parity
+  README.md             the model card
+  predict.py, bundle/   what reads it
+  model.onnx            with --onnx: scores in float32, `deep_oc.onnx_model`
+
+It is read back by another process, without Flax and this package, and compared
+with the trainer's scores of test images and noise in batches of several sizes.
+If they differ by more than 1e-5 nothing is written, and a bundle that was there
+stays. Everything is computed on the CPU, whose float32 is not rounded further.
+"""
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from deep_oc import (bundle, cli, detector, files, model_card, onnx_model,
+                     parity, portable_maps, programs, runs, unseen)
+from deep_oc.errors import InputError
+
+_PREDICT = '''"""python predict.py photos --output=predictions.csv"""
+from bundle import __main__
+
+if __name__ == '__main__':
+  __main__.main()
+'''
+_READER = pathlib.Path(bundle.__file__).parent
+_RUN = ('dataset', 'protocol', 'normal_class', 'normal_name', 'seed', 'pretext',
+        'encoder', 'step', 'config_hash')
+
+_ARRAYS = {'model': 'weights', 'map': 'weights'}  # of others, their own
+
+
+def define_flags() -> None:
+  flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
+  flags.DEFINE_string(
+      'output', None, "Folder of the bundle; by default `bundle` in the run's "
+      'folder.')
+  flags.DEFINE_float(
+      'false_alarm_rate', 0.05, 'The share of normal images that may be '
+      'flagged.')
+  flags.DEFINE_string(
+      'classifier', None, 'One of: ' + ', '.join(programs.exportable()) +
+      '. By default kde, of CutPaste and of fewer images than dimensions '
+      'gde_ledoit_wolf.')
+  flags.DEFINE_string('feature', 'pool', 'Of the embeddings: pool or head.')
+  flags.DEFINE_bool(
+      'onnx', False, 'Add model.onnx; takes the extra `onnx`, and jax2onnx.')
+  flags.DEFINE_string(
+      'data_dir', None, 'Where the images lie now, if they moved; to compare '
+      'with, and for heat maps of windows.')
+
+
+def export(found: detector.Detector, output: pathlib.Path,
+           results: list[dict[str, str]], command: str, onnx: bool = False
+           ) -> dict[str, Any]:
+  """Writes the bundle of a detector; returns what bundle.json says.
+
+  Args:
+    found: the detector.
+    output: the folder.
+    results: rows of results.csv, for the model card.
+    command: that asked for it.
+    onnx: whether to add an ONNX model, see `onnx_model`.
+
+  Raises:
+    InputError: it cannot be exported, or the bundle does not say the same.
+  """
+  _check_free(output)
+  try:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=output.parent, prefix=f'.{output.name}.') as aside:
+      folder = pathlib.Path(aside) / 'bundle'
+      folder.mkdir()
+      about = _about(found, command) | _write(found, folder)
+      _seal(folder, about | {'parity': None})
+      print('compare with the trainer', flush=True)
+      about['parity'] = parity.check(folder, found)
+      if onnx:
+        print('convert to ONNX', flush=True)
+        images, _ = parity.examples(found)
+        about['onnx'] = onnx_model.write(found, folder, images)
+      (folder / 'README.md').write_text(
+          model_card.write(about, results), encoding='utf-8')
+      about = _seal(folder, about)
+      _replace(output, folder)
+  except OSError as error:
+    raise files.unwritable(output, error) from error
+  return about
+
+
+def _check_free(output: pathlib.Path) -> None:
+  """Raises InputError if something else than a bundle would be lost."""
+  if output.exists() and not (output / 'bundle.json').is_file() and (
+      not output.is_dir() or any(output.iterdir())):
+    raise InputError(f'{output} is there and is no bundle; choose another '
+                     '--output')
+
+
+def _replace(output: pathlib.Path, folder: pathlib.Path) -> None:
+  """Puts the folder in the place of the output, which is moved beside it."""
+  former = folder.with_name('former')
+  if output.exists():
+    output.rename(former)
+  try:
+    folder.rename(output)
+  except OSError:
+    if former.exists():
+      former.rename(output)
+    raise
+
+
+def _about(found: detector.Detector, command: str) -> dict[str, Any]:
+  """Returns what bundle.json says of the detector and of who asked."""
+  parts = found.parts()
+  run = {key: found.about.get(key) for key in _RUN}
+  height, width, _ = found.image_shape
+  return run | {
+      'format': bundle.FORMAT, 'run': run, 'name': _name(run),
+      'command': command, 'versions': runs.versions(),
+      'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
+      'image_shape': list(found.image_shape),
+      'input': f'uint8[n, {height}, {width}, 3], RGB, 0 to 255, any n',
+      'preprocessing': unseen.described(parts.config.data),
+      'classifier': found.classifier, 'feature': found.feature,
+      'false_alarm_rate': found.false_alarm_rate,
+      'threshold': found.threshold_, 'calibration': found.calibration,
+      'n_train': parts.rows}
+
+
+def _name(run: Mapping[str, Any]) -> str:
+  return '{dataset} {normal_name}, {pretext}, seed {seed}'.format(**run)
+
+
+def _write(found: detector.Detector, folder: pathlib.Path) -> dict[str, Any]:
+  """Writes programs, arrays and reader; returns what is said of them."""
+  print(f'trace the programs for {", ".join(programs.PLATFORMS)}', flush=True)
+  parts = found.parts()
+  fitted, calibration = zip(*parts.calibrated.parts, strict=True)
+  model = programs.network(
+      programs.pooled(parts.pretext, found.feature), parts.variables,
+      found.image_shape)
+  heat, method = _heat_maps(found)
+  traced = {'model': model,
+            'classifier': programs.classifier(fitted, *model.shape),
+            **heat.programs}
+  weights = model.arrays | heat.programs['map'].arrays if method else \
+      model.arrays
+  kept = {'weights': weights, 'classifier': traced['classifier'].arrays,
+          'calibration': {str(i): scores for i, scores
+                          in enumerate(calibration)}}
+  if method:
+    kept |= {'heat': heat.programs['heat'].arrays, 'enlarge': heat.enlarge}
+  for name, program in traced.items():
+    (folder / f'{name}.stablehlo').write_bytes(program.content)
+  for name, arrays in kept.items():
+    np.savez(folder / f'{name}.npz', **arrays)
+  _write_reader(folder)
+  return heat.about | {'localizes': method, 'programs': {
+      name: {'arrays': f'{_ARRAYS.get(name, name)}.npz',
+             'double': program.double, 'names': sorted(program.arrays)}
+      for name, program in traced.items()}}
+
+
+def _heat_maps(found: detector.Detector
+               ) -> tuple[portable_maps.Portable, str | None]:
+  """Returns the heat maps and their method, None if there are none."""
+  parts = found.parts()
+  if found.localizes:
+    try:
+      print(f'heat maps: fit densities ({found.localizes})', flush=True)
+      return portable_maps.portable(
+          found.fitted_maps(), parts.pretext, parts.variables,
+          found.image_shape), found.localizes
+    except InputError as error:
+      print(f'the bundle has no heat maps: {error}')
+  return portable_maps.Portable({}, {}, {}), None
+
+
+def _write_reader(folder: pathlib.Path) -> None:
+  """Copies the code that reads a bundle, and says what it needs."""
+  (folder / 'bundle').mkdir()
+  for path in sorted(_READER.glob('*.py')):
+    shutil.copyfile(path, folder / 'bundle' / path.name)
+  (folder / 'predict.py').write_text(_PREDICT, encoding='utf-8')
+  (folder / 'requirements.txt').write_text(
+      f'jax>={jax.__version__}\nflatbuffers\nnumpy>=2.0\npillow>=10.1\n',
+      encoding='utf-8')
+
+
+def _seal(folder: pathlib.Path, about: dict[str, Any]) -> dict[str, Any]:
+  """Writes bundle.json with the checksums of all other files."""
+  names = sorted(path.relative_to(folder).as_posix()
+                 for path in folder.rglob('*') if path.is_file()
+                 and path.suffix != '.pyc' and path.name != 'bundle.json')
+  about = about | {'files': {name: {
+      'sha256': hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+      'bytes': os.path.getsize(folder / name)} for name in names}}
+  about = json.loads(json.dumps(about))  # as it will be read
+  about['digest'] = bundle.digest(about)
+  (folder / 'bundle.json').write_text(
+      json.dumps(about, indent=2) + '\n', encoding='utf-8')
+  return about
+
+
+def main() -> None:
+  args = flags.FLAGS
+  if not args.workdir:
+    raise InputError('--workdir is required: the folder of a trained run')
+  output = args.output or f'{args.workdir}/bundle'
+  if files.is_remote(output):
+    raise InputError(f'{output} is not on this disk; give --output=FOLDER, and '
+                     'copy it from there')
+  jax.config.update('jax_platforms', 'cpu')
+  if args.onnx:
+    onnx_model.check_installed()  # before minutes of anything else
+  found = detector.load(
+      args.workdir, classifier=args.classifier, feature=args.feature,
+      false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir)
+  print(f"{found.classifier} on '{found.feature}' of {args.workdir}, step "
+        f'{found.about["step"]}', flush=True)
+  about = export(
+      found, pathlib.Path(output),
+      model_card.results(args.workdir, found.feature, found.classifier),
+      f'python -m deep_oc.export {shlex.join(sys.argv[1:])}', args.onnx)
+  print(f"{parity.shown(about['parity'])}\nwrote {output}; next: "
+        f'python {output}/predict.py photos')
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)

@@ -1,0 +1,109 @@
+"""What a bundle says of itself to those who use it: its README.md."""
+import csv
+from collections.abc import Mapping
+from typing import Any
+
+from deep_oc import files, parity
+
+_TEXT = '''# {name}
+
+Tells pictures that are not like those it learnt from: a score, higher = more
+anomalous, a p-value and a verdict for each. Nothing here is unpickled, and
+neither the training code nor Flax is needed.
+
+```sh
+pip install -r requirements.txt
+python predict.py photos --output=predictions.csv{maps}
+```
+
+```python
+import bundle  # this folder is the working directory, or on the path
+found = bundle.load('.')
+judged = found.judge(np.stack([found.prepare(path) for path in paths]))
+```
+
+## What is normal
+
+{normal} of {dataset}, {count} training images, of which the classifier saw no
+label. Protocol: {protocol}; seed {seed}; config {config_hash}; step {step}, the
+last one: nothing was chosen by test images.
+
+Encoder {encoder}, taught by the task {pretext}; classifier {classifier} on
+'{feature}'. A picture is anomalous if its p-value is at most
+{false_alarm_rate:g}: of normal pictures like those of the training, so many are
+flagged. {calibrated}
+
+## Results
+
+{results}
+
+## Intended use and limits
+
+For pictures taken as the training images were; another camera, light or crop
+makes normal things look abnormal, and the false-alarm rate no longer holds.
+What is anomalous was never seen in training: a defect unlike all that was
+tested may be missed. A verdict is a reason to look, not a finding.
+
+Pictures of any size are brought to {shape} pixels ({method}){padded};
+transparent pixels become black. Input of the program: {input}.
+
+## Parity
+
+Against the trainer's own code, by a process without it: {parity}. On CPU; an
+accelerator's float32 may round otherwise.
+
+Written by `{command}`, {created}.
+'''
+
+
+def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
+  """Returns the text.
+
+  Args:
+    about: the content of bundle.json.
+    results: rows of results.csv of this feature and classifier.
+  """
+  run, how = about['run'], about['preprocessing']
+  held_out = about['calibration'].startswith('held_out')
+  return _TEXT.format(**run | about | {
+      'maps': ' --maps=maps' if about['localizes'] else '',
+      'normal': f"'{run['normal_name']}'", 'count': about['n_train'],
+      'calibrated': 'Training images that the classifier was not fitted to '
+                    'calibrate this.' if held_out else
+                    'Every training image calibrates this in its turn, with '
+                    'the classifiers fitted to the others.',
+      'results': _table(results), 'method': how['method'],
+      'shape': '×'.join(map(str, about['image_shape'][:2])),
+      'padded': f", with {how['pad']} black ones on each side" * bool(
+          how['pad']),
+      'parity': parity.shown(about['parity'])})
+
+
+def results(workdir: str, feature: str, classifier: str
+            ) -> list[dict[str, str]]:
+  """Returns the rows of a run's results.csv of a feature and a classifier."""
+  path = files.path(f'{workdir}/results.csv')
+  if not files.exists(path):
+    return []
+  with path.open(encoding='utf-8', newline='') as file:
+    return [row for row in csv.DictReader(file)
+            if row.get('feature') == feature
+            and row.get('classifier') == classifier
+            and row.get('level', 'image') == 'image']
+
+
+def _table(rows: list[dict[str, str]]) -> str:
+  if not rows:
+    return ('None beside the run when this was written; `python -m '
+            'deep_oc.evaluate` makes them.')
+  lines = ['On the test images, in percent, by a classifier fitted to all of '
+           'the training images (here: less those that calibrate):', '',
+           '| AUROC | 95 % | AUPRC | FPR at 95 % | normal | anomalous |',
+           '|---|---|---|---|---|---|']
+  for row in rows:
+    cells = [row.get('auroc', ''), '{}–{}'.format(
+        row.get('auroc_low', ''), row.get('auroc_high', '')),
+        *(row.get(key, '') for key in ('auprc', 'fpr95', 'n_test_normal',
+                                       'n_test_anomalous'))]
+    lines.append(f"| {' | '.join(cells)} |")
+  return '\n'.join(lines)

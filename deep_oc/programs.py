@@ -1,0 +1,154 @@
+"""Programs that JAX runs without the code that they were traced from.
+
+StableHLO by `jax.export`, for any number of rows and for several kinds of
+devices. A program is a function of named arrays, which are kept beside it, and
+of rows. Matrix products and convolutions are asked for in full precision, so
+that a GPU does not round to 10 bits what a CPU does not.
+
+JAX reads what it wrote for six months at least.
+"""
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax import export
+from scipy import linalg
+
+from deep_oc import jitted, oneclass, step
+from deep_oc.errors import InputError
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+Arrays = dict[str, np.ndarray]
+
+
+class Program(NamedTuple):
+  """What a bundle has of a function.
+
+  Attributes:
+    content: the serialized StableHLO.
+    arrays: its first argument.
+    double: whether it computes in float64.
+    shape: of its result for one row.
+  """
+  content: bytes
+  arrays: Arrays
+  double: bool
+  shape: tuple[int, ...]
+
+
+def network(function: Callable[[Any, jax.Array], jax.Array],
+            variables: Mapping[str, Any], shape: Sequence[int]) -> Program:
+  """Returns the program u8[n, h, w, c] -> f32[n, ...] of a network.
+
+  Args:
+    function: maps variables and f32[1, h, w, c] in [0, 1] to f[1, ...].
+    variables: of the network; those that do not matter are left out.
+    shape: h, w, c.
+  """
+  flat = traverse_util.flatten_dict(jax.device_get(dict(variables)), sep='/')
+
+  def program(arrays, images):
+    arrays = {name: arrays.get(name, np.zeros_like(x))
+              for name, x in flat.items()}
+    nested = traverse_util.unflatten_dict(arrays, sep='/')
+    # One by one for the network, which may ask for the length of its batch; XLA
+    # sees one batch.
+    return jax.vmap(lambda image: function(
+        nested, step.to_float(image[None]))[0].astype(jnp.float32))(images)
+
+  used = _used(program, flat, np.zeros((1, *shape), np.uint8))
+  return _program(program, {name: flat[name] for name in used}, shape,
+                  np.uint8, double=False)
+
+
+def _used(function, arrays, rows):
+  """Returns the names of the arrays that a function of them looks at."""
+  jaxpr = jax.make_jaxpr(function)(arrays, rows).jaxpr
+  needed = set(map(id, jaxpr.outvars))
+  for equation in reversed(jaxpr.eqns):
+    if needed & set(map(id, equation.outvars)):
+      needed |= set(map(id, equation.invars))
+  return [name for name, variable in zip(sorted(arrays), jaxpr.invars[:-1],
+                                         strict=True)
+          if id(variable) in needed]
+
+
+def pooled(pretext: nn.Module, feature: str = 'pool') -> Callable:
+  """Returns a function for `network`, to a feature of the task's."""
+  return lambda variables, image: pretext.apply(
+      variables, image, method='embed')[feature]
+
+
+def classifier(fitted: Sequence[Any], columns: int) -> Program:
+  """Returns the program f32[n, d] -> anomaly scores f64[n, k] of k classifiers.
+
+  Raises:
+    InputError: one of them has no twin in `deep_oc.jitted`.
+  """
+  twins = [jitted.twin(each) for each in fitted]
+  if None in twins:
+    raise InputError(
+        f'{type(fitted[0]).__name__} cannot be exported, for JAX cannot score '
+        f"it; these can: {', '.join(exportable())}")
+  arrays = {f'{i}/{name}': np.asarray(array) for i, twin in enumerate(twins)
+            for name, array in twin.arrays.items()}
+
+  def program(arrays, feature):
+    nested = traverse_util.unflatten_dict(dict(arrays), sep='/')
+    return jnp.stack([-twin.function(nested[str(i)], feature)
+                      for i, twin in enumerate(twins)], axis=1)
+
+  return _program(program, arrays, (columns,), np.float32, double=True)
+
+
+def exportable() -> list[str]:
+  """Returns the names of the classifiers that can be."""
+  return [name for name, new in oneclass.CLASSIFIERS.items()
+          if type(new()) in jitted.TWINS]
+
+
+def heat(density: oneclass.ShrunkGDE, shape: Sequence[int]) -> Program:
+  """Returns the program of `gradcam.heat`, f32[n, gh, gw, d] -> f64[n, gh, gw].
+
+  Args:
+    density: of pooled features.
+    shape: gh, gw, d.
+  """
+  cholesky = density.cholesky_
+  whitener = linalg.solve_triangular(cholesky, np.eye(len(cholesky)),
+                                     lower=True).T
+  arrays = {'location': density.location_, 'whitener': whitener}
+
+  def program(arrays, feature_map):
+    feature_map = feature_map.astype(jnp.float64)
+    unit = feature_map.mean((1, 2))
+    length = jnp.linalg.norm(unit, axis=1, keepdims=True)
+    length = jnp.where((length > 0) & (density.norm is not None), length, 1.)
+    unit = unit / length
+    g = (unit - arrays['location']) @ arrays['whitener'] @ arrays['whitener'].T
+    if density.norm:
+      g = g - (g * unit).sum(axis=1, keepdims=True) * unit
+    return jnp.maximum(jnp.einsum('nyxk,nk->nyx', feature_map, g / length), 0)
+
+  return _program(program, arrays, shape, np.float32, double=True)
+
+
+def _program(function, arrays, shape, dtype, double):
+  found = _traced(function, arrays, shape, dtype, double)
+  return Program(bytes(found.serialize()), arrays, double,
+                 found.out_avals[0].shape[1:])
+
+
+def _traced(function, arrays, shape, dtype, double):
+  """Returns the function of arrays and of rows [n, *shape], for any n."""
+  n, = export.symbolic_shape('n')
+  with jax.enable_x64(double), jax.default_matmul_precision('highest'):
+    like = {name: jax.ShapeDtypeStruct(x.shape, x.dtype)
+            for name, x in arrays.items()}
+    return export.export(jax.jit(function), platforms=PLATFORMS)(
+        like, jax.ShapeDtypeStruct((n, *shape), dtype))

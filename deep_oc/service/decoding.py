@@ -1,0 +1,98 @@
+"""Pictures from bytes of which nothing is known, at a bounded cost.
+
+What would be too large is refused before anything of it is decoded: by the size
+in its header and, as tiles of TIFF files are decompressed whole, by theirs.
+Nothing is completed that was cut off, and of several frames none is chosen.
+"""
+import contextlib
+import io
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from deep_oc import bundle
+from deep_oc.service.limits import Refused
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # whatever other packages set
+
+KNOWN = 'PNG, JPEG, WebP, BMP or TIFF'
+_BEGINNINGS = {b'\x89PNG\r\n\x1a\n': 'PNG', b'\xff\xd8\xff': 'JPEG',
+               b'BM': 'BMP', b'II*\0': 'TIFF', b'MM\0*': 'TIFF',
+               b'II+\0': 'TIFF', b'MM\0+': 'TIFF'}
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+
+
+def read(content: bytes, found: bundle.Bundle, max_pixels: int) -> np.ndarray:
+  """Returns what a bundle sees of an uploaded picture, u8[h, w, 3].
+
+  Raises:
+    Refused: it is empty (422), of another type (415), too large (413), damaged,
+      cut off, animated, or not what the bundle takes (422).
+  """
+  if not content:
+    raise Refused(422, 'the file is empty')
+  kind = _kind(content)
+  if not kind:
+    raise Refused(415, f'the file is no {KNOWN} picture')
+  with _refusing():
+    with _open(content, kind) as file:
+      _check_size(file, max_pixels)
+      _check_frames(file)
+    with _open(content, kind) as file:
+      file.verify()  # the checksums of PNG, after which it cannot be read
+    with _open(content, kind) as file:
+      file.load()
+      return found.prepare(file)
+
+
+def _kind(content: bytes) -> str | None:
+  if content[:4] == b'RIFF' and content[8:12] == b'WEBP':
+    return 'WEBP'
+  return next((kind for begin, kind in _BEGINNINGS.items()
+               if content.startswith(begin)), None)
+
+
+def _open(content: bytes, kind: str) -> Image.Image:
+  return Image.open(io.BytesIO(content), formats=(kind,))
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+  """Turns whatever decoders raise into a reason."""
+  try:
+    yield
+  except Refused:
+    raise
+  except bundle.PictureError as error:
+    raise Refused(422, f'the picture cannot be used: {_line(error)}') from error
+  except (Image.DecompressionBombError, MemoryError) as error:
+    raise Refused(413, 'the picture has too many pixels') from error
+  except Exception as error:  # decoders raise anything on damaged bytes
+    raise Refused(422, 'the file is damaged or cut off') from error
+
+
+def _line(error: Exception) -> str:
+  """Returns the reason alone, without how Python prints the picture."""
+  return ' '.join(str(error.__cause__ or error).split())[:200]
+
+
+def _check_size(file: Image.Image, most: int) -> None:
+  width, height = file.size
+  if width * height > most:
+    raise Refused(413, f'the picture has {width}×{height} pixels, more than '
+                  f'{most:,} in all')
+  tags = getattr(file, 'tag_v2', {})
+  tile = [tags.get(each, 0) for each in (_TILE_WIDTH, _TILE_LENGTH)]
+  if np.prod(tile, dtype=float) > most:
+    raise Refused(413, 'the tiles of the picture have {}×{} pixels, more than '
+                  '{:,} in all'.format(*tile, most))
+
+
+def _check_frames(file: Image.Image) -> None:
+  """Not by n_frames, for which Pillow may walk through millions of them."""
+  if file.format == 'MPO':
+    return  # a photograph of a phone: the first is it, others serve its depth
+  with contextlib.suppress(EOFError):
+    file.seek(1)
+    raise Refused(422, 'the file has several frames or pages; send one picture')

@@ -1,0 +1,62 @@
+"""From an address to the end of the last request."""
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import fastapi
+import uvicorn
+
+from deep_oc.errors import InputError
+
+
+class _Server(uvicorn.Server):
+  """Ends by itself on a signal, where uvicorn would raise it once more."""
+
+  @contextlib.contextmanager
+  def capture_signals(self) -> Iterator[None]:
+    before = {each: signal.signal(each, self._stop)
+              for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+      yield
+    finally:
+      for each, handler in before.items():
+        signal.signal(each, handler)
+
+  def _stop(self, *_: Any) -> None:
+    """Takes nothing new; asked again, it waits for nothing either."""
+    self.force_exit = self.should_exit
+    self.should_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+  """Returns a socket of this address that does not listen yet.
+
+  Raises:
+    InputError: there is no such address, or it is taken.
+  """
+  try:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    found = socket.socket(family, kind, protocol)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind(address)
+    return found
+  except (OSError, UnicodeError) as error:
+    raise InputError(f'cannot serve on --host={host} --port={port}: '
+                     f'{getattr(error, "strerror", None) or error}') from error
+
+
+def url(found: socket.socket) -> str:
+  """Returns where a browser finds it."""
+  host, port = found.getsockname()[:2]
+  return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
+
+
+def run(app: fastapi.FastAPI, found: socket.socket) -> None:
+  """Serves until SIGTERM or Ctrl-C, and then what was accepted before."""
+  # h11, unlike httptools, bounds what a header may be.
+  server = _Server(uvicorn.Config(app, http='h11', ws='none', access_log=False,
+                                  log_level='warning', server_header=False))
+  server.run(sockets=[found])

@@ -1,0 +1,394 @@
+"""Trains several runs in one process, several at once where that pays.
+
+  python -m deep_oc.together --config=configs/dacl_cifar10.py \\
+      --run='protocol.normal=0 seed=0' --run='protocol.normal=1 seed=0'
+
+Every run gets the folder and the files that `deep_oc.train` would give it, to
+rounding, and either of the two resumes what the other began. Runs of one shape
+(all but the images and the seed is the same) are spread over the devices, one
+on each or `--at_once` on each, and nothing goes between them; the rest comes
+after. `launch.sweep --together` starts this binary.
+
+By default it is measured whether two, four, ... models on a device take more
+steps per second than one, and what is fastest is done.
+"""
+import contextlib
+import dataclasses
+import functools
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import tqdm
+from absl import flags
+
+from deep_oc import (checkpoints, cli, data, distribution, experiment, features,
+                     localize, logs, monitor, runs, sharding, step, storage,
+                     train)
+from deep_oc.errors import InputError
+
+_MOST = 16  # models on a device that are tried
+_SECONDS = 1.0  # for which each number of models is timed
+_ENOUGH = 1.05  # times as fast, or fewer models at once are taken
+
+
+def define_flags() -> None:
+  flags.DEFINE_string(
+      'config', None, 'File of the experiment, for example '
+      'configs/dacl_cifar10.py.')
+  flags.DEFINE_multi_string(
+      'run', [], "The fields that make a run, 'protocol.normal=3 seed=1'; one "
+      'flag for each run.')
+  flags.DEFINE_multi_string('set', [], 'A field for all runs, key=value.')
+  flags.DEFINE_string('root', 'runs', 'The folder above all runs.')
+  flags.DEFINE_integer(
+      'at_once', 0, 'Models on each device; 0: as many as a measurement on '
+      'this machine says.', 0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+  """A run that is trained with others.
+
+  Attributes:
+    config: resolved.
+    problem: its images.
+    images: u8[N, h, w, c], what it is trained on.
+    workdir: its folder.
+  """
+  config: ml_collections.ConfigDict
+  problem: data.Problem
+  images: np.ndarray
+  workdir: str
+
+  @functools.cached_property
+  def start(self) -> int:
+    """The step of its newest checkpoint, or 0."""
+    with checkpoints.Checkpoints(self.workdir) as saved:
+      return saved.newest() or 0
+
+  @functools.cached_property
+  def plan(self) -> experiment.Plan:
+    return experiment.plan(self.config)
+
+  @functools.cached_property
+  def total(self) -> int:
+    """How many steps it has."""
+    return self.plan.total_steps(len(self.images))
+
+  @property
+  def name(self) -> str:
+    """What its lines begin with."""
+    return f'{self.problem.normal_name}, seed {self.config.seed}'
+
+  @property
+  def shape(self) -> str:
+    """The same for members that one program can train."""
+    config = self.config.to_dict()
+    same = {key: config[key] for key in ('dtype', 'pretext', 'encoder',
+                                         'optimizer', 'train')}
+    return json.dumps([same, self.images.shape[1:], self.total, self.start,
+                       len(self.images) // self.plan.batch], sort_keys=True)
+
+
+def member(config: ml_collections.ConfigDict, root: str) -> Member | None:
+  """Returns a run with its images; None if it is finished.
+
+  Raises:
+    InputError: the config cannot be, or its folder holds another run.
+  """
+  experiment.check(config)
+  problem = experiment.problem(config, _split(json.dumps(
+      config.data.to_dict(), sort_keys=True)))
+  config = experiment.resolved(config, problem)
+  name = runs.default_workdir(config, problem.protocol).removeprefix('runs/')
+  workdir = f'{root.rstrip("/")}/{name}'
+  if runs.finished(workdir, config):
+    return None
+  images = distribution.augment(problem.train.image, config.distribution)
+  experiment.optimizer(config, len(images))  # or it raises
+  runs.claim(workdir, config)
+  return Member(config, problem, images, workdir)
+
+
+@functools.lru_cache(maxsize=1)  # classes and seeds share it
+def _split(arguments: str) -> data.Split:
+  return data.load(**json.loads(arguments))
+
+
+def chunks(members: Sequence[Member], devices: int, at_once: int
+           ) -> Iterator[Sequence[Member]]:
+  """Divides members into those that are trained at the same time.
+
+  As many as `at_once` times the devices; what is left over goes evenly to all
+  devices, and at last one to each of some.
+  """
+  members = list(members)
+  while members:
+    local = min(at_once, max(len(members) // devices, 1))
+    count = min(local * devices, len(members))
+    yield members[:count]
+    members = members[count:]
+
+
+def train_together(members: Sequence[Member], at_once: int = 0) -> list[str]:
+  """Trains members of any shapes to their ends, and embeds.
+
+  Args:
+    members: the runs.
+    at_once: models on each device; 0 measures.
+
+  Returns:
+    What went wrong, a line for each run that failed.
+  """
+  failed, shapes = [], {}
+  for each in members:
+    shapes.setdefault(each.shape, []).append(each)
+  for alike in shapes.values():
+    most = -(-len(alike) // jax.device_count())
+    program = _Program(alike[0])
+    local = min(at_once or what_pays(program, alike[0], most), most)
+    for chunk in chunks(alike, jax.device_count(), local):
+      failed += _train(program, chunk)
+  return failed
+
+
+def what_pays(program: '_Program', of: Member, most: int) -> int:
+  """Returns how many models on a device train fastest, and prints why.
+
+  Args:
+    program: of its shape.
+    of: a member, on whose images it is measured.
+    most: how many there could be.
+  """
+  best, rates = 1, {}
+  count = 1
+  while count <= min(most, _MOST) and most > 1 and of.start < of.total:
+    rates[count] = _rate(program, of, count)
+    if rates[count] < rates[best] * (_ENOUGH if count > 1 else 1):
+      break
+    best, count = count, 2 * count
+  if rates:
+    print('models on a device, and their steps/s: ' + ', '.join(
+        f'{count}: {rate:.3g} ({rate / rates[1]:.2f} ×)'
+        for count, rate in rates.items()) + f'; training {best} at once',
+          flush=True)
+  return best
+
+
+def _rate(program: '_Program', of: Member, count: int) -> float:
+  """Returns the steps per second of all models, `count` on one device."""
+  fleet = _Fleet(program, [of] * count, _mesh(1))
+  index = fleet.batches(of.start, 1)
+  take = lambda states: fleet.take_steps(  # noqa: E731
+      states, fleet.images, index, fleet.keys)[0]
+  states = jax.block_until_ready(take(fleet.initial()))
+  began, taken = time.perf_counter(), 0
+  while time.perf_counter() - began < _SECONDS:
+    states = jax.block_until_ready(take(states))
+    taken += count
+  return taken / (time.perf_counter() - began)
+
+
+def _mesh(devices: int) -> jax.sharding.Mesh:
+  return jax.sharding.Mesh(np.array(jax.devices()[:devices]), ('data',))
+
+
+class _Program:
+  """What members of one shape have in common; compiled once for a mesh."""
+
+  def __init__(self, of: Member):
+    self.pretext: nn.Module = experiment.pretext(of.config)
+    self.optimizer: optax.GradientTransformation = experiment.optimizer(
+        of.config, len(of.images))
+    self.steps: Callable = functools.cache(functools.partial(
+        step.make_steps_together, self.pretext, self.optimizer,
+        groups=of.plan.batch_norm_groups))
+
+
+class _Fleet:
+  """Members of one shape on the devices of a mesh.
+
+  Attributes:
+    images: u8[m, N, h, w, c], the shorter sets padded.
+    keys: key[m].
+    take_steps: as `step.make_steps_together`.
+  """
+
+  def __init__(self, program: _Program, members: Sequence[Member],
+               mesh: jax.sharding.Mesh):
+    self.members, self.mesh = members, mesh
+    self.pretext, self.optimizer = program.pretext, program.optimizer
+    self.take_steps = program.steps(mesh)
+    self._spread = sharding.split(mesh)
+    self.images = sharding.put(self._stacked_images(), self._spread)
+    self.keys = jax.device_put(jnp.stack([
+        step.root_key(each.config.seed) for each in members]), self._spread)
+
+  def _stacked_images(self) -> np.ndarray:
+    longest = max(len(each.images) for each in self.members)
+    local = len(self.members) // self.mesh.size
+    shape = longest, *self.members[0].images.shape[1:]
+    size = local * int(np.prod(shape))
+    if storage.choose('auto', size, self.mesh) != 'replicated':
+      raise InputError(
+          f'the training images of {local} runs, {size / 2**30:.2f} GiB, take '
+          'more than half of a device; lower --at_once, or train one by one')
+    stacked = np.zeros((len(self.members), *shape), np.uint8)
+    for row, each in zip(stacked, self.members, strict=True):
+      row[:len(each.images)] = each.images
+    return stacked
+
+  def initial(self) -> step.State:
+    """Returns the states at step 0, stacked."""
+    return self.stack([self.one(each) for each in self.members])
+
+  def one(self, of: Member) -> step.State:
+    """Returns a member's state at step 0."""
+    return step.create_state(self.pretext, self.optimizer, of.config.seed,
+                             of.images.shape[1:], of.plan.ema)
+
+  def stack(self, states: Sequence[step.State]) -> step.State:
+    """Puts states on the devices of their members, arrays [m, ...]."""
+    return jax.tree.map(lambda *x: sharding.put(
+        np.stack([np.asarray(each) for each in x]), self._spread), *states)
+
+  def batches(self, start: int, count: int) -> np.ndarray:
+    """Returns rows of the images, i32[count, m, n]."""
+    return np.stack([step.batch_index(
+        each.config.seed, len(each.images), each.plan.batch, start, count)
+                     for each in self.members], axis=1)
+
+
+def _train(program: _Program, members: Sequence[Member]) -> list[str]:
+  """Trains members of one shape at the same time; returns what failed."""
+  first = members[0]
+  plan, start, total = first.plan, first.start, first.total
+  fleet = _Fleet(program, members, _mesh(min(len(members), jax.device_count())))
+  whole = sharding.replicated(sharding.mesh())
+  look = features.embedder(fleet.pretext, sharding.mesh(), features.BATCH)
+  failed = {}
+  with contextlib.ExitStack() as stack:
+    saved = [stack.enter_context(checkpoints.Checkpoints(each.workdir))
+             for each in members]
+    log = [stack.enter_context(logs.Metrics(each.workdir, start))
+           for each in members]
+    states = fleet.stack([
+        each.restore(sharding.put(fleet.one(of), whole), start) if start
+        else fleet.one(of) for of, each in zip(members, saved, strict=True)])
+    for each in members:
+      train.announce(each.config, each.problem, each.workdir,
+                     len(each.images), start, total)
+    dispatch = step.steps_per_dispatch(plan.log_every)
+    bar = stack.enter_context(tqdm.tqdm(
+        initial=start, total=total, unit='step', disable=None,
+        desc=f'train {len(members)}'))
+    stop = stack.enter_context(cli.between_steps())
+    rows, since, now = [], time.perf_counter(), start
+    while now < total:
+      count = min(dispatch - now % dispatch, total - now)
+      states, metrics = fleet.take_steps(
+          states, fleet.images, fleet.batches(now, count), fleet.keys)
+      now += count
+      rows.append(metrics)
+      bar.update(count)
+      last = now == total
+      watch = now % plan.monitor_every < count or last
+      save = now % plan.checkpoint_every < count or last or stop.is_set()
+      if not (now % plan.log_every < count or watch or save):
+        continue
+      means = _means(rows)
+      rate = sum(len(row['loss']) for row in rows) / (
+          time.perf_counter() - since)
+      host = jax.device_get(states) if watch or save else None
+      for i, each in enumerate(members):
+        if each in failed:
+          continue
+        found = {name: value[i] for name, value in means.items()}
+        try:
+          train.check_loss(found['loss'], now, each.workdir)
+        except InputError as error:
+          failed[each] = f'{each.name}: {error}'
+          continue
+        found['steps_per_second'] = rate
+        state = jax.tree.map(lambda x, i=i: x[i], host)
+        if watch:
+          found |= monitor.statistics(look(
+              state.variables, each.problem.train.image[:train.PROBES])['pool'])
+        train.report(now, total, found, watch, log[i], bar, each.name)
+        if save:
+          log[i].flush()
+          saved[i].save(sharding.put(state, whole))
+      if stop.is_set():
+        raise cli.Stopped(
+            f'stopped by SIGTERM at step {now}; the same command resumes')
+      rows, since = [], time.perf_counter()
+  host = jax.device_get(states)
+  for i, each in enumerate(members):
+    if each not in failed:
+      _export(each, fleet.pretext, sharding.put(
+          jax.tree.map(lambda x, i=i: x[i], host), whole))
+  return list(failed.values())
+
+
+def _export(of: Member, pretext: nn.Module, state: step.State) -> None:
+  features.export(of.workdir, of.config, of.problem, pretext, state)
+  if of.config.get('localize'):
+    localize.export(of.workdir, of.config, of.problem, pretext, state)
+
+
+def _means(rows: list[dict[str, jax.Array]]) -> dict[str, np.ndarray]:
+  """Returns f[m] of each metric, the mean since the last report."""
+  rows = jax.device_get(rows)
+  return {name: np.concatenate([row[name] for row in rows]).mean(
+      0, dtype=np.float64) for name in rows[0]}
+
+
+def _overrides(text: str) -> dict[str, str]:
+  """Parses 'key=value key=value'."""
+  found = {}
+  for each in shlex.split(text):
+    key, equals, value = each.partition('=')
+    if not equals:
+      raise InputError(f"'{each}' is not of the form key=value")
+    found[key] = value
+  return found
+
+
+def main() -> None:
+  args = flags.FLAGS
+  if not args.config or not args.run:
+    raise InputError("--config and --run are required; --run='seed=0' for each "
+                     'run')
+  shared = {}
+  for each in args.set:
+    shared |= _overrides(shlex.quote(each))
+  configs = [experiment.read(args.config, _overrides(each) | shared)
+             for each in args.run]
+  if jax.process_count() > 1:
+    raise InputError('several processes train one run; without --together each '
+                     'run is trained by all of them')
+  members, failed = [], []
+  for config in configs:
+    try:
+      members.append(member(config, args.root))
+    except InputError as error:
+      failed.append(f'{config.protocol.normal}, seed {config.seed}: {error}')
+  members = [each for each in members if each]
+  workdirs = [each.workdir for each in members]
+  if len(set(workdirs)) < len(workdirs):
+    raise InputError('two of the runs would be in one folder')
+  failed += train_together(members, args.at_once)
+  if failed:
+    raise InputError('; '.join(failed))
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)

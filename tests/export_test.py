@@ -1,0 +1,188 @@
+"""`python -m deep_oc.export`: real processes; refusals lose nothing."""
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from conftest import the_error
+
+import deep_oc
+from deep_oc import bundle, export, model_card, onnx_model, parity, programs
+from deep_oc.errors import InputError
+from tests import untrained
+
+
+@pytest.fixture(scope='module')
+def folder(digits_npz, tmp_path_factory):
+  root = tmp_path_factory.mktemp('digits')
+  return untrained.run(untrained.digits(digits_npz), root / 'run')
+
+
+def _content(folder):
+  return {path.relative_to(folder): path.read_bytes()
+          for path in folder.rglob('*') if path.is_file()}
+
+
+def test_a_run_is_exported_and_the_card_tells_of_it(folder, binary, tmp_path):
+  (folder / 'results.csv').write_text(
+      'feature,classifier,level,auroc,auroc_low,auroc_high,auprc,fpr95,'
+      'n_test_normal,n_test_anomalous\n'
+      'pool,kde,image,12.34,10.00,14.00,50.00,60.00,59,538\n'
+      'head,kde,image,98.76,1,2,3,4,5,6\n')
+  done = binary('export', f'--workdir={folder}', f'--output={tmp_path}/b')
+  assert done.returncode == 0, done.stderr
+  taken = bundle.load(tmp_path / 'b')
+  assert f'--workdir={folder}' in taken.about['command']
+  assert taken.about['parity']['images'] == {'test': 64, 'noise': 14}
+  assert taken.about['parity']['batches'] == [1, 2, 7, 68]
+  card = (tmp_path / 'b' / 'README.md').read_text()
+  for words in ("'3' of digits", '121 training images', '12.34', '59 | 538',
+                taken.about['config_hash'], taken.about['command'],
+                'predict.py photos', '78 images'):
+    assert words in card, words
+  assert '98.76' not in card and '{' not in card
+  assert sorted(tmp_path.iterdir()) == [tmp_path / 'b']
+
+
+@pytest.mark.parametrize('args, words', [
+    (['--workdir=nowhere'], 'no run in'),
+    (['--workdir={run}', '--classifier=lof'],
+     'LOF cannot be exported.*these can: ocsvm_linear, .*kde'),
+    (['--workdir={run}', '--output=gs://bucket/b'], 'is not on this disk')])
+def test_bad_input_is_one_line(folder, binary, args, words):
+  before = _content(folder)
+  done = binary('export', *(each.format(run=folder) for each in args))
+  assert re.search(words, the_error(done))
+  assert _content(folder) == before
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(folder):
+  before = _content(folder)
+  with pytest.raises(InputError, match='is there and is no bundle'):
+    export.export(deep_oc.load(folder), folder, [], '')
+  assert _content(folder) == before
+
+
+def test_a_bundle_that_differs_is_refused_and_the_old_one_stays(
+    folder, tmp_path, monkeypatch):
+  found, output = deep_oc.load(folder), tmp_path / 'bundle'
+  export.export(found, output, [], 'the first')
+  before = _content(output)
+  made = programs.classifier
+
+  def off(*args):
+    program = made(*args)
+    arrays = {name: array * (1 + 1e-3) if name.endswith('rows') else array
+              for name, array in program.arrays.items()}
+    return program._replace(arrays=arrays)
+
+  monkeypatch.setattr(programs, 'classifier', off)
+  with pytest.raises(InputError, match='score of an image is .*1e-05 apart'):
+    export.export(found, output, [], 'the second')
+  assert _content(output) == before
+  assert sorted(tmp_path.iterdir()) == [output]
+  with pytest.raises(InputError, match='apart'):
+    export.export(found, tmp_path / 'new', [], '')
+  assert sorted(tmp_path.iterdir()) == [output]
+
+
+def test_a_bundle_takes_the_place_of_an_older_one(folder, tmp_path):
+  found, output = deep_oc.load(folder), tmp_path / 'bundle'
+  export.export(found, output, [], 'the first')
+  (output / 'left').write_text('over')
+  export.export(found, output, [], 'the second')
+  assert bundle.load(output).about['command'] == 'the second'
+  assert not (output / 'left').exists()
+  assert sorted(tmp_path.iterdir()) == [output]
+
+
+def test_pictures_that_are_prepared_otherwise_are_refused(
+    folder, tmp_path, monkeypatch):
+  found = deep_oc.load(folder)
+  prepare = found.prepare
+  monkeypatch.setattr(found, 'prepare', lambda picture: prepare(picture) ^ 1)
+  with pytest.raises(InputError, match='prepares 6 of 6 pictures otherwise'):
+    export.export(found, tmp_path / 'bundle', [], '')
+
+
+def test_a_reader_that_fails_is_refused(folder, tmp_path, monkeypatch):
+  monkeypatch.setattr(export, '_READER', tmp_path)  # nothing to copy
+  with pytest.raises(InputError, match='cannot be used by itself: .*bundle'):
+    export.export(deep_oc.load(folder), tmp_path / 'out' / 'b', [], '')
+  assert not list((tmp_path / 'out').iterdir())
+
+
+def test_without_its_images_a_run_is_compared_by_noise(
+    folder, tmp_path, capsys):
+  found = deep_oc.load(folder)
+  found._config.data.path = '/not/there.npz'
+  about = export.export(found, tmp_path / 'bundle', [], '')
+  assert about['parity']['images'] == {'noise': 14}
+  assert 'noise only' in capsys.readouterr().out
+
+
+def test_unused_weights_are_left_out(folder):
+  found = deep_oc.load(folder)
+  parts = found.parts()
+  pool, head = (programs.network(programs.pooled(parts.pretext, name),
+                                 parts.variables, found.image_shape)
+                for name in ('pool', 'head'))
+  assert not any('mlp' in name or 'classifier' in name for name in pool.arrays)
+  assert {name for name in head.arrays if 'mlp' in name}
+  assert (pool.shape, head.shape) == ((16,), (16,))
+
+
+def test_a_score_that_is_no_number_is_never_close(folder):
+  found = deep_oc.load(folder)
+  judged = found.judge(np.zeros((4, *found.image_shape), np.uint8))
+  got = judged._asdict() | {'score': np.full(4, np.nan)}
+  with pytest.raises(InputError, match='nan'):
+    parity._scores(judged, got, found)
+
+
+def test_without_results_the_card_says_so(tmp_path):
+  assert model_card.results(str(tmp_path), 'pool', 'kde') == []
+  assert 'deep_oc.evaluate' in model_card._table([])
+
+
+def test_the_files_of_a_bundle_are_listed_with_their_checksums(
+    folder, tmp_path):
+  export.export(deep_oc.load(folder), tmp_path / 'b', [], '')
+  about = json.loads((tmp_path / 'b' / 'bundle.json').read_text())
+  assert set(about['files']) | {'bundle.json'} == {
+      str(path) for path in _content(tmp_path / 'b')}
+
+
+@pytest.mark.parametrize('classifier, rate', [
+    ('kde', 0.05), ('ocsvm_rbf', 0.05), ('gde_ledoit_wolf', 0.02)])
+def test_a_model_in_onnx_says_the_same_in_float32(
+    folder, tmp_path, classifier, rate):
+  for name in ('jax2onnx', 'onnxruntime'):
+    pytest.importorskip(name)
+  import onnxruntime
+  found = deep_oc.load(folder, classifier=classifier, false_alarm_rate=rate)
+  about = export.export(found, tmp_path / 'b', [], '', onnx=True)
+  assert about['onnx']['max_relative_difference'] <= 1e-4
+  assert 'model.onnx' in bundle.load(tmp_path / 'b').about['files']
+  images = np.random.default_rng(3).integers(0, 256, (5, 20, 20, 3), np.uint8)
+  got, = onnxruntime.InferenceSession(str(tmp_path / 'b' / 'model.onnx')).run(
+      ['score'], {'image': images.astype(np.float32)})
+  np.testing.assert_allclose(got, found.judge(images).score, rtol=1e-4,
+                             atol=1e-4)
+
+
+def test_scores_by_onnx_that_differ_are_refused():
+  wanted = np.array([-3., 0.5, 200.])
+  assert onnx_model._compared(wanted, wanted + [0, 9e-5, 1e-2])
+  for got in (wanted + [0, 2e-4, 0], wanted * np.nan, wanted[:2]):
+    with pytest.raises(InputError, match='leave --onnx out'):
+      onnx_model._compared(wanted, got)
+
+
+def test_onnx_without_its_packages_says_what_to_install(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'jax2onnx', None)
+  for name in ('onnx', 'onnxruntime'):
+    monkeypatch.setitem(sys.modules, name, sys)
+  with pytest.raises(InputError, match=r"needs jax2onnx .*deep_oc\[onnx\]"):
+    onnx_model.check_installed()
