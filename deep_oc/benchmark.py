@@ -7,6 +7,9 @@ so it needs no data set, and puts the train step beside the machine's measured
 matrix-product peak. Figures are medians over rounds in which the parts take
 turns, so that a noisy machine disturbs all of them alike.
 
+On the CPU the train step also stands beside the straightforward one, in which
+XLA computes all convolutions by itself (deep_oc.convolution).
+
 Where the config localizes by windows, it also compares embedding all windows of
 an image with embedding one after the other.
 
@@ -30,11 +33,13 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (classifier_benchmark, cli, experiment, features, files,
-                     oneclass, pretexts, sharding, step, windows)
+from deep_oc import (allocator, classifier_benchmark, cli, convolution,
+                     experiment, features, files, oneclass, pretexts, sharding,
+                     step, windows)
 
 _IMAGES = 1024  # random images that stand for the training set
 _EMBEDDED = features.BATCH  # images per embedding call
+_STRAIGHTFORWARD = 'train step, straightforward'
 
 
 def define_flags() -> None:
@@ -78,6 +83,10 @@ def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
       ('train step, achieved', achieved / 1e9, 'GFLOP/s'),
       ('matrix-product peak, measured', peak / 1e9, 'GFLOP/s'),
       ('share of the measured peak', 100 * achieved / peak, '%')]
+  if _STRAIGHTFORWARD in per_second:
+    rate = per_second[_STRAIGHTFORWARD]
+    rows += [(_STRAIGHTFORWARD, 1e3 / rate, 'ms'),
+             ('train step, speed-up', per_second['train step'] / rate, '×')]
   if 'a window by itself' in per_second:
     alone, all_of_image = (per_second[name] for name in (
         'a window by itself', 'windows of an image'))
@@ -104,20 +113,16 @@ def _parts(config: ml_collections.ConfigDict, size: int
   key = step.root_key(config.seed)
 
   began = time.perf_counter()
-  holder = [jax.device_put(step.create_state(
-      pretext, optimizer, config.seed, (size, size, 3), plan.ema), everywhere)]
-  take_steps = step.make_steps(
-      pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate)
-
-  def train():
-    holder[0], metrics = take_steps(holder[0], images, index, key)
-    return metrics
-
+  state = jax.device_put(step.create_state(
+      pretext, optimizer, config.seed, (size, size, 3), plan.ema), everywhere)
+  # A train step donates its state.
+  variables = jax.tree.map(jnp.copy, state.variables)
+  train = _trainer(step.make_steps(
+      pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate),
+                   jax.tree.map(jnp.copy, state), images, index, key)
   jax.block_until_ready(train())
   first_step = time.perf_counter() - began
 
-  variables = holder[0].variables
-  variables = jax.tree.map(jnp.copy, variables)  # the train step donates its
   embed = features.embedder(pretext, mesh, _EMBEDDED)
   some = np.asarray(images[:_EMBEDDED])
   views = jax.jit(lambda key, index: pretexts.views(
@@ -130,8 +135,26 @@ def _parts(config: ml_collections.ConfigDict, size: int
       'embedding': (lambda: embed(variables, some), 1),
       'matrix product': (product, product_flops)}
   parts |= _window_parts(config, pretext, variables, some[:1])
-  one_step = take_steps.lower(holder[0], images, index[:1], key)
-  return parts, _flops(one_step), first_step
+  with convolution.straightforward():  # what is computed, not how
+    take_steps = step.make_steps(
+        pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate)
+    flops = _flops(take_steps.lower(state, images, index[:1], key))
+    if jax.default_backend() == 'cpu':
+      train = _trainer(take_steps, state, images, index, key)
+      jax.block_until_ready(train())  # compiled in here
+      parts[_STRAIGHTFORWARD] = train, count
+  return parts, flops, first_step
+
+
+def _trainer(take_steps: Callable, state: step.State, *args: jax.Array
+             ) -> Callable[[], object]:
+  """Returns a call that goes on with training and returns metrics."""
+  def train():
+    nonlocal state
+    state, metrics = take_steps(state, *args)
+    return metrics
+
+  return train
 
 
 def _window_parts(config: ml_collections.ConfigDict, pretext: nn.Module,
@@ -203,6 +226,7 @@ def _row(part: str, value: object, unit: str) -> dict[str, object]:
 
 def main() -> None:
   args = flags.FLAGS
+  allocator.keep_freed_memory()
   if args.classifiers:
     rows = _benchmark_classifiers(args)
   else:

@@ -12,8 +12,8 @@ import flax.linen as nn
 import ml_collections
 from absl import flags
 
-from deep_oc import (checkpoints, cli, data, distributed, experiment, features,
-                     runs, sharding, step)
+from deep_oc import (allocator, checkpoints, cli, data, distributed, experiment,
+                     features, runs, sharding, step)
 from deep_oc.errors import InputError
 
 
@@ -51,6 +51,7 @@ def main() -> None:
   if not workdir:
     raise InputError('--workdir is required: the folder of a trained run')
   with distributed.joined():
+    allocator.keep_freed_memory()
     run = restore(workdir, flags.FLAGS.step, flags.FLAGS.data_dir)
     features.export(workdir, *run, batch=flags.FLAGS.batch)
     if distributed.is_first():

@@ -9,7 +9,8 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from deep_oc import data, distributed, embeddings, experiment, sharding, step
+from deep_oc import (convolution, data, distributed, embeddings, experiment,
+                     sharding, step)
 
 # Larger images are shrunk for the raw-pixel baseline.
 PIXEL_SIDE = 32
@@ -29,7 +30,8 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
   """
   spread = sharding.split(mesh)
 
-  @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+  @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh),
+                     compiler_options=convolution.compiler_options())
   def forward(variables, image):
     return pretext.apply(variables, step.to_float(image), method=method)
 

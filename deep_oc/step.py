@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from deep_oc import batch_norm, sharding
+from deep_oc import batch_norm, convolution, sharding
 
 
 class State(flax.struct.PyTreeNode):
@@ -172,7 +172,8 @@ def make_steps(pretext: nn.Module, optimizer: optax.GradientTransformation,
         pretext, optimizer, state, image, key, groups, accumulate)
 
   @functools.partial(jax.jit, donate_argnums=0,
-                     out_shardings=sharding.replicated(mesh))
+                     out_shardings=sharding.replicated(mesh),
+                     compiler_options=convolution.compiler_options())
   def steps(state, images, batch, key):
     one = functools.partial(body, images, key)
     if len(batch) == 1:  # a scan of one is not free on the CPU, see below
@@ -220,7 +221,8 @@ def make_steps_together(pretext: nn.Module,
   model, later = jax.P('data'), jax.P(None, 'data')
   return jax.jit(jax.shard_map(
       steps, mesh=mesh, in_specs=(model, model, later, model),
-      out_specs=(model, later), check_vma=False), donate_argnums=0)
+      out_specs=(model, later), check_vma=False), donate_argnums=0,
+                 compiler_options=convolution.compiler_options())
 
 
 def steps_per_dispatch(wanted: int) -> int:

@@ -22,9 +22,9 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (checkpoints, cli, data, distributed, distribution,
-                     experiment, features, localize, logs, monitor, runs,
-                     sharding, step, storage)
+from deep_oc import (allocator, checkpoints, cli, data, distributed,
+                     distribution, experiment, features, localize, logs,
+                     monitor, runs, sharding, step, storage)
 from deep_oc.errors import InputError
 
 PROBES = 256  # training images whose features are watched
@@ -179,6 +179,7 @@ def check_loss(loss: float, now: int, workdir: str) -> None:
 
 def main() -> None:
   with distributed.joined():
+    allocator.keep_freed_memory()
     workdir = train(experiment.from_flag(), flags.FLAGS.workdir)
     if distributed.is_first():
       print(f"stage 2: python -m deep_oc.evaluate --runs='{workdir}'")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from deep_oc import convolution
 from deep_oc.errors import InputError
 
 _init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
@@ -41,7 +42,8 @@ class Model(nn.Module):
       stride = 2 if min(x.shape[1:3]) > _SMALLEST else 1
       x = nn.Conv(channels, (3, 3), strides=(stride, stride),
                   padding=((1, 1), (1, 1)), use_bias=False, kernel_init=_init,
-                  dtype=self.dtype)(x)
+                  dtype=self.dtype,
+                  conv_general_dilated=convolution.convolve)(x)
       x = nn.BatchNorm(use_running_average=not train, momentum=0.9,
                        epsilon=1e-5, dtype=self.dtype)(x)
       x = nn.relu(x)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from deep_oc import convolution
 from deep_oc.errors import InputError
 
 _init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
@@ -71,7 +72,8 @@ class Model(nn.Module):
     x = image.astype(self.dtype)
     for channels, stride in zip(self.channels, self.strides, strict=True):
       x = nn.Conv(channels, (3, 3), strides=(stride, stride), padding='VALID',
-                  use_bias=False, kernel_init=_init, dtype=self.dtype)(x)
+                  use_bias=False, kernel_init=_init, dtype=self.dtype,
+                  conv_general_dilated=convolution.convolve)(x)
       x = nn.BatchNorm(use_running_average=not train, momentum=0.9,
                        epsilon=1e-5, dtype=self.dtype)(x)
       x = nn.relu(x)

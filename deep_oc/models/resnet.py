@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from deep_oc import convolution
 from deep_oc.errors import InputError
 
 _STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3),
@@ -25,7 +26,8 @@ def _conv(channels: int, kernel: int, stride: int, dtype: Any) -> nn.Conv:
   # the right and bottom only.
   return nn.Conv(channels, (kernel, kernel), strides=(stride, stride),
                  padding=((kernel // 2, kernel // 2),) * 2, use_bias=False,
-                 kernel_init=_init, dtype=dtype)
+                 kernel_init=_init, dtype=dtype,
+                 conv_general_dilated=convolution.convolve)
 
 
 class Block(nn.Module):
