@@ -18,6 +18,8 @@ an image with embedding one after the other.
 needs no config: it fits the one-class classifiers to random features and scores
 others, in seconds by scikit-learn's own estimators, by NumPy and jitted.
 """
+from __future__ import annotations
+
 import csv
 import math
 import statistics
@@ -25,20 +27,22 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (allocator, classifier_benchmark, cli, convolution,
-                     experiment, features, files, oneclass, pretexts, sharding,
-                     step, windows)
+from deep_oc import cli, experiment, files, oneclass
+
+if cli.works(__name__):
+  import flax.linen as nn
+  import jax
+  import jax.numpy as jnp
+
+  from deep_oc import (allocator, classifier_benchmark, convolution, features,
+                       pretexts, sharding, step, windows)
 
 _IMAGES = 1024  # random images that stand for the training set
-_EMBEDDED = features.BATCH  # images per embedding call
 _STRAIGHTFORWARD = 'train step, straightforward'
 
 
@@ -78,7 +82,7 @@ def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
       ('augmentation alone', inputs * per_second['augmentation'], 'images/s'),
       ('augmentation / train step', 100 * per_second['train step']
        / per_second['augmentation'], '%'),
-      ('embedding', _EMBEDDED * per_second['embedding'], 'images/s'),
+      ('embedding', features.BATCH * per_second['embedding'], 'images/s'),
       ('operations of a step', flops / 1e9, 'GFLOP'),
       ('train step, achieved', achieved / 1e9, 'GFLOP/s'),
       ('matrix-product peak, measured', peak / 1e9, 'GFLOP/s'),
@@ -123,8 +127,8 @@ def _parts(config: ml_collections.ConfigDict, size: int
   jax.block_until_ready(train())
   first_step = time.perf_counter() - began
 
-  embed = features.embedder(pretext, mesh, _EMBEDDED)
-  some = np.asarray(images[:_EMBEDDED])
+  embed = features.embedder(pretext, mesh, features.BATCH)
+  some = np.asarray(images[:features.BATCH])
   views = jax.jit(lambda key, index: pretexts.views(
       pretext.augment, key, step.to_float(images[index]),
       pretext.inputs_per_image, getattr(pretext, 'crop', 0)).sum())

@@ -21,8 +21,20 @@ from deep_oc.errors import InputError
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 
+_HELP = {dashes + name for dashes in ('-', '--')
+         for name in ('?', 'help', 'helpshort', 'helpfull', 'helpxml')}
+
+
 class Stopped(BaseException):
   """SIGTERM came. Like KeyboardInterrupt, no `except Exception` swallows it."""
+
+
+def works(name: str) -> bool:
+  """Returns whether the module `name` is to do more than to tell its flags.
+
+  A binary that is asked for help imports nothing that takes seconds.
+  """
+  return name != '__main__' or _HELP.isdisjoint(sys.argv[1:])
 
 
 @contextlib.contextmanager

@@ -21,10 +21,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 
-import jax
 import numpy as np
 from absl import flags
-from jax.experimental import multihost_utils
 
 from deep_oc import cli
 from deep_oc.errors import InputError
@@ -54,6 +52,7 @@ def joined() -> Iterator[None]:
   Raises:
     InputError: the flags do not fit, or the others cannot be joined.
   """
+  import jax  # here and below: flags need none of it
   args = flags.FLAGS
   _initialize(args.coordinator, args.processes, args.process)
   try:
@@ -70,11 +69,14 @@ def joined() -> Iterator[None]:
 
 def is_first() -> bool:
   """Returns whether this is process 0, the one that writes."""
+  import jax
   return jax.process_index() == 0
 
 
 def agree(what: str, value: Callable[[], int]) -> None:
   """Raises InputError unless all processes call the same u32 `what`."""
+  import jax
+  from jax.experimental import multihost_utils
   if jax.process_count() == 1:
     return
   values = multihost_utils.process_allgather(np.uint32(value()))
@@ -91,12 +93,15 @@ def stopping(dispatch: int) -> bool:
   Args:
     dispatch: a number that grows by one with every call.
   """
+  import jax
+  from jax.experimental import multihost_utils
   return (jax.distributed.is_initialized()
           and multihost_utils.reached_preemption_sync_point(dispatch))
 
 
 def _initialize(coordinator: str | None, processes: int | None,
                 process: int | None) -> None:
+  import jax
   given = coordinator, processes, process
   cluster = _cluster(os.environ) if given == (None,) * 3 else ''
   if processes == 1 or (given == (None,) * 3 and not cluster):
@@ -142,6 +147,7 @@ def _tell(error: BaseException) -> int:
     return 130
   lost = _lost(error)
   if lost:
+    import jax
     print(f'error: process {jax.process_index()} of {jax.process_count()} '
           'cannot reach the others; one of them has ended, see its last lines; '
           'start all of them again to resume '
@@ -157,6 +163,7 @@ def _tell(error: BaseException) -> int:
 
 def _lost(error: BaseException | None) -> BaseException | None:
   """Returns what JAX raised for want of another process, if that is behind."""
+  import jax
   while error and not (isinstance(error, jax.errors.JaxRuntimeError)
                        and _UNREACHABLE.search(str(error))):
     error = error.__cause__ or error.__context__

@@ -8,6 +8,8 @@ with a config also what its run needs, from steps taken with its real images:
 memory, steps per second, and hours for the run and for the config's sweep. Ends
 with what is missing and how to get it, and status 1 if the config cannot run.
 """
+from __future__ import annotations
+
 import datetime
 import importlib.metadata
 import importlib.util
@@ -17,13 +19,17 @@ import shutil
 import sys
 from collections.abc import Iterator
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
-from deep_oc import cli, estimate, experiment, runs
+from deep_oc import cli, experiment, runs
 from deep_oc.data import _records
 from deep_oc.errors import InputError
+
+if cli.works(__name__):
+  import jax
+
+  from deep_oc import estimate
 
 # What setup.py calls extras, by a package of each.
 _EXTRAS = {

@@ -8,13 +8,18 @@ training images, un-augmented, and of the test images, beside two baselines:
 `random`, the same encoder before training, and `pixels`, the images themselves.
 `deep_oc.train` does the same at its end.
 """
-import flax.linen as nn
+from __future__ import annotations
+
 import ml_collections
 from absl import flags
 
-from deep_oc import (allocator, checkpoints, cli, data, distributed, experiment,
-                     features, runs, sharding, step)
+from deep_oc import cli, data, distributed, experiment, runs
 from deep_oc.errors import InputError
+
+if cli.works(__name__):
+  import flax.linen as nn
+
+  from deep_oc import allocator, checkpoints, features, sharding, step
 
 
 def define_flags() -> None:
@@ -22,7 +27,7 @@ def define_flags() -> None:
   flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
   flags.DEFINE_integer(
       'step', None, 'Step of the checkpoint to embed; the newest by default.')
-  flags.DEFINE_integer('batch', features.BATCH, 'Images per forward pass.', 1)
+  flags.DEFINE_integer('batch', 256, 'Images per forward pass.', 1)
   flags.DEFINE_string(
       'data_dir', None, 'Where the images lie now, if they moved.')
 

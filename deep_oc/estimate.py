@@ -6,15 +6,21 @@ prints a line of JSON: the seconds of a step, after compilation, the steps of
 the run, and the bytes that it needs on a device. `deep_oc.doctor` says it in
 words, `deep_oc.benchmark` tells more.
 """
+from __future__ import annotations
+
 import json
 import time
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 from absl import flags
 
-from deep_oc import cli, distribution, experiment, sharding, step, storage
+from deep_oc import cli, experiment
+
+if cli.works(__name__):
+  import jax
+  import jax.numpy as jnp
+
+  from deep_oc import distribution, sharding, step, storage
 
 
 def define_flags() -> None:

@@ -13,19 +13,20 @@ A config has these groups; each is the arguments of one function:
 """
 import dataclasses
 import runpy
+import typing
 from collections.abc import Mapping
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import ml_collections
-import optax
 from absl import flags
 from ml_collections import config_flags
 
-from deep_oc import (data, distribution, errors, optimizers, plugins, pretexts,
-                     runs)
+from deep_oc import data, distribution, errors, plugins, runs
 from deep_oc.errors import InputError
+
+if typing.TYPE_CHECKING:  # JAX takes seconds, and flags need none of it
+  import flax.linen as nn
+  import jax.numpy as jnp
+  import optax
 
 _KEYS = ('experiment', 'method', 'seed', 'dtype', 'distribution', 'data',
          'protocol', 'pretext', 'encoder', 'optimizer', 'train')
@@ -204,15 +205,17 @@ def copies(config: ml_collections.ConfigDict) -> int:
   return distribution.copies(config.distribution)
 
 
-def pretext(config: ml_collections.ConfigDict) -> nn.Module:
+def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
   """Returns the pretext task with its encoder."""
+  from deep_oc import pretexts
   return pretexts.create(**config.pretext, encoder=config.encoder,
                          dtype=dtype(config.dtype))
 
 
 def optimizer(config: ml_collections.ConfigDict, images: int
-              ) -> optax.GradientTransformation:
+              ) -> 'optax.GradientTransformation':
   """Returns the optimizer for a training set of so many images."""
+  from deep_oc import optimizers
   run = plan(config)
   return plugins.call(
       optimizers.create, config.optimizer, 'optimizer',
@@ -220,8 +223,10 @@ def optimizer(config: ml_collections.ConfigDict, images: int
       steps_per_epoch=run.steps_per_epoch(images))
 
 
-def dtype(name: str) -> jnp.dtype:
+def dtype(name: str) -> 'jnp.dtype':
   """Returns the compute dtype; 'auto' is bfloat16 on GPU and TPU."""
+  import jax
+  import jax.numpy as jnp
   if name not in ('auto', 'float32', 'bfloat16'):
     raise errors.unknown('dtype', name, ('auto', 'float32', 'bfloat16'))
   if name == 'auto':

@@ -22,6 +22,8 @@ left is in the CSV. Deletion, insertion and pixel AUROC say how good a map is
 classifier is fitted anew to its features, should be worse at all of them, at
 explaining the same score of the trained one, and unlike the trained one's.
 """
+from __future__ import annotations
+
 import csv
 import json
 import shlex
@@ -34,11 +36,14 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (attributions, chosen, cli, data, detector, differentiable,
-                     embeddings, errors, experiment, explainer,
-                     explanation_pictures, explanation_tables, faithfulness,
-                     files, oneclass, runs, step, unseen)
+from deep_oc import (cli, data, embeddings, errors, experiment, files, oneclass,
+                     runs, unseen)
 from deep_oc.errors import InputError
+
+if cli.works(__name__):
+  from deep_oc import (attributions, chosen, detector, differentiable,
+                       explainer, explanation_pictures, explanation_tables,
+                       faithfulness, step)
 
 _EVERY = 10  # seconds between lines, where there is no terminal
 
@@ -57,8 +62,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
       'feature', 'pool', 'That classifiers are fitted to: pool or head.')
   flags.DEFINE_list(
-      'method', list(explainer.METHODS), 'Some of ' + ', '.join(
-          explainer.METHODS) + '.')
+      'method', [], 'Some of integrated_gradients, smoothgrad, gradcam, '
+      'occlusion; by default all.')
   flags.DEFINE_string(
       'baseline', 'mean', 'What images are compared with, and what hidden '
       'pixels are replaced by: mean (of the normal training images), black, '
@@ -66,10 +71,11 @@ def define_flags() -> None:
       '(the mean over several of them).')
   flags.DEFINE_integer('count', 12, 'How many images.', 1)
   flags.DEFINE_integer(
-      'steps', attributions.STEPS, 'Of integrated gradients, to begin with.', 1)
+      'steps', None, 'Of integrated gradients, to begin with; by default 50.',
+      1)
   flags.DEFINE_float(
-      'tolerance', attributions.TOLERANCE, 'Of the completeness error, as a '
-      'share of the rise.', 0.)
+      'tolerance', None, 'Of the completeness error, as a share of the rise; by '
+      'default 0.01.', 0.)
   flags.DEFINE_integer('samples', 50, 'Of SmoothGrad.', 1)
   flags.DEFINE_float('noise', 0.15, "Of SmoothGrad, of the image's range.", 0.)
   flags.DEFINE_integer(
@@ -182,8 +188,10 @@ def _settings(args: Any, shape: Sequence[int]) -> explainer.Settings:
     raise InputError(f'--side={side} is larger than the images, '
                      f'{shape[0]}x{shape[1]}')
   return explainer.Settings(
-      methods=tuple(dict.fromkeys(args.method)), steps=args.steps,
-      tolerance=args.tolerance, samples=args.samples, noise=args.noise,
+      methods=tuple(dict.fromkeys(args.method or explainer.METHODS)),
+      steps=args.steps or attributions.STEPS,
+      tolerance=(attributions.TOLERANCE if args.tolerance is None
+                 else args.tolerance), samples=args.samples, noise=args.noise,
       side=side, stride=args.stride or max(side // 2, 1),
       points=faithfulness.POINTS)
 

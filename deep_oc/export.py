@@ -22,6 +22,8 @@ with the trainer's scores of test images and noise in batches of several sizes.
 If they differ by more than 1e-5 nothing is written, and a bundle that was there
 stays. Everything is computed on the CPU, whose float32 is not rounded further.
 """
+from __future__ import annotations
+
 import datetime
 import hashlib
 import json
@@ -34,13 +36,17 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
-from deep_oc import (bundle, cli, detector, files, model_card, onnx_model,
-                     parity, portable_maps, programs, runs, unseen)
+from deep_oc import bundle, cli, files, runs, unseen
 from deep_oc.errors import InputError
+
+if cli.works(__name__):
+  import jax
+
+  from deep_oc import (detector, model_card, onnx_model, parity, portable_maps,
+                       programs)
 
 _PREDICT = '''"""python predict.py photos --output=predictions.csv"""
 from bundle import __main__
@@ -64,8 +70,8 @@ def define_flags() -> None:
       'false_alarm_rate', 0.05, 'The share of normal images that may be '
       'flagged.')
   flags.DEFINE_string(
-      'classifier', None, 'One of: ' + ', '.join(programs.exportable()) +
-      '. By default kde, of CutPaste and of fewer images than dimensions '
+      'classifier', None, 'One whose scores have a program; an error names '
+      'them. By default kde, of CutPaste and of fewer images than dimensions '
       'gde_ledoit_wolf.')
   flags.DEFINE_string('feature', 'pool', 'Of the embeddings: pool or head.')
   flags.DEFINE_bool(

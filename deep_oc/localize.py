@@ -8,16 +8,22 @@ trained encoder and, as the baseline, by the same encoder before training.
 the arguments of one class of `deep_oc.maps`; its fields can be set here with
 --set=stride=8. `deep_oc.evaluate` measures the maps and draws them.
 """
+from __future__ import annotations
+
 import ast
 from typing import Any
 
-import flax.linen as nn
 import ml_collections
 from absl import flags
 
-from deep_oc import (cli, data, distributed, embed, embeddings, errors,
-                     experiment, features, maps, plugins, sharding, step)
+from deep_oc import (cli, data, distributed, embeddings, errors, experiment,
+                     plugins)
 from deep_oc.errors import InputError
+
+if cli.works(__name__):
+  import flax.linen as nn
+
+  from deep_oc import embed, features, maps, sharding, step
 
 def define_flags() -> None:
   distributed.define_flags()

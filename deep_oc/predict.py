@@ -19,6 +19,8 @@ A file that cannot be read is reported and skipped. The exit status is 0 if one
 could be scored at least, and 2 if none could. The CSV appears when all is done;
 memory does not grow with the number of images.
 """
+from __future__ import annotations
+
 import collections
 import concurrent.futures
 import csv
@@ -37,9 +39,11 @@ import tqdm
 from absl import flags
 from PIL import PngImagePlugin
 
-from deep_oc import (cli, detector, embeddings, files, oneclass, pictures, runs,
-                     unseen)
+from deep_oc import cli, embeddings, files, oneclass, pictures, runs, unseen
 from deep_oc.errors import InputError
+
+if cli.works(__name__):
+  from deep_oc import detector
 
 COLUMNS = ('path', 'score', 'p_value', 'verdict', 'false_alarm_rate',
            'classifier', 'feature')

@@ -12,6 +12,8 @@ after. `launch.sweep --together` starts this binary.
 By default it is measured whether two, four, ... models on a device take more
 steps per second than one, and what is fastest is done.
 """
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import functools
@@ -20,19 +22,22 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 import tqdm
 from absl import flags
 
-from deep_oc import (checkpoints, cli, data, distribution, experiment, features,
-                     localize, logs, monitor, runs, sharding, step, storage,
-                     train)
+from deep_oc import cli, data, experiment, logs, monitor, runs
 from deep_oc.errors import InputError
+
+if cli.works(__name__):
+  import flax.linen as nn
+  import jax
+  import jax.numpy as jnp
+  import optax
+
+  from deep_oc import (checkpoints, distribution, features, localize, sharding,
+                       step, storage, train)
 
 _MOST = 16  # models on a device that are tried
 _SECONDS = 1.0  # for which each number of models is timed
@@ -160,7 +165,7 @@ def train_together(members: Sequence[Member], at_once: int = 0) -> list[str]:
   return failed
 
 
-def what_pays(program: '_Program', of: Member, most: int) -> int:
+def what_pays(program: _Program, of: Member, most: int) -> int:
   """Returns how many models on a device train fastest, and prints why.
 
   Args:
@@ -183,7 +188,7 @@ def what_pays(program: '_Program', of: Member, most: int) -> int:
   return best
 
 
-def _rate(program: '_Program', of: Member, count: int) -> float:
+def _rate(program: _Program, of: Member, count: int) -> float:
   """Returns the steps per second of all models, `count` on one device."""
   fleet = _Fleet(program, [of] * count, _mesh(1))
   index = fleet.batches(of.start, 1)

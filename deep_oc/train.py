@@ -9,6 +9,8 @@ with what stage 2, `python -m deep_oc.evaluate`, reads: the embeddings, and heat
 maps if the config has a group `localize`. Any field of the config can be set on
 the command line.
 """
+from __future__ import annotations
+
 import contextlib
 import datetime
 import functools
@@ -16,16 +18,19 @@ import time
 import zlib
 from collections.abc import Mapping
 
-import jax
 import ml_collections
 import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (allocator, checkpoints, cli, data, distributed,
-                     distribution, experiment, features, localize, logs,
-                     monitor, runs, sharding, step, storage)
+from deep_oc import cli, data, distributed, experiment, logs, monitor, runs
 from deep_oc.errors import InputError
+
+if cli.works(__name__):
+  import jax
+
+  from deep_oc import (allocator, checkpoints, distribution, features, localize,
+                       sharding, step, storage)
 
 PROBES = 256  # training images whose features are watched
 

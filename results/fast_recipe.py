@@ -1,7 +1,8 @@
 """AUROC against image passes, for the published recipe and for a faster one.
 
-  python results/fast_recipe.py --step=choose --output=results/fast_recipe_choice.csv
-  python results/fast_recipe.py --step=compare --output=results/fast_recipe.csv
+  export PYTHONPATH=.
+  python results/fast_recipe.py --step=choose
+  python results/fast_recipe.py --step=compare
 
 Fashion-MNIST with the small encoder of configs/small_fmnist.py. `choose` takes
 one field after the other in the order of CHOICES and keeps what raises the mean
@@ -46,7 +47,7 @@ CHOICES = (
 
 def define_flags() -> None:
   flags.DEFINE_enum('step', 'compare', ['choose', 'compare'], 'Which.')
-  flags.DEFINE_string('output', None, 'The CSV.', required=True)
+  flags.DEFINE_string('output', 'results/fast_recipe.csv', 'Of the comparison.')
   flags.DEFINE_string('choice', 'results/fast_recipe_choice.csv',
                       'What --step=choose has written.')
 
@@ -184,11 +185,11 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
 
 
 def main() -> None:
-  output = pathlib.Path(flags.FLAGS.output)
-  if flags.FLAGS.step == 'choose':
-    choose(output)
+  args = flags.FLAGS
+  if args.step == 'choose':
+    choose(pathlib.Path(args.choice))
   else:
-    compare(output, flags.FLAGS.choice)
+    compare(pathlib.Path(args.output), args.choice)
 
 
 if __name__ == '__main__':
