@@ -74,8 +74,8 @@ def define_flags() -> None:
       'steps', None, 'Of integrated gradients, to begin with; by default 50.',
       1)
   flags.DEFINE_float(
-      'tolerance', None, 'Of the completeness error, as a share of the rise; by '
-      'default 0.01.', 0.)
+      'tolerance', None, 'Of the completeness error, as a share of the rise; '
+      'by default 0.01.', 0.)
   flags.DEFINE_integer('samples', 50, 'Of SmoothGrad.', 1)
   flags.DEFINE_float('noise', 0.15, "Of SmoothGrad, of the image's range.", 0.)
   flags.DEFINE_integer(
@@ -290,7 +290,7 @@ def main() -> None:
       writer.rows, writer.maps)}
   _write(output, writer, about)
   print(f'{explanation_tables.show(about["methods"])}\n\nwrote {output}')
-  for line in explanation_tables.warnings(writer.rows, args.tolerance):
+  for line in explanation_tables.warnings(writer.rows, settings.tolerance):
     print(f'warning: {line}', file=sys.stderr)
 
 
