@@ -56,7 +56,9 @@ def test_parts_equal_groups_of_batch_norm(task, count, monkeypatch):
       'classifier']['kernel']).max() > 1e-5  # another normalisation
 
 
-@pytest.mark.parametrize('task', TASKS)
+@pytest.mark.parametrize('task', [
+    pytest.param(task, marks=[pytest.mark.slow] * (task == 'cutpaste'))
+    for task in TASKS])
 def test_a_step_follows_the_mean_of_the_parts_gradients(task):
   made = _make(task)
   pretext, _, state, image = made

@@ -99,8 +99,8 @@ def exact(x, kernel, stride, padding):
 
 
 @pytest.mark.parametrize('name', [
-    'first stage', 'last stage', 'odd, not square', 'no padding', 'strided',
-    'stem'])
+    'first stage', 'odd, not square', 'no padding', 'strided', 'stem',
+    pytest.param('last stage', marks=pytest.mark.slow)])
 def test_rounding_is_that_of_float32(name):
   image, kernel, stride, padding, _ = SHAPES[name]
   x, w = operands(image, kernel)

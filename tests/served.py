@@ -91,7 +91,9 @@ def write(folder: pathlib.Path) -> pathlib.Path:
   np.savez(folder / 'enlarge.npz', rows=twice, columns=twice)
   files = sorted(folder.iterdir())
   about = json.loads(json.dumps(ABOUT | {
-      'programs': {name: {'arrays': 'arrays.npz', 'double': False}
+      'localizes': 'gradcam',
+      'programs': {name: {'arrays': 'arrays.npz', 'names': ['one'],
+                          'double': False}
                    for name in ('model', 'classifier', 'map', 'heat')},
       'files': {path.name: {'sha256': hashlib.sha256(
           path.read_bytes()).hexdigest()} for path in files}}))
