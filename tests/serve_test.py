@@ -282,14 +282,20 @@ def test_a_heat_map_makes_only_those_wait_who_want_it(start, fake):
   drawn, others_are_done = [], threading.Event()
   fake.heat_maps = lambda images: drawn.append(
       others_are_done.wait(20)) or images[..., 0].astype(np.float32)
+  judge, begun = fake.judge, threading.Event()
+  fake.judge = lambda images: begun.set() or judge(images)
   fake.gate.clear()
   app = start()
 
   async def ask():
     async with _client(app) as client:
-      tasks = [asyncio.create_task(client.post(path, files=_files(PNG)))
-               for path in ('/score', '/score?maps=true', '/score')]
-      await asyncio.sleep(0.3)
+      def post(path):
+        return asyncio.create_task(client.post(path, files=_files(PNG)))
+      tasks = [post('/score')]
+      await asyncio.to_thread(begun.wait, 20)
+      tasks += [post('/score?maps=true'), post('/score')]
+      while app.state.service._worker.waiting < 2:  # they will be one batch
+        await asyncio.sleep(0.01)
       fake.gate.set()
       plain = [await tasks[0], await tasks[2]]
       early = not drawn
