@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from deep_oc import files
+from deep_oc import cache, files
 from deep_oc.errors import InputError
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
@@ -119,6 +119,7 @@ def run(main: Callable[..., None], define_flags: Callable[[], None],
       fail(f"unexpected argument '{given[len(arguments)]}'; see --help")
     if len(given) < len(arguments):
       fail(f'the argument <{arguments[len(given)]}> is missing; see --help')
+    cache.keep_compiled_programs()
     try:
       main(*given)
     except files.WriteError as error:

@@ -7,16 +7,15 @@ from collections.abc import Callable
 import numpy as np
 from absl import logging
 
-from deep_oc import files
+from deep_oc import cache, files
 from deep_oc.data import npz
 from deep_oc.errors import InputError
 
 
 def path(name: str, key: str, cache_dir: str | None) -> pathlib.Path:
   """Returns a file of its own for every key; `name` is for whoever looks."""
-  root = cache_dir or os.environ.get('DEEP_OC_CACHE') or '~/.cache/deep_oc'
   digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-  return (pathlib.Path(root).expanduser()
+  return (cache.folder(cache_dir)
           / f'{name.replace("/", "-").replace(":", "-")}-{digest}.npz')
 
 
