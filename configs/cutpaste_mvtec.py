@@ -58,7 +58,9 @@ def get_config(category: str = 'bottle') -> ConfigDict:
               scar_angle=(-45.0, 45.0),
               brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1,
               interpolation='nearest')),
-      encoder=dict(name='resnet', depth=18, width=1.0),  # from scratch
+      encoder=dict(  # from scratch
+          name='resnet', depth=18, width=1.0,
+          remat=False),  # True: less memory, a forward pass more a step
       optimizer=dict(
           name='sgd', learning_rate=0.03, momentum=0.9,
           weight_decay=3e-5,  # coupled L2 on all parameters
@@ -67,6 +69,8 @@ def get_config(category: str = 'bottle') -> ConfigDict:
           batch=32,  # source images: the paper's 96 are three views of each
           epochs=1.0,
           steps=65_536,  # "65k": 256 epochs of 256 updates, as the paper counts
+          accumulate=1,  # parts of a batch, one after the other
+          ema=0.0,  # decay of an average of the weights, which then counts
           log_every=256, monitor_every=2048, checkpoint_every=4096),
       # Of which layer and score, the paper does not state.
       localize=dict(name='gradcam', classifier='gde_ledoit_wolf')))

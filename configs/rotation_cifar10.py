@@ -38,7 +38,9 @@ def get_config() -> ConfigDict:
               grey=0.2,
               # The official code lists blur at 0.5 but skips it in training.
               blur=0.0)),
-      encoder=dict(name='resnet', depth=18, width=1.0),
+      encoder=dict(
+          name='resnet', depth=18, width=1.0,
+          remat=False),  # True: less memory, a forward pass more a step
       optimizer=dict(
           name='sgd', learning_rate=0.01, momentum=0.9,
           weight_decay=3e-4,  # coupled L2 on all parameters
@@ -47,6 +49,8 @@ def get_config() -> ConfigDict:
           batch=64,  # source images; four network inputs each
           epochs=2048.0,
           steps=0,  # 0: as many as the epochs give
+          accumulate=1,  # parts of a batch, one after the other
+          ema=0.0,  # decay of an average of the weights, which then counts
           log_every=100, monitor_every=1000, checkpoint_every=5000)))
 
 

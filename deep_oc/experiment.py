@@ -239,7 +239,7 @@ def meta(config: ml_collections.ConfigDict, problem: data.Problem, step: int
   """Returns what every result row says of the run, and its images' shape."""
   encoder = config.encoder
   shape = ','.join(f'{key}={_plain(encoder[key])}' for key in sorted(encoder)
-                   if key != 'name')
+                   if key not in ('name', 'remat'))  # which changes no feature
   return {
       'experiment': config.experiment, 'dataset': problem.dataset,
       'protocol': problem.protocol, 'normal_class': problem.normal_class,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from deep_oc import models
+from deep_oc import convolution, models
 from deep_oc.errors import InputError
 from deep_oc.models import resnet
 
@@ -330,3 +330,32 @@ def test_an_unknown_field_offers_the_nearest():
 def test_impossible_fields_are_refused_at_once(name, kwargs, match):
   with pytest.raises(InputError, match=match):
     models.create(name, **kwargs)
+
+
+def test_remat_takes_less_memory_and_changes_no_gradient():
+  image = np.random.default_rng(0).uniform(size=(32, 16, 16, 3))
+  image = image.astype(np.float32)
+  variables = random_variables(resnet.Model(18, width=0.25), image)
+
+  def gradient(remat):
+    model = resnet.Model(18, width=0.25, remat=remat)
+
+    def loss(params):
+      feature, changed = model.apply(
+          variables | {'params': params}, image, train=True,
+          mutable='batch_stats')
+      return jnp.square(feature).mean(), changed
+
+    compiled = jax.jit(
+        jax.grad(loss, has_aux=True),
+        compiler_options=convolution.compiler_options()).lower(
+            variables['params']).compile()
+    return (compiled(variables['params']),
+            compiled.memory_analysis().temp_size_in_bytes)
+
+  (kept, most), (again, less) = gradient(False), gradient(True)
+  assert less < 0.8 * most
+  largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(kept))
+  assert largest > 1e-3
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=1e-4, atol=1e-5 * largest), kept, again)

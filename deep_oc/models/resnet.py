@@ -59,10 +59,14 @@ class Model(nn.Module):
   Attributes:
     depth: 10, 18, 34 (basic blocks) or 50 (bottlenecks).
     width: multiplies all channels but the stem's 64.
+    remat: whether a training step keeps no more than what goes from block to
+      block, and computes what is within a block once more for its gradient
+      (Chen et al., 2016, https://arxiv.org/abs/1604.06174).
     dtype: of the computation; parameters, statistics, output are float32.
   """
   depth: int = 18
   width: float = 1.0
+  remat: bool = False
   dtype: Any = jnp.float32
 
   def __post_init__(self):
@@ -77,12 +81,16 @@ class Model(nn.Module):
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Maps f32[n, h, w, c] to pooled features f32[n, d]."""
+    def apply(block, x):
+      return block(x, train=train)
+
+    apply = nn.remat(apply) if train and self.remat else apply
     x = self._stem(image.astype(self.dtype), train)
     for stage, blocks in enumerate(_STAGES[self.depth]):
       channels = int(64 * 2**stage * self.width)
       for block in range(blocks):
         stride = 2 if stage and not block else 1
-        x = Block(self._layers(channels, stride), self.dtype)(x, train=train)
+        x = apply(Block(self._layers(channels, stride), self.dtype), x)
     self.sow('intermediates', 'map', x)  # free unless a caller asks for it
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
