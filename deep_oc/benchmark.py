@@ -8,7 +8,8 @@ matrix-product peak. Figures are medians over rounds in which the parts take
 turns, so that a noisy machine disturbs all of them alike.
 
 On the CPU the train step also stands beside the straightforward one, in which
-XLA computes all convolutions by itself (deep_oc.convolution).
+XLA computes all convolutions by itself (deep_oc.convolution) and the C library
+does with memory what it does by default (deep_oc.allocator).
 
 Where the config localizes by windows, it also compares embedding all windows of
 an image with embedding one after the other.
@@ -22,9 +23,11 @@ from __future__ import annotations
 
 import csv
 import math
+import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -39,8 +42,8 @@ if cli.works(__name__):
   import jax
   import jax.numpy as jnp
 
-  from deep_oc import (allocator, classifier_benchmark, convolution, features,
-                       pretexts, sharding, step, windows)
+  from deep_oc import (allocator, classifier_benchmark, convolution, estimate,
+                       features, pretexts, sharding, step, windows)
 
 _IMAGES = 1024  # random images that stand for the training set
 _STRAIGHTFORWARD = 'train step, straightforward'
@@ -65,7 +68,7 @@ def define_flags() -> None:
 def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
               seconds: float) -> list[dict[str, object]]:
   """Returns rows of part, value, unit."""
-  parts, flops, first_step = _parts(config, size)
+  parts, flops, first_step, memory = _parts(config, size)
   per_second = _rates(parts, rounds, seconds)
   batch = experiment.plan(config).batch
   inputs = batch * experiment.pretext(config).inputs_per_image
@@ -83,10 +86,14 @@ def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
       ('augmentation / train step', 100 * per_second['train step']
        / per_second['augmentation'], '%'),
       ('embedding', features.BATCH * per_second['embedding'], 'images/s'),
+      ('embedding / forward pass alone', 100 * per_second['embedding']
+       / per_second['forward pass'], '%'),
       ('operations of a step', flops / 1e9, 'GFLOP'),
       ('train step, achieved', achieved / 1e9, 'GFLOP/s'),
       ('matrix-product peak, measured', peak / 1e9, 'GFLOP/s'),
-      ('share of the measured peak', 100 * achieved / peak, '%')]
+      ('share of the measured peak', 100 * achieved / peak, '%'),
+      ('train step, memory', memory / 2**20, 'MiB'),
+      *_peaks()]
   if _STRAIGHTFORWARD in per_second:
     rate = per_second[_STRAIGHTFORWARD]
     rows += [(_STRAIGHTFORWARD, 1e3 / rate, 'ms'),
@@ -102,8 +109,10 @@ def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
 
 def _parts(config: ml_collections.ConfigDict, size: int
            ) -> tuple[dict[str, tuple[Callable[[], object], float]], float,
-                      float]:
-  """Returns {part: (call, work per call)}, FLOPs and first step's seconds."""
+                      float, int]:
+  """Returns {part: (call, work per call)}, and of the train step FLOPs, seconds
+  to the end of the first, and bytes.
+  """
   mesh = sharding.mesh()
   plan, pretext = experiment.plan(config), experiment.pretext(config)
   sharding.check_batch(plan.batch, mesh, plan.accumulate)
@@ -121,14 +130,20 @@ def _parts(config: ml_collections.ConfigDict, size: int
       pretext, optimizer, config.seed, (size, size, 3), plan.ema), everywhere)
   # A train step donates its state.
   variables = jax.tree.map(jnp.copy, state.variables)
-  train = _trainer(step.make_steps(
-      pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate),
-                   jax.tree.map(jnp.copy, state), images, index, key)
+  compiled = step.make_steps(
+      pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate).lower(
+          state, images, index, key).compile()
+  train = _trainer(
+      compiled, jax.tree.map(jnp.copy, state), images, index, key)
   jax.block_until_ready(train())
   first_step = time.perf_counter() - began
 
   embed = features.embedder(pretext, mesh, features.BATCH)
   some = np.asarray(images[:features.BATCH])
+  forward = jax.jit(lambda image: pretext.apply(
+      variables, image, method='embed'),
+                    compiler_options=convolution.compiler_options())
+  there = jax.device_put(step.to_float(some), sharding.split(mesh))
   views = jax.jit(lambda key, index: pretexts.views(
       pretext.augment, key, step.to_float(images[index]),
       pretext.inputs_per_image, getattr(pretext, 'crop', 0)).sum())
@@ -137,6 +152,7 @@ def _parts(config: ml_collections.ConfigDict, size: int
       'train step': (train, count),
       'augmentation': (lambda: views(key, index[0]), 1),
       'embedding': (lambda: embed(variables, some), 1),
+      'forward pass': (lambda: forward(there), 1),
       'matrix product': (product, product_flops)}
   parts |= _window_parts(config, pretext, variables, some[:1])
   with convolution.straightforward():  # what is computed, not how
@@ -144,10 +160,10 @@ def _parts(config: ml_collections.ConfigDict, size: int
         pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate)
     flops = _flops(take_steps.lower(state, images, index[:1], key))
     if jax.default_backend() == 'cpu':
-      train = _trainer(take_steps, state, images, index, key)
-      jax.block_until_ready(train())  # compiled in here
-      parts[_STRAIGHTFORWARD] = train, count
-  return parts, flops, first_step
+      straightforward = _trainer(take_steps, state, images, index, key)
+      jax.block_until_ready(straightforward())  # compiled in here
+      parts[_STRAIGHTFORWARD] = _giving_memory_back(straightforward), count
+  return parts, flops, first_step, estimate.memory(compiled)
 
 
 def _trainer(take_steps: Callable, state: step.State, *args: jax.Array
@@ -159,6 +175,25 @@ def _trainer(take_steps: Callable, state: step.State, *args: jax.Array
     return metrics
 
   return train
+
+
+def _giving_memory_back(call: Callable[[], object]) -> Callable[[], object]:
+  """Returns the call with the C library's own ways."""
+  def called():
+    with allocator.giving_memory_back():
+      return jax.block_until_ready(call())
+
+  return called
+
+
+def _peaks() -> Iterator[tuple[str, float, str]]:
+  """Yields rows of the most memory there has been, compilation included."""
+  unit = 1 if sys.platform == 'darwin' else 2**10
+  yield ('peak memory of the process', resource.getrusage(
+      resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 'MiB')
+  found = jax.devices()[0].memory_stats() or {}  # the CPU has none
+  if 'peak_bytes_in_use' in found:
+    yield 'peak memory of a device', found['peak_bytes_in_use'] / 2**20, 'MiB'
 
 
 def _window_parts(config: ml_collections.ConfigDict, pretext: nn.Module,
@@ -230,6 +265,7 @@ def _row(part: str, value: object, unit: str) -> dict[str, object]:
 
 def main() -> None:
   args = flags.FLAGS
+  jax.config.update('jax_enable_compilation_cache', False)  # it is timed
   allocator.keep_freed_memory()
   if args.classifiers:
     rows = _benchmark_classifiers(args)

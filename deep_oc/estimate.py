@@ -72,12 +72,15 @@ def estimate(config: ml_collections.ConfigDict, seconds: float
   devices = jax.devices()
   return {'seconds_per_step': (time.perf_counter() - began) / taken,
           'steps': plan.total_steps(len(images)), 'images': len(images),
-          'placement': placement, 'bytes': _bytes(compiled),
+          'placement': placement, 'bytes': memory(compiled),
           'device': f'{len(devices)} × {devices[0].device_kind}'}
 
 
-def _bytes(compiled: jax.stages.Compiled) -> int:
-  """Returns arguments, results and temporaries; what is donated counts once."""
+def memory(compiled: jax.stages.Compiled) -> int:
+  """Returns the bytes that a program needs on a device.
+
+  Arguments, results and temporaries; what is donated counts once.
+  """
   found = compiled.memory_analysis()
   return (found.argument_size_in_bytes + found.temp_size_in_bytes
           + found.output_size_in_bytes - found.alias_size_in_bytes)

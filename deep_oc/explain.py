@@ -41,9 +41,9 @@ from deep_oc import (cli, data, embeddings, errors, experiment, files, oneclass,
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
-  from deep_oc import (attributions, chosen, detector, differentiable,
-                       explainer, explanation_pictures, explanation_tables,
-                       faithfulness, step)
+  from deep_oc import (allocator, attributions, chosen, detector,
+                       differentiable, explainer, explanation_pictures,
+                       explanation_tables, faithfulness, step)
 
 _EVERY = 10  # seconds between lines, where there is no terminal
 
@@ -263,6 +263,7 @@ def main() -> None:
   photos = unseen.find(args.input, without=output) if args.input else None
   stored, meta = embeddings.read(
       files.path(args.workdir) / 'embeddings' / 'train.npz')
+  allocator.keep_freed_memory()
   settings = _settings(args, meta.get('image_shape', (1, 1)))
   found, name = _load(args)
   problem = _problem(found, stored)

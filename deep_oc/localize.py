@@ -23,7 +23,7 @@ from deep_oc.errors import InputError
 if cli.works(__name__):
   import flax.linen as nn
 
-  from deep_oc import embed, features, maps, sharding, step
+  from deep_oc import allocator, embed, features, maps, sharding, step
 
 def define_flags() -> None:
   distributed.define_flags()
@@ -106,6 +106,7 @@ def main() -> None:
   if not args.workdir:
     raise InputError('--workdir is required: the folder of a trained run')
   with distributed.joined():
+    allocator.keep_freed_memory()
     config, *run = embed.restore(args.workdir, args.step, args.data_dir)
     export(args.workdir, overridden(config, args.set), *run)
   print(f'wrote {args.workdir}/embeddings/maps.npz; next: python -m '

@@ -43,7 +43,7 @@ from deep_oc import cli, embeddings, files, oneclass, pictures, runs, unseen
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
-  from deep_oc import detector
+  from deep_oc import allocator, detector
 
 COLUMNS = ('path', 'score', 'p_value', 'verdict', 'false_alarm_rate',
            'classifier', 'feature')
@@ -294,6 +294,7 @@ def main() -> None:
   output = files.path(args.output or f'{args.workdir}/predictions')
   command = _written(f'python -m deep_oc.predict {shlex.join(sys.argv[1:])}')
   images = unseen.find(args.input, without=output)
+  allocator.keep_freed_memory()
   found = detector.load(
       args.workdir, classifier=args.classifier, feature=args.feature,
       false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir)

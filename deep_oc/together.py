@@ -36,8 +36,8 @@ if cli.works(__name__):
   import jax.numpy as jnp
   import optax
 
-  from deep_oc import (checkpoints, distribution, features, localize, sharding,
-                       step, storage, train)
+  from deep_oc import (allocator, checkpoints, distribution, features, localize,
+                       sharding, step, storage, train)
 
 _MOST = 16  # models on a device that are tried
 _SECONDS = 1.0  # for which each number of models is timed
@@ -381,6 +381,7 @@ def main() -> None:
   if jax.process_count() > 1:
     raise InputError('several processes train one run; without --together each '
                      'run is trained by all of them')
+  allocator.keep_freed_memory()
   members, failed = [], []
   for config in configs:
     try:
