@@ -22,9 +22,8 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import config_flags
 
-from deep_oc import cli, experiment, runs
+from deep_oc import cli, errors, experiment, runs
 from deep_oc.data import _records
-from deep_oc.errors import InputError
 
 if cli.works(__name__):
   import jax
@@ -136,8 +135,11 @@ def main() -> None:
     _print(cost(estimate.estimate(config, flags.FLAGS.seconds),
                 len(experiment.points(config_flags.get_config_filename(
                     flags.FLAGS['config'])))))
-  except InputError as error:
-    print(f'missing: {error}', file=sys.stderr)
+  except Exception as error:
+    said = errors.explained(error)
+    if said is None:
+      raise
+    print(f'missing: {said}', file=sys.stderr)
     sys.exit(1)
 
 

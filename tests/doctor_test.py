@@ -2,6 +2,7 @@
 import json
 
 import jax
+import pytest
 from conftest import the_error
 
 from deep_oc import doctor
@@ -53,6 +54,18 @@ def test_absent_data_is_said_with_the_way_to_get_it(binary, tmp_path):
   line, = done.stderr.splitlines()
   assert line.startswith('missing: ') and 'celeb_a' in line
   assert 'prepare' in line
+
+
+@pytest.mark.slow
+def test_too_little_memory_is_one_line(binary):
+  # Activations of 100 GiB and more; the parameters are small.
+  args = '--config=configs/quickstart.py', '--config.encoder.channels=(400000,)'
+  done = binary('doctor', *args)
+  assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
+  assert done.stderr.startswith("missing: a device's memory is not enough")
+  done = binary('estimate', *args)  # as any other binary
+  assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
+  assert done.stderr.startswith("error: a device's memory is not enough")
 
 
 def test_a_misspelt_field_is_one_line(binary):
