@@ -76,6 +76,10 @@ def test_a_misspelt_field_is_one_line(binary):
 
 def test_absent_packages_name_their_extra(monkeypatch):
   monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda _: None)
-  for extra, text in doctor.extras():
+  monkeypatch.setattr(doctor.shutil, 'which', lambda _: None)
+  said = dict(doctor.extras())
+  assert said.pop('sbatch') == 'launch.sweep --engine=slurm: absent'
+  assert said.pop('gcloud') == 'launch.sweep --engine=tpu_vm: absent'
+  for extra, text in said.items():
     assert f"absent; pip install 'deep_oc[{extra}]'" in text
   monkeypatch.undo()
