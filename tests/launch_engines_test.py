@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from deep_oc import plugins
+from deep_oc import files, plugins
 from deep_oc.errors import InputError
 from launch import engines
 from launch.engines import _process, local, ray, slurm, tpu_vm
@@ -399,6 +399,17 @@ def test_a_setup_that_fails_ends_the_sweep(job, fake_gcloud):
   assert job.starts('a') == 0 and not list(fake_gcloud.glob('*.state'))
 
 
+def test_what_the_launcher_cannot_write_ends_the_sweep_in_one_line(
+    tmp_path, fake_gcloud, fake_slurm):
+  (tmp_path / 'file').touch()
+  nowhere = tmp_path / 'file' / 'folder'
+  job = engines.Job('a', ('-S', '-c', '0'), str(nowhere / 'log.txt'))
+  for events in (local.submit([job]), tpu_vm.submit([job], zone='z',
+                 accelerator='t'), slurm.submit([job], folder=str(nowhere))):
+    with pytest.raises(files.WriteError, match='cannot write .*folder/'):
+      list(events)
+
+
 slurmctld = pytest.mark.skipif(
     not shutil.which('sinfo') or subprocess.run(
         ['sinfo'], capture_output=True, check=False).returncode != 0,
@@ -474,3 +485,14 @@ def test_runs_of_a_killed_ray_node_go_on_elsewhere_and_no_other_runs_twice(
   finally:
     sweep.kill()
     cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_what_a_ray_node_cannot_run_is_a_failed_job(tmp_path):
+  cluster = pytest.importorskip('ray')
+  (tmp_path / 'file').touch()
+  job = engines.Job('a', ('-S', '-c', '0'), str(tmp_path / 'file' / 'log.txt'))
+  events = [event for event in ray.submit([job], retries=1) if event]
+  cluster.shutdown()
+  assert [event.state for event in events] == ['queued', 'failed']
+  assert 'cannot write' in events[-1].note

@@ -66,10 +66,10 @@ def submit(queue: Sequence[engines.Job], *, retries: int = 2, folder: str = '',
     sbatch: further options of `sbatch`, in one string.
 
   Raises:
-    InputError: SLURM is not installed, or refuses the job.
+    InputError: SLURM is not installed, or refuses the job, or the folder
+      cannot be written to.
   """
   attempts = engines.Attempts(retries)
-  pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
   places = _adopted({job.name: job for job in queue}, folder)
   states = {}
   waiting = [job for job in queue if job not in places.values()]
@@ -106,11 +106,12 @@ def _array(jobs, folder, sbatch):
   cases = [f'{i}) log={shlex.quote(os.path.abspath(job.log))} command=('
            f'{shlex.join([sys.executable, *job.command])});;'
            for i, job in enumerate(jobs)]
-  script.write_text(_SCRIPT.substitute(
-      array=f'0-{len(jobs) - 1}', name=name, cwd=shlex.quote(os.getcwd()),
-      cases='\n'.join(cases), again=engines.AGAIN,
-      stem=shlex.quote(str(stem))), encoding='utf-8')
-  names.write_text(json.dumps([job.name for job in jobs]), encoding='utf-8')
+  with engines.writing(script):
+    script.write_text(_SCRIPT.substitute(
+        array=f'0-{len(jobs) - 1}', name=name, cwd=shlex.quote(os.getcwd()),
+        cases='\n'.join(cases), again=engines.AGAIN,
+        stem=shlex.quote(str(stem))), encoding='utf-8')
+    names.write_text(json.dumps([job.name for job in jobs]), encoding='utf-8')
   done = _call('sbatch', *shlex.split(sbatch), str(script))
   if done.returncode:
     raise InputError(f'sbatch refused {script}: {done.stderr.strip()}')
