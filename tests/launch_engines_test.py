@@ -15,7 +15,7 @@ import pytest
 
 from deep_oc import files, plugins
 from deep_oc.errors import InputError
-from launch import engines
+from launch import engines, sweep
 from launch.engines import _process, local, ray, slurm, tpu_vm
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -408,6 +408,29 @@ def test_what_the_launcher_cannot_write_ends_the_sweep_in_one_line(
                  accelerator='t'), slurm.submit([job], folder=str(nowhere))):
     with pytest.raises(files.WriteError, match='cannot write .*folder/'):
       list(events)
+
+
+def test_the_jobset_is_of_runs_that_a_sweep_knows():
+  yaml = pytest.importorskip('yaml')
+  jobset = yaml.safe_load(
+      (ROOT / 'launch' / 'kubernetes' / 'sweep.yaml').read_text())
+  [runs] = jobset['spec']['replicatedJobs']
+  spec = runs['template']['spec']
+  [container] = spec['template']['spec']['containers']
+  wanted = sweep.expand('configs/dacl_cifar10.py', classes=['0'],
+                        root='gs://BUCKET/runs')
+  assert runs['replicas'] == len(wanted)
+  for seed, run in enumerate(wanted):
+    command = [each.replace('$(SEED)', str(seed))
+               for each in container['command']]
+    assert command == ['python', *run.job.command, '--processes=1']
+  rules = spec['podFailurePolicy']['rules']
+  codes = {rule['action']: rule['onExitCodes']['values'] for rule in rules
+           if 'onExitCodes' in rule}
+  assert codes == {'FailJob': [engines.BAD_INPUT], 'Ignore': [engines.AGAIN]}
+  # JobSet requires the status, where a Job by itself has it by default.
+  assert rules[-1]['onPodConditions'] == [
+      {'type': 'DisruptionTarget', 'status': 'True'}]
 
 
 slurmctld = pytest.mark.skipif(
