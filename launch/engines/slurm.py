@@ -39,16 +39,22 @@ esac
 mkdir -p "$$(dirname "$$log")"
 exec >>"$$log" 2>&1
 echo "# $$(date '+%F %T') $$(hostname): $${command[*]}"
-[ "$${SLURM_NTASKS:-1}" -gt 1 ] && command=(srun "$${command[@]}")
-trap 'signal=USR1 waiting=1; kill -TERM $$child' USR1
-trap 'signal=USR2 waiting=1; kill -TERM $$child' USR2
+element=$${SLURM_ARRAY_JOB_ID}_$$SLURM_ARRAY_TASK_ID
+if [ "$${SLURM_NTASKS:-1}" -gt 1 ]; then
+  command=(srun "$${command[@]}")
+  end() { scancel --signal=TERM $$element; }  # srun would kill its tasks
+else
+  end() { kill -TERM $$child; }
+fi
+trap 'signal=USR1 waiting=1; end' USR1
+trap 'signal=USR2 waiting=1; end' USR2
 trap 'signal=TERM waiting=1' TERM
 "$${command[@]}" &
 child=$$!
 waiting=1
 while [ $$waiting ]; do waiting=; wait $$child; status=$$?; done
 if [ $$status = $again ] && [ "$$signal" = USR1 ]; then
-  exec scontrol requeue "$${SLURM_ARRAY_JOB_ID}_$$SLURM_ARRAY_TASK_ID"
+  exec scontrol requeue $$element
 fi
 [ -n "$$signal" ] || echo $$status > $stem.$$SLURM_ARRAY_TASK_ID
 exit $$status
