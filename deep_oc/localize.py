@@ -108,8 +108,9 @@ def main() -> None:
   with distributed.joined():
     config, *run = embed.restore(args.workdir, args.step, args.data_dir)
     export(args.workdir, overridden(config, args.set), *run)
-  print(f'wrote {args.workdir}/embeddings/maps.npz; next: python -m '
-        f"deep_oc.evaluate --runs='{args.workdir}'")
+    if distributed.is_first():
+      print(f'wrote {args.workdir}/embeddings/maps.npz; next: python -m '
+            f"deep_oc.evaluate --runs='{args.workdir}'")
 
 
 if __name__ == '__main__':
