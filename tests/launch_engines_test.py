@@ -471,6 +471,20 @@ def test_a_real_slurm_runs_requeues_and_cancels(job, tmp_path):
 
 
 @pytest.mark.slow
+@slurmctld
+def test_all_tasks_of_a_real_slurm_job_save_when_its_time_is_up(job, tmp_path):
+  wide = job('wide', 's', 's', '0')
+  events = slurm.submit([wide], folder=str(tmp_path / 'own'),
+                        sbatch='--ntasks=2')
+  next(event for event in events if event and event.state == 'running')
+  until(lambda: job.starts('wide') == 2)
+  [id] = [id for id, state in slurm._listed().values() if state == 'RUNNING']
+  subprocess.run(['scancel', '--batch', '--signal=USR1', id], check=True)
+  assert final(events) == {'wide': 'done'}
+  assert job.starts('wide') == 4 and job.saves('wide') == 2
+
+
+@pytest.mark.slow
 def test_runs_of_a_killed_ray_node_go_on_elsewhere_and_no_other_runs_twice(
     tmp_path):
   cluster_utils = pytest.importorskip('ray.cluster_utils')
