@@ -45,10 +45,13 @@ class Checkpoints:
       self._local.close()
     if not isinstance(error, files.WriteError):
       self._orbax.close()
-    elif newest is not None:  # what failed has threads that close would await
-      raise files.WriteError(
+    elif newest is not None and not error.resumes:
+      # It is not closed: what failed has threads that this would await.
+      said = files.WriteError(
           f'{error}; the checkpoint of step {newest} is good, and the same '
-          'command resumes from it') from error
+          'command resumes from it')
+      said.resumes = True
+      raise said from error
 
   def newest(self) -> int | None:
     """Returns the newest step that is not known to be damaged, or None."""

@@ -1,6 +1,7 @@
 """How every binary starts and ends: one line and a status that says why.
 
   0    done
+  1    a defect, or a device's memory was not enough
   2    bad input, or a place that cannot be written to
   75   stopped from outside (AGAIN): the same command resumes
   130  Ctrl-C
@@ -15,8 +16,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from deep_oc import cache, files
-from deep_oc.errors import InputError
+from deep_oc import cache, errors, files
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
@@ -70,13 +70,13 @@ def _on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def fail(error: object) -> None:
-  """Prints the error on one line and exits with status 2."""
+def fail(error: object, status: int = 2) -> None:
+  """Prints the error on one line and exits."""
   # Background tasks of a failed read would go on about it while Python ends.
   sys.unraisablehook = lambda _: None
   line = ' '.join(str(error).split())
   print(f'error: {line}', file=sys.stderr)
-  sys.exit(2)
+  sys.exit(status)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -127,11 +127,14 @@ def run(main: Callable[..., None], define_flags: Callable[[], None],
         fail(error)
       sys.stdout.flush()
       os._exit(2)  # Orbax may have threads that wait for what never comes
-    except InputError as error:
-      fail(error)
     except KeyboardInterrupt:
       print('interrupted; the same command resumes', file=sys.stderr)
       sys.exit(130)
+    except Exception as error:
+      said = errors.explained(error)
+      if said is None:
+        raise
+      fail(said, 2 if said is error else 1)
 
   with _on_sigterm(_raise):
     try:

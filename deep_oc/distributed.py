@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from absl import flags
 
-from deep_oc import cli
+from deep_oc import cli, errors
 from deep_oc.errors import InputError
 
 _HEARTBEAT = 30  # seconds of silence after which a process counts as lost
@@ -153,10 +153,11 @@ def _tell(error: BaseException) -> int:
           'start all of them again to resume '
           f'({" ".join(str(lost).split())[:200]})', file=sys.stderr)
     return cli.AGAIN
-  if isinstance(error, InputError):
+  said = errors.explained(error)
+  if said:
     with contextlib.suppress(SystemExit):
-      cli.fail(error)
-    return 2
+      cli.fail(said)
+    return 2 if said is error else 1
   traceback.print_exception(error)
   return 1
 

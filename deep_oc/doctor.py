@@ -22,9 +22,8 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import config_flags
 
-from deep_oc import cli, experiment, runs
+from deep_oc import cli, errors, experiment, runs
 from deep_oc.data import _records
-from deep_oc.errors import InputError
 
 if cli.works(__name__):
   import jax
@@ -36,7 +35,12 @@ _EXTRAS = {
     'prepare': ('tensorflow', 'prepares data sets of TFDS'),
     'remote': ('upath', 'work directories on gs:// and s3://'),
     'ray': ('ray', 'launch.sweep --engine=ray'),
+    'k8s': ('kubernetes', 'several pods that find each other'),
+    'serve': ('fastapi', 'deep_oc.serve'),
+    'onnx': ('onnxruntime', 'deep_oc.export --onnx'),
     'browser': ('playwright', 'slow tests of the report')}
+# What other engines need.
+_PROGRAMS = {'slurm': 'sbatch', 'tpu_vm': 'gcloud'}
 _SETS = ('cifar10', 'cifar100', 'fashion_mnist', 'cats_vs_dogs', 'celeb_a')
 
 
@@ -75,11 +79,15 @@ def data() -> Iterator[tuple[str, str]]:
 
 
 def extras() -> Iterator[tuple[str, str]]:
-  """Yields the optional packages, and how to get those that are absent."""
+  """Yields what is optional, and how to get the packages that are absent."""
   for extra, (package, use) in _EXTRAS.items():
     there = importlib.util.find_spec(package) is not None
     yield extra, (f'{use}: ' + ('installed' if there else
                                 f"absent; pip install 'deep_oc[{extra}]'"))
+  for engine, program in _PROGRAMS.items():
+    there = shutil.which(program) is not None
+    yield program, (f'launch.sweep --engine={engine}: '
+                    + ('installed' if there else 'absent'))
 
 
 def warnings() -> Iterator[str]:
@@ -136,8 +144,11 @@ def main() -> None:
     _print(cost(estimate.estimate(config, flags.FLAGS.seconds),
                 len(experiment.points(config_flags.get_config_filename(
                     flags.FLAGS['config'])))))
-  except InputError as error:
-    print(f'missing: {error}', file=sys.stderr)
+  except Exception as error:
+    said = errors.explained(error)
+    if said is None:
+      raise
+    print(f'missing: {said}', file=sys.stderr)
     sys.exit(1)
 
 

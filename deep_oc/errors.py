@@ -10,6 +10,18 @@ class InputError(ValueError):
   """
 
 
+def explained(error: BaseException) -> InputError | None:
+  """Returns what a user is to read of an error; None if it is a defect."""
+  if isinstance(error, InputError):
+    return error
+  said = ' '.join(str(error).split())
+  if 'RESOURCE_EXHAUSTED' not in said:  # JAX has no type for it
+    return None
+  return InputError(f"a device's memory is not enough ({said[:200]}); lower "
+                    'train.batch or raise train.accumulate, unless another '
+                    'process has the memory')
+
+
 def unknown(what: str, name: object, known: Iterable[object]) -> InputError:
   """Returns the error for a name that is not in `known`, with the nearest."""
   known = [str(each) for each in known]

@@ -20,7 +20,12 @@ _COMMITTED = 'uploaded.txt'
 
 
 class WriteError(InputError):
-  """What could not be written, why, and what to do, in one line."""
+  """What could not be written, why, and what to do, in one line.
+
+  Attributes:
+    resumes: whether it says from which checkpoint to go on.
+  """
+  resumes = False
 
 
 def unwritable(what: object, error: BaseException) -> WriteError:

@@ -109,8 +109,9 @@ def main() -> None:
     allocator.keep_freed_memory()
     config, *run = embed.restore(args.workdir, args.step, args.data_dir)
     export(args.workdir, overridden(config, args.set), *run)
-  print(f'wrote {args.workdir}/embeddings/maps.npz; next: python -m '
-        f"deep_oc.evaluate --runs='{args.workdir}'")
+    if distributed.is_first():
+      print(f'wrote {args.workdir}/embeddings/maps.npz; next: python -m '
+            f"deep_oc.evaluate --runs='{args.workdir}'")
 
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import cli, data, experiment, logs, monitor, runs
+from deep_oc import cli, data, errors, experiment, logs, monitor, runs
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -176,7 +176,12 @@ def what_pays(program: _Program, of: Member, most: int) -> int:
   best, rates = 1, {}
   count = 1
   while count <= min(most, _MOST) and most > 1 and of.start < of.total:
-    rates[count] = _rate(program, of, count)
+    try:
+      rates[count] = _rate(program, of, count)
+    except Exception as error:
+      if count == 1 or errors.explained(error) is None:
+        raise
+      break  # so many do not fit
     if rates[count] < rates[best] * (_ENOUGH if count > 1 else 1):
       break
     best, count = count, 2 * count

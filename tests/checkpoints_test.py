@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from deep_oc import checkpoints, errors, step
+from deep_oc import checkpoints, errors, files, step
 
 
 def _state(k):
@@ -98,3 +98,13 @@ def test_what_orbax_had_not_renamed_yet_does_not_count(run, tmp_path):
   with checkpoints.Checkpoints(tmp_path / 'run') as saved:
     assert saved.newest() == 40
     assert _equal(saved.restore(_state(0)), _state(40))
+
+
+def test_several_runs_that_stop_say_once_where_they_go_on(run, tmp_path):
+  shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+  with pytest.raises(files.WriteError) as said, \
+      checkpoints.Checkpoints(run), checkpoints.Checkpoints(tmp_path):
+    raise files.WriteError('cannot write it')
+  assert str(said.value) == (
+      'cannot write it; the checkpoint of step 60 is good, and the same '
+      'command resumes from it')

@@ -2,6 +2,7 @@
 import json
 
 import jax
+import pytest
 from conftest import the_error
 
 from deep_oc import doctor
@@ -55,6 +56,18 @@ def test_absent_data_is_said_with_the_way_to_get_it(binary, tmp_path):
   assert 'prepare' in line
 
 
+@pytest.mark.slow
+def test_too_little_memory_is_one_line(binary):
+  # Activations of 100 GiB and more; the parameters are small.
+  args = '--config=configs/quickstart.py', '--config.encoder.channels=(400000,)'
+  done = binary('doctor', *args)
+  assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
+  assert done.stderr.startswith("missing: a device's memory is not enough")
+  done = binary('estimate', *args)  # as any other binary
+  assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
+  assert done.stderr.startswith("error: a device's memory is not enough")
+
+
 def test_a_misspelt_field_is_one_line(binary):
   done = binary('doctor', '--config=configs/quickstart.py',
                 '--config.train.stps=3')
@@ -63,6 +76,10 @@ def test_a_misspelt_field_is_one_line(binary):
 
 def test_absent_packages_name_their_extra(monkeypatch):
   monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda _: None)
-  for extra, text in doctor.extras():
+  monkeypatch.setattr(doctor.shutil, 'which', lambda _: None)
+  said = dict(doctor.extras())
+  assert said.pop('sbatch') == 'launch.sweep --engine=slurm: absent'
+  assert said.pop('gcloud') == 'launch.sweep --engine=tpu_vm: absent'
+  for extra, text in said.items():
     assert f"absent; pip install 'deep_oc[{extra}]'" in text
   monkeypatch.undo()

@@ -13,9 +13,9 @@ import time
 
 import pytest
 
-from deep_oc import plugins
+from deep_oc import files, plugins
 from deep_oc.errors import InputError
-from launch import engines
+from launch import engines, sweep
 from launch.engines import _process, local, ray, slurm, tpu_vm
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -399,6 +399,40 @@ def test_a_setup_that_fails_ends_the_sweep(job, fake_gcloud):
   assert job.starts('a') == 0 and not list(fake_gcloud.glob('*.state'))
 
 
+def test_what_the_launcher_cannot_write_ends_the_sweep_in_one_line(
+    tmp_path, fake_gcloud, fake_slurm):
+  (tmp_path / 'file').touch()
+  nowhere = tmp_path / 'file' / 'folder'
+  job = engines.Job('a', ('-S', '-c', '0'), str(nowhere / 'log.txt'))
+  for events in (local.submit([job]), tpu_vm.submit([job], zone='z',
+                 accelerator='t'), slurm.submit([job], folder=str(nowhere))):
+    with pytest.raises(files.WriteError, match='cannot write .*folder/'):
+      list(events)
+
+
+def test_the_jobset_is_of_runs_that_a_sweep_knows():
+  yaml = pytest.importorskip('yaml')
+  jobset = yaml.safe_load(
+      (ROOT / 'launch' / 'kubernetes' / 'sweep.yaml').read_text())
+  [runs] = jobset['spec']['replicatedJobs']
+  spec = runs['template']['spec']
+  [container] = spec['template']['spec']['containers']
+  wanted = sweep.expand('configs/dacl_cifar10.py', classes=['0'],
+                        root='gs://BUCKET/runs')
+  assert runs['replicas'] == len(wanted)
+  for seed, run in enumerate(wanted):
+    command = [each.replace('$(SEED)', str(seed))
+               for each in container['command']]
+    assert command == ['python', *run.job.command, '--processes=1']
+  rules = spec['podFailurePolicy']['rules']
+  codes = {rule['action']: rule['onExitCodes']['values'] for rule in rules
+           if 'onExitCodes' in rule}
+  assert codes == {'FailJob': [engines.BAD_INPUT], 'Ignore': [engines.AGAIN]}
+  # JobSet requires the status, where a Job by itself has it by default.
+  assert rules[-1]['onPodConditions'] == [
+      {'type': 'DisruptionTarget', 'status': 'True'}]
+
+
 slurmctld = pytest.mark.skipif(
     not shutil.which('sinfo') or subprocess.run(
         ['sinfo'], capture_output=True, check=False).returncode != 0,
@@ -434,6 +468,20 @@ def test_a_real_slurm_runs_requeues_and_cancels(job, tmp_path):
   subprocess.run(['scancel', '--me'], check=True)  # by hand
   assert final(events) == {'cancelled': 'failed'}
   assert job.starts('cancelled') == job.saves('cancelled') == 1
+
+
+@pytest.mark.slow
+@slurmctld
+def test_all_tasks_of_a_real_slurm_job_save_when_its_time_is_up(job, tmp_path):
+  wide = job('wide', 's', 's', '0')
+  events = slurm.submit([wide], folder=str(tmp_path / 'own'),
+                        sbatch='--ntasks=2')
+  next(event for event in events if event and event.state == 'running')
+  until(lambda: job.starts('wide') == 2)
+  [id] = [id for id, state in slurm._listed().values() if state == 'RUNNING']
+  subprocess.run(['scancel', '--batch', '--signal=USR1', id], check=True)
+  assert final(events) == {'wide': 'done'}
+  assert job.starts('wide') == 4 and job.saves('wide') == 2
 
 
 @pytest.mark.slow
@@ -474,3 +522,14 @@ def test_runs_of_a_killed_ray_node_go_on_elsewhere_and_no_other_runs_twice(
   finally:
     sweep.kill()
     cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_what_a_ray_node_cannot_run_is_a_failed_job(tmp_path):
+  cluster = pytest.importorskip('ray')
+  (tmp_path / 'file').touch()
+  job = engines.Job('a', ('-S', '-c', '0'), str(tmp_path / 'file' / 'log.txt'))
+  events = [event for event in ray.submit([job], retries=1) if event]
+  cluster.shutdown()
+  assert [event.state for event in events] == ['queued', 'failed']
+  assert 'cannot write' in events[-1].note

@@ -1,4 +1,5 @@
 """What a sweep is made of, what of it is left to do, and a real one."""
+import functools
 import json
 import os
 import pathlib
@@ -276,7 +277,9 @@ def test_a_sweep_killed_at_any_time_goes_on(tiny_sweep, tmp_path):
       [('SIGKILL', -9), ('SIGTERM', 75), ('SIGINT', 130)]):
     process = subprocess.Popen(
         [sys.executable, '-m', 'launch.sweep', *args], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=functools.partial(  # a job in the background ignores it
+            signal.signal, signal.SIGINT, signal.SIG_DFL))
     while not log.exists() or log.read_text().count('steps on') <= i:
       assert process.poll() is None
       time.sleep(0.1)

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT, the_error
@@ -137,6 +139,23 @@ def test_it_is_measured_how_many_at_once_pay(digits_npz, tmp_path):
   assert done.returncode == 0, done.stderr
   [line] = [line for line in done.stdout.splitlines() if '(1.00 ×)' in line]
   assert '2: ' in line and 'at once' in line
+
+
+def test_more_models_than_fit_are_not_tried_again(monkeypatch, capsys):
+  rates = {1: 10., 2: 18., 4: jax.errors.JaxRuntimeError(
+      'RESOURCE_EXHAUSTED: Out of memory'), 8: 99.}
+
+  def rate(program, of, count):
+    if isinstance(rates[count], Exception):
+      raise rates[count]
+    return rates[count]
+  monkeypatch.setattr(together, '_rate', rate)
+  of = types.SimpleNamespace(start=0, total=60)
+  assert together.what_pays(None, of, 8) == 2
+  assert '2: 18 (1.80 ×); training 2 at once' in capsys.readouterr().out
+  rates[1] = rates[4]
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    together.what_pays(None, of, 8)
 
 
 def test_one_run_that_cannot_be_leaves_the_others(digits_npz, tmp_path):

@@ -23,10 +23,13 @@ for them; what outlives a launcher that was killed is found by the next one.
 `folder` is where an engine may keep files of its own.
 """
 import collections
+import contextlib
 import dataclasses
+import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from deep_oc import errors
+from deep_oc import errors, files
 
 BAD_INPUT, AGAIN = 2, 75
 
@@ -76,6 +79,16 @@ class Attempts:
       return Event(job, 'queued', f'{note}, retry {self._failures[job]} of '
                    f'{self.retries}')
     return Event(job, 'failed', note)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+  """Says in one line that a file of the launcher's cannot be written."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yield
+  except OSError as error:
+    raise files.unwritable(path, error) from error
 
 
 def missing(what: str, remedy: str) -> errors.InputError:

@@ -25,10 +25,12 @@ def start(job: engines.Job, env: Mapping[str, str] | None = None
 
   The log is locked for as long as the process lives, whatever becomes of who
   started it.
+
+  Raises:
+    WriteError: the log cannot be written.
   """
   log = pathlib.Path(job.log)
-  log.parent.mkdir(parents=True, exist_ok=True)
-  with log.open('a', encoding='utf-8') as file:
+  with engines.writing(log), log.open('a', encoding='utf-8') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

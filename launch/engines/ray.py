@@ -6,6 +6,8 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
 
 from deep_oc import errors
 from launch import engines
@@ -57,7 +59,7 @@ def submit(queue: Sequence[engines.Job], *, retries: int = 2, folder: str = '',
       for task in ended:
         job = tasks.pop(task)
         printed.pop(job, None)
-        event = attempts.ended(job, ray.get(task))
+        event = attempts.ended(job, _result(ray, task))
         jobs += [job] * (event.state == 'queued')
         yield event
       # Ray does not tell which task has begun to run; its log does.
@@ -82,6 +84,14 @@ def _run(job: engines.Job, folder: str) -> int:
     return process.wait()
   finally:
     _process.stop([process])
+
+
+def _result(ray: ModuleType, task: Any) -> int | str:
+  """Returns the exit status, or in a line why the node could not run it."""
+  try:
+    return ray.get(task)
+  except ray.exceptions.RayError as error:
+    return str(error).strip().splitlines()[-1]
 
 
 def _length(job: engines.Job) -> int:

@@ -39,16 +39,22 @@ esac
 mkdir -p "$$(dirname "$$log")"
 exec >>"$$log" 2>&1
 echo "# $$(date '+%F %T') $$(hostname): $${command[*]}"
-[ "$${SLURM_NTASKS:-1}" -gt 1 ] && command=(srun "$${command[@]}")
-trap 'signal=USR1 waiting=1; kill -TERM $$child' USR1
-trap 'signal=USR2 waiting=1; kill -TERM $$child' USR2
+element=$${SLURM_ARRAY_JOB_ID}_$$SLURM_ARRAY_TASK_ID
+if [ "$${SLURM_NTASKS:-1}" -gt 1 ]; then
+  command=(srun "$${command[@]}")
+  end() { scancel --signal=TERM $$element; }  # srun would kill its tasks
+else
+  end() { kill -TERM $$child; }
+fi
+trap 'signal=USR1 waiting=1; end' USR1
+trap 'signal=USR2 waiting=1; end' USR2
 trap 'signal=TERM waiting=1' TERM
 "$${command[@]}" &
 child=$$!
 waiting=1
 while [ $$waiting ]; do waiting=; wait $$child; status=$$?; done
 if [ $$status = $again ] && [ "$$signal" = USR1 ]; then
-  exec scontrol requeue "$${SLURM_ARRAY_JOB_ID}_$$SLURM_ARRAY_TASK_ID"
+  exec scontrol requeue $$element
 fi
 [ -n "$$signal" ] || echo $$status > $stem.$$SLURM_ARRAY_TASK_ID
 exit $$status
@@ -66,10 +72,10 @@ def submit(queue: Sequence[engines.Job], *, retries: int = 2, folder: str = '',
     sbatch: further options of `sbatch`, in one string.
 
   Raises:
-    InputError: SLURM is not installed, or refuses the job.
+    InputError: SLURM is not installed, or refuses the job, or the folder
+      cannot be written to.
   """
   attempts = engines.Attempts(retries)
-  pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
   places = _adopted({job.name: job for job in queue}, folder)
   states = {}
   waiting = [job for job in queue if job not in places.values()]
@@ -106,11 +112,12 @@ def _array(jobs, folder, sbatch):
   cases = [f'{i}) log={shlex.quote(os.path.abspath(job.log))} command=('
            f'{shlex.join([sys.executable, *job.command])});;'
            for i, job in enumerate(jobs)]
-  script.write_text(_SCRIPT.substitute(
-      array=f'0-{len(jobs) - 1}', name=name, cwd=shlex.quote(os.getcwd()),
-      cases='\n'.join(cases), again=engines.AGAIN,
-      stem=shlex.quote(str(stem))), encoding='utf-8')
-  names.write_text(json.dumps([job.name for job in jobs]), encoding='utf-8')
+  with engines.writing(script):
+    script.write_text(_SCRIPT.substitute(
+        array=f'0-{len(jobs) - 1}', name=name, cwd=shlex.quote(os.getcwd()),
+        cases='\n'.join(cases), again=engines.AGAIN,
+        stem=shlex.quote(str(stem))), encoding='utf-8')
+    names.write_text(json.dumps([job.name for job in jobs]), encoding='utf-8')
   done = _call('sbatch', *shlex.split(sbatch), str(script))
   if done.returncode:
     raise InputError(f'sbatch refused {script}: {done.stderr.strip()}')

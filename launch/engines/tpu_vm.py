@@ -144,8 +144,7 @@ class _Slice:
   def run(self, job: engines.Job) -> int:
     """Runs a job on all hosts; its output is appended to the log here."""
     path = pathlib.Path(job.log)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a', encoding='utf-8') as log:
+    with engines.writing(path), path.open('a', encoding='utf-8') as log:
       return self._ssh(f'{_END_OLD}; {_RUN}{shlex.join(job.command)}', log)
 
   def end(self) -> None:
