@@ -68,6 +68,7 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   mesh = sharding.mesh()
   untrained = step.init(pretext, config.seed, problem.train.image.shape[1:])
   meta = experiment.meta(config, problem, int(state.step))
+  more = {'test': {'class_names': problem.class_names}}
   embed = embedder(pretext, mesh, batch)
   score = embedder(pretext, mesh, batch, method='scores') \
       if hasattr(pretext, 'scores') else None
@@ -83,7 +84,8 @@ def export(workdir: str, config: ml_collections.ConfigDict,
     if examples.path is not None:
       arrays['path'] = examples.path
     if distributed.is_first():
-      embeddings.write(f'{workdir}/embeddings/{split}.npz', arrays, meta)
+      embeddings.write(f'{workdir}/embeddings/{split}.npz', arrays,
+                       meta | more.get(split, {}))
 
 
 def _files(problem: data.Problem
