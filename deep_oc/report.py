@@ -20,11 +20,10 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import tqdm
 from absl import flags
 
 import deep_oc
-from deep_oc import cli, evaluate, files, oneclass, tables
+from deep_oc import cli, evaluate, files, oneclass, progress, tables
 from deep_oc.errors import InputError
 from deep_oc.page import (
     contamination,
@@ -83,8 +82,8 @@ def find(pattern: str, feature: str = 'pool', classifier: str | None = None,
   """
   found = Found([], [], [], [])
   workdirs = evaluate.find_runs(pattern)
-  for i, workdir in enumerate(tqdm.tqdm(workdirs, 'results', unit='run',
-                                        disable=None), 1):
+  for i, workdir in enumerate(
+      progress.bar(workdirs, 'results', unit='runs'), 1):
     try:
       rows = _rows(workdir, limit, found.evaluated)
       found.rows.extend(rows)
@@ -154,7 +153,7 @@ def _folded(found, shown):
             'press its name.' + (' The others are in the tables; --details '
                                  'shows more.'
                                  if len(shown) < len(found.runs) else ''))
-  for run in tqdm.tqdm(shown, 'plots and pictures', unit='run', disable=None):
+  for run in progress.bar(shown, 'plots and pictures', unit='runs'):
     yield _guarded(lambda found, run=run: _run(
         run, run is shown[0]), found, run.key)
 
