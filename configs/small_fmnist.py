@@ -1,4 +1,4 @@
-"""Rotation or DACL on Fashion-MNIST with a small encoder, for two CPU cores.
+"""Rotation, SimCLR or DACL on Fashion-MNIST, small, for two CPU cores.
 
   python -m deep_oc.train --config=configs/small_fmnist.py:rotation \\
       --config.protocol.normal=1
@@ -10,10 +10,11 @@ guessed once and kept; no test score chose them.
 """
 from ml_collections import ConfigDict
 
-from configs import dacl_fmnist, rotation_fmnist
+from configs import dacl_fmnist, rotation_fmnist, simclr_fmnist
 from deep_oc import errors
 
 _METHODS = {'rotation': (rotation_fmnist, 16, (256,)),
+            'simclr': (simclr_fmnist, 32, (256, 128)),
             'dacl': (dacl_fmnist, 32, (256, 128))}
 
 

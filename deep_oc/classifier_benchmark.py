@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 from sklearn import covariance, neighbors, preprocessing, svm
 
-from deep_oc import jitted, oneclass
+from deep_oc import jitted, oneclass, progress
 
 COLUMNS = ('classifier', 'fit', 'score', 'CPU', 'scikit-learn', 'NumPy',
            'jitted first', 'jitted', 'scikit-learn / jitted', 'NumPy / jitted')
@@ -50,7 +49,7 @@ def benchmark(specs: Sequence[str], train: np.ndarray, test: np.ndarray,
     turns. The last row is the sum.
   """
   rows = []
-  for spec in tqdm.tqdm(specs, 'classifiers', leave=False, disable=None):
+  for spec in progress.bar(specs, 'classifiers', leave=False):
     cpu = time.process_time()
     fit, fitted = _seconds(lambda spec=spec: oneclass.fit(spec, train))
     score, _ = _seconds(lambda fitted=fitted: oneclass.anomaly_score(

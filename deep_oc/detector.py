@@ -18,11 +18,10 @@ import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
-import tqdm
 
 from deep_oc import (checkpoints, embeddings, errors, experiment, features,
-                     files, maps, oneclass, plugins, runs, sharding, step,
-                     thresholds, unseen)
+                     files, maps, oneclass, plugins, progress, runs, sharding,
+                     step, thresholds, unseen)
 from deep_oc.errors import InputError
 
 _CHUNK = 256  # images held at once, fewer if they are large
@@ -214,9 +213,9 @@ class Detector:
     """Concatenates the function of u8[m, h, w, 3], f32[m, *shape]."""
     images = unseen.several(images)
     parts = [np.empty((0, *shape), np.float32)]
-    with tqdm.tqdm(
+    with progress.bar(
         total=len(images) if hasattr(images, '__len__') else None, desc=what,
-        unit='images', delay=_SILENT, leave=False, disable=None) as bar:
+        unit='images', delay=_SILENT, leave=False) as bar:
       for chunk in batched(images, self.chunk):
         parts.append(function(np.stack([self.prepare(x) for x in chunk])))
         bar.update(len(chunk))

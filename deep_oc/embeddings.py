@@ -8,7 +8,8 @@ An embeddings file is an `.npz` without pickles:
   anomaly             bool[n]    False = normal
   index               i64[n]     position in the data set's split
   path                str[n]     where the image came from, if from a file
-  meta                str        JSON: what the result rows say of the run
+  meta                str        JSON: what the result rows say of the run; of
+                                 test images also class_names, by label
 
 Under a protocol that contaminates the training images, train.npz also has
 
@@ -93,7 +94,7 @@ def read_run(workdir: object) -> tuple[dict, dict, dict]:
           f'{meta.get(key)} in train.npz, {test_meta.get(key)} in test.npz; '
           'embed again')
   _check_anomaly(folder / 'test.npz', test.get('anomaly'))
-  return train, test, meta
+  return train, test, meta | test_meta
 
 
 def read_maps(workdir: object, meta: Mapping[str, Any] | None = None

@@ -57,8 +57,8 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (cli, embeddings, errors, files, oneclass, rendering,
-                     tables, thresholds)
+from deep_oc import (cli, embeddings, errors, files, oneclass, progress,
+                     rendering, tables, thresholds)
 from deep_oc import scored as scored_runs
 from deep_oc.errors import InputError
 from deep_oc.scored import EVERYTHING, Key, Request, Score, Scored
@@ -226,8 +226,8 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
                                    if name not in names],
                      request, _seed(meta)),
       score_maps(maps, [name for name in names if name in chosen], map_meta))
-  found.scores.update(tqdm.tqdm(scored, str(workdir), unit='scores',
-                                leave=False, disable=None))
+  found.scores.update(progress.bar(scored, str(workdir), unit='scores',
+                                   leave=False))
   return found
 
 
@@ -314,7 +314,7 @@ def main() -> None:
   reuse = chosen.reuse and not chosen.ensemble  # which needs the scores
   rows, runs, failures = [], {}, []
   workdirs = find_runs(chosen.runs)
-  for workdir in tqdm.tqdm(workdirs, 'runs', unit='run', disable=None):
+  for workdir in progress.bar(workdirs, 'evaluate', unit='runs'):
     try:
       source = scored_runs.origin(workdir, request)
       found = scored_runs.recall(workdir, source) if reuse else None

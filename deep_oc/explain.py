@@ -28,24 +28,20 @@ import csv
 import json
 import shlex
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 from absl import flags
 
 from deep_oc import (cli, data, embeddings, errors, experiment, files, oneclass,
-                     runs, unseen)
+                     progress, runs, unseen)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
   from deep_oc import (allocator, attributions, chosen, detector,
                        differentiable, explainer, explanation_pictures,
                        explanation_tables, faithfulness, step)
-
-_EVERY = 10  # seconds between lines, where there is no terminal
 
 
 def define_flags() -> None:
@@ -167,14 +163,10 @@ def _title(image):
 
 
 def _explain_all(writer: Writer, images: Sequence[chosen.Chosen]) -> None:
-  each, said = 2 * len(writer.maps), time.monotonic()
-  with tqdm.tqdm(total=each * len(images), desc='explain', unit='maps',
-                 disable=None) as bar:
-    for i, image in enumerate(images, 1):
+  count = 2 * len(writer.maps) * len(images)
+  with progress.bar(total=count, desc='explain', unit='maps') as bar:
+    for image in images:
       writer.explain(image, bar.update)
-      if bar.disable and time.monotonic() - said > _EVERY:
-        said = time.monotonic()
-        print(f'explained {i} of {len(images)} images', flush=True)
 
 
 def _settings(args: Any, shape: Sequence[int]) -> explainer.Settings:

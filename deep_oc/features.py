@@ -7,10 +7,9 @@ import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
-import tqdm
 
 from deep_oc import (convolution, data, distributed, embeddings, experiment,
-                     sharding, step)
+                     progress, sharding, step)
 
 # Larger images are shrunk for the raw-pixel baseline.
 PIXEL_SIDE = 32
@@ -40,9 +39,9 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
     size = min(batch, max(_PIXELS // (images.shape[1] * images.shape[2]), 1))
     size += -size % mesh.size
     parts = []
-    for start in tqdm.trange(0, len(images), size, desc=description,
-                             disable=None if description else True,
-                             leave=False):
+    for start in progress.bar(
+        range(0, len(images), size), description, unit='batches', leave=False,
+        disable=not description):
       image = images[start:start + size]
       padding = [(0, size - len(image))] + [(0, 0)] * (image.ndim - 1)
       feature = forward(
@@ -68,6 +67,7 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   mesh = sharding.mesh()
   untrained = step.init(pretext, config.seed, problem.train.image.shape[1:])
   meta = experiment.meta(config, problem, int(state.step))
+  more = {'test': {'class_names': problem.class_names}}
   embed = embedder(pretext, mesh, batch)
   score = embedder(pretext, mesh, batch, method='scores') \
       if hasattr(pretext, 'scores') else None
@@ -83,7 +83,8 @@ def export(workdir: str, config: ml_collections.ConfigDict,
     if examples.path is not None:
       arrays['path'] = examples.path
     if distributed.is_first():
-      embeddings.write(f'{workdir}/embeddings/{split}.npz', arrays, meta)
+      embeddings.write(f'{workdir}/embeddings/{split}.npz', arrays,
+                       meta | more.get(split, {}))
 
 
 def _files(problem: data.Problem

@@ -11,9 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-import tqdm
 
-from deep_oc import densities, errors, gradcam, oneclass, step, windows
+from deep_oc import (densities, errors, gradcam, oneclass, progress, step,
+                     windows)
 from deep_oc.errors import InputError
 
 _MEMORY = 2**29  # bytes of window features, of training and of others
@@ -212,5 +212,5 @@ def _some(rng: np.random.Generator, values: np.ndarray, count: int
 
 
 def _bar(each: Iterable, description: str | None, what: str) -> Iterator:
-  return iter(tqdm.tqdm(each, desc=f'{description} {what}', leave=False,
-                        disable=None if description else True))
+  return iter(progress.bar(each, f'{description} {what}', leave=False,
+                           unit='batches', disable=not description))

@@ -21,12 +21,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
-from deep_oc import files, metrics
+from deep_oc import files, metrics, progress
 from deep_oc.errors import InputError
 
 _GAP = 8  # pixels between parts of a picture
@@ -75,7 +74,7 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
     return panel(images[i], maps[i], None if masks is None else masks[i],
                  scores[i], name, limits, side)
 
-  for i in tqdm.trange(len(images), desc='pictures', disable=None):
+  for i in progress.bar(range(len(images)), 'pictures', unit='images'):
     name = f'{class_names[labels[i]]} / {written[i].stem}'
     _save(with_legend(draw(i, name), limits, masks is not None), written[i])
   for label in np.unique(labels):

@@ -20,11 +20,10 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import tqdm
 from absl import flags
 
 import deep_oc
-from deep_oc import cli, evaluate, files, oneclass, tables
+from deep_oc import cli, evaluate, files, oneclass, progress, tables
 from deep_oc.errors import InputError
 from deep_oc.page import (
     contamination,
@@ -83,8 +82,8 @@ def find(pattern: str, feature: str = 'pool', classifier: str | None = None,
   """
   found = Found([], [], [], [])
   workdirs = evaluate.find_runs(pattern)
-  for i, workdir in enumerate(tqdm.tqdm(workdirs, 'results', unit='run',
-                                        disable=None), 1):
+  for i, workdir in enumerate(
+      progress.bar(workdirs, 'results', unit='runs'), 1):
     try:
       rows = _rows(workdir, limit, found.evaluated)
       found.rows.extend(rows)
@@ -150,14 +149,13 @@ def _plainness(run):
 
 
 def _folded(found, shown):
-  names = _class_names(found.runs)
   yield tag('p', f'Each run in full, {len(shown)} of {len(found.runs)}: '
             'press its name.' + (' The others are in the tables; --details '
                                  'shows more.'
                                  if len(shown) < len(found.runs) else ''))
-  for run in tqdm.tqdm(shown, 'plots and pictures', unit='run', disable=None):
-    yield _guarded(lambda found, run=run: _run(run, names.get(
-        run.about['dataset'], {}), run is shown[0]), found, run.key)
+  for run in progress.bar(shown, 'plots and pictures', unit='runs'):
+    yield _guarded(lambda found, run=run: _run(
+        run, run is shown[0]), found, run.key)
 
 
 def _guarded(make, found, key):
@@ -169,20 +167,8 @@ def _guarded(make, found, key):
     return tag('section', tag('p', str(error), class_='warning'), id=key)
 
 
-def _class_names(found):
-  """Returns {data set: {label: name}}: each run knows its normal class."""
-  names = {}
-  for run in found:
-    about = run.about
-    if about['normal_class'].isdecimal() and about['normal_name']:
-      names.setdefault(about['dataset'], {})[int(about['normal_class'])] = (
-          about['normal_name'])
-  return names
-
-
-def _run(run, names, first):
+def _run(run, first):
   scored = runs.read(run)
-  names = names | dict(enumerate(scored.map_meta.get('class_names') or ()))
   auroc = run.row(run.feature).get('auroc')
   title = run.title() + (f': AUROC {float(auroc):.1f} %' if auroc else '')
   training = curves.training(run)
@@ -197,7 +183,7 @@ def _run(run, names, first):
           class_='plots'),
       None if training else tag(
           'p', 'No metrics.jsonl: training curves are missing.',
-          class_='quiet'), mistakes.gallery(scored, names),
+          class_='quiet'), mistakes.gallery(scored),
       heatmaps.gallery(scored), id=run.key, class_='run', open=first)
 
 

@@ -34,7 +34,8 @@ META = {'experiment': 'dacl_shapes', 'dataset': 'shapes',
         'protocol': 'one_vs_rest', 'normal_class': 3, 'normal_name': NASTY,
         'seed': 0, 'pretext': 'dacl', 'encoder': 'convnet()', 'step': 7,
         'checkpoint_rule': 'last', 'config_hash': 'abc'}
-VOID = {'meta', 'img', 'input', 'br', 'image'}
+CLASS_NAMES = ['dot', 'bar', 'box', NASTY, 'ring', 'cup']
+VOID = {'meta', 'img', 'input', 'br', 'wbr', 'image'}
 
 
 def _split(seed, n, anomalous=0):
@@ -63,7 +64,7 @@ def _write(folder, seed=0, maps=False, evaluated=True, **meta):
   meta = META | meta
   embeddings.write(folder / 'embeddings/train.npz', _split(seed, 40), meta)
   embeddings.write(folder / 'embeddings/test.npz', _split(seed + 1, 30, 12),
-                   meta)
+                   meta | {'class_names': CLASS_NAMES})
   if maps:
     embeddings.write(
         folder / 'embeddings/maps.npz', _maps(seed, 30, 12), meta | {
@@ -182,7 +183,9 @@ def test_the_name_of_a_class_is_text_whatever_it_is(tree):
   assert len(list(tree.iter('script'))) == 1
   assert all(each.get('src').startswith('data:') for each in tree.iter('img'))
   assert any(NASTY in (each.text or '') for each in tree.iter('h3'))
-  assert any(NASTY in (each.get('alt') or '') for each in tree.iter('img'))
+  told = [each.get('alt') or '' for each in tree.iter('img')]
+  assert any(NASTY in each for each in told)
+  assert any(each.endswith('anomalous, cup') for each in told)
 
 
 @pytest.mark.parametrize('details', [9, 2])

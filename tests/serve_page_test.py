@@ -81,6 +81,30 @@ def test_pictures_are_scored_and_named(opened, url):
   assert all(each.startswith((url, 'data:image/', 'blob:')) for each in asked)
 
 
+def test_the_most_anomalous_come_first_if_asked_for(opened):
+  view, wrong, _ = opened()
+  files = [_file('dark', 30), _file('bright', 150), _file('middle', 60)]
+  _add(view, *files)
+  names = view.locator('#cards h3')
+  view.locator('#sort').check()
+  assert names.all_inner_texts() == ['bright', 'middle', 'dark']
+  _add(view, _file('brightest', 200), dict(files[0], buffer=b'', name='no'))
+  wanted = ['brightest', 'bright', 'middle', 'dark', 'no']
+  assert names.all_inner_texts() == wanted
+  view.locator('#sort').uncheck()
+  assert names.all_inner_texts() == ['dark', 'bright', 'middle', 'brightest',
+                                     'no']
+  assert len(wrong) == 1 and '422' in wrong[0]  # of what is no picture
+
+
+def test_a_score_is_told_from_the_threshold(opened):
+  view, _, _ = opened()
+  assert view.evaluate("""[
+      apart(-2.0399, -2.0405), apart(-2.0405, -2.0399), apart(157.2, 100),
+      apart(1, 1), apart(1e-7, 1)]""") == ['-2.04', '-2.041', '157', '1',
+                                           '1e-7']
+
+
 def test_what_is_refused_says_why_beside_what_is_scored(opened):
   view, wrong, _ = opened()
   _add(view, {'name': 'a.png', 'mimeType': 'image/png', 'buffer': b'GIF89a'},

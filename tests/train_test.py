@@ -52,7 +52,7 @@ def test_a_run_leaves_the_files_of_the_design(finished):
 def test_the_embeddings_are_of_the_un_augmented_normals_and_the_test_set(
     finished, digits_npz):
   train_file, meta = embeddings.read(finished / 'embeddings/train.npz')
-  test_file, _ = embeddings.read(finished / 'embeddings/test.npz')
+  test_file, test_meta = embeddings.read(finished / 'embeddings/test.npz')
   data = np.load(digits_npz)
   normal = np.flatnonzero(data['y_train'] == 3)
   np.testing.assert_array_equal(train_file['index'], normal)
@@ -67,6 +67,7 @@ def test_the_embeddings_are_of_the_un_augmented_normals_and_the_test_set(
   assert {'score_upright', 'score_rotation'} <= set(test_file)
   assert (meta['step'], meta['checkpoint_rule'], meta['normal_name']) == (
       60, 'last', '3')
+  assert test_meta == meta | {'class_names': list('0123456789')}
 
 
 def test_features_do_not_depend_on_how_the_last_batch_is_filled(finished):

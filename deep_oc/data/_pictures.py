@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from deep_oc import progress
 from deep_oc.data._layout import Found, Item
 from deep_oc.errors import InputError
 
@@ -62,8 +62,8 @@ def in_parallel(function: Callable, values: Iterable, what: str) -> list:
   """Returns the function of each value; shows progress, in files."""
   values = list(values)
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    return list(tqdm.tqdm(pool.map(function, values), what, len(values),
-                          unit='files', leave=False, disable=None))
+    return list(progress.bar(pool.map(function, values), what, len(values),
+                             unit='files', leave=False))
 
 
 def read_image(content: io.BytesIO) -> tuple[Image.Image, Seen]:

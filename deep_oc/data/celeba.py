@@ -11,10 +11,9 @@ published loader cannot be run, and reads another attribute than it is told;
 here the attributes are those of TFDS, by name.
 """
 import numpy as np
-import tqdm
 from PIL import Image
 
-from deep_oc import data, errors
+from deep_oc import data, errors, progress
 from deep_oc.data import _cache, _records, folder
 
 _VERSION = 1  # of the decoding; another one makes caches void
@@ -78,7 +77,7 @@ def _read(source, size: int, known: list[str], what: str
   """Returns u8[n, size, size, 3] faces and bool[n, 40] attributes."""
   image = np.empty((len(source), size, size, 3), np.uint8)
   has = np.empty((len(source), len(known)), bool)
-  for i in tqdm.trange(len(source), desc=f'decode {what}', disable=None):
+  for i in progress.bar(range(len(source)), f'decode {what}', unit='images'):
     example = _records.example(source, i, what)
     image[i] = face(example['image'], size)
     has[i] = [example['attributes'][name] for name in known]

@@ -6,9 +6,8 @@ in one `.npz` file, which the source 'npz' reads too.
 import pathlib
 
 import numpy as np
-import tqdm
 
-from deep_oc import data, errors
+from deep_oc import data, errors, progress
 from deep_oc.data import _cache, _records, npz
 from deep_oc.errors import InputError
 
@@ -100,7 +99,7 @@ def _decode(name: str, folder: str, label: str) -> dict[str, np.ndarray]:
 def _read(source, key: str, what: str) -> tuple[np.ndarray, np.ndarray]:
   """Returns u8[n, h, w, c] images and i32[n] labels."""
   image, label = None, np.empty(len(source), np.int32)
-  for i in tqdm.trange(len(source), desc=f'decode {what}', disable=None):
+  for i in progress.bar(range(len(source)), f'decode {what}', unit='images'):
     example = _records.example(source, i, what)
     if image is None:
       image = np.empty((len(source), *example['image'].shape), np.uint8)

@@ -60,7 +60,8 @@ def section(found: Sequence[runs.Run]) -> Element:
   if not known:
     return tag('section', tag(
         'p', 'No method has runs with several shares of abnormal training '
-        'images (--config.protocol.name=contaminated).'), id='contamination')
+        'images (', tag('code', '--config.protocol.name=contaminated'), ').'),
+        id='contamination')
   return tag(
       'section',
       tag('p', 'So many percent of the training images are abnormal; neither '

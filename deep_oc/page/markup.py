@@ -70,9 +70,17 @@ def table(key: str, caption: Part | Sequence[Part], header: Sequence[str],
 def table_row(cells: Sequence[Part], **attributes: object) -> Element:
   """Returns a row; of numbers, `number` makes the cells."""
   first, *others = cells
-  return tag('tr', tag('th', first, scope='row'),
+  return tag('tr', tag('th', _breakable(first), scope='row'),
              [tag('td', cell, class_='number' if _is_number(cell) else None)
               for cell in others], **attributes)
+
+
+def _breakable(cell):
+  """Returns the parts of a name, which may be broken after an underscore."""
+  if not isinstance(cell, str):
+    return cell
+  first, *others = cell.split('_')
+  return [first, [['_', tag('wbr'), each] for each in others]]
 
 
 def _is_number(cell):

@@ -1,6 +1,4 @@
 """The test images that a run is surest about, rightly and wrongly."""
-from collections.abc import Mapping
-
 import numpy as np
 from sklearn import neighbors, preprocessing
 
@@ -23,19 +21,15 @@ def choose(score: np.ndarray, anomaly: np.ndarray) -> dict[str, np.ndarray]:
       'Most normal: the normal images that score lowest': normal[:_MOST]}
 
 
-def gallery(scored: runs.Scored, names: Mapping[int, str]) -> list[Element]:
-  """Returns the pictures, or why there are none.
-
-  Args:
-    scored: the run.
-    names: of classes by label, as far as they are known.
-  """
+def gallery(scored: runs.Scored) -> list[Element]:
+  """Returns the pictures, or why there are none."""
   if scored.image(0) is None:
     return [tag('p', 'No images are stored with this run’s embeddings.',
                 class_='quiet')]
   found = [tag('p', 'Under each picture its score and, in brackets, how many '
-               'percent of the other kind score lower: with 0 % a normal image '
-               'is no mistake, with 100 % an anomaly is none. Beside a mistake '
+               'percent of the other kind score lower: with '
+               '0\N{NO-BREAK SPACE}% a normal image is no mistake, with '
+               '100\N{NO-BREAK SPACE}% an anomaly is none. Beside a mistake '
                'the training image whose '
                f'{scored.run.feature} feature is nearest by cosine.',
                class_='quiet')]
@@ -43,7 +37,7 @@ def gallery(scored: runs.Scored, names: Mapping[int, str]) -> list[Element]:
     mistake = title.startswith('Most confident')
     nearest = _nearest(scored, chosen) if mistake else {}
     found += [tag('h4', title), tag('ul', [
-        _item(scored, i, names, nearest.get(i)) for i in chosen.tolist()],
+        _item(scored, i, nearest.get(i)) for i in chosen.tolist()],
         class_='pictures')]
   return found
 
@@ -57,9 +51,8 @@ def _nearest(scored, chosen):
   return dict(zip(chosen.tolist(), found.tolist(), strict=True))
 
 
-def _item(scored, i, names, nearest):
-  label = int(scored.test['label'][i]) if 'label' in scored.test else None
-  kind = names.get(label, '' if label is None else f'class {label}')
+def _item(scored, i, nearest):
+  kind = _kind(scored, i)
   truth = 'anomalous' if scored.anomaly[i] else 'normal'
   others = scored.score[scored.anomaly != scored.anomaly[i]]
   below = 100 * (others < scored.score[i]).mean()
@@ -74,6 +67,13 @@ def _item(scored, i, names, nearest):
           tag('br'),
           tag('span', scored.name(i), class_='quiet')),
       class_=None if near is None else 'beside')
+
+
+def _kind(scored, i):
+  if 'label' not in scored.test:
+    return ''
+  label = int(scored.test['label'][i])
+  return dict(enumerate(scored.class_names)).get(label, f'class {label}')
 
 
 def _picture(image, about, style):

@@ -76,14 +76,14 @@ class Scored:
     run: which.
     train, test: arrays of the embeddings.
     maps: arrays of the heat maps, {} without any.
-    map_meta: what is said of these.
+    class_names: of label 0, 1, ..., as far as they are known.
     params: of the classifier on the run's feature, JSON.
   """
   run: Run
   train: Mapping[str, np.ndarray]
   test: Mapping[str, np.ndarray]
   maps: Mapping[str, np.ndarray]
-  map_meta: Mapping[str, object]
+  class_names: Sequence[str]
 
   @property
   def anomaly(self) -> np.ndarray:
@@ -147,7 +147,8 @@ def read(run: Run) -> Scored:
   if maps and len(maps['anomaly']) != len(test['anomaly']):
     raise InputError(f'the maps of {run.workdir} are of other images than its '
                      'test.npz; localize again')
-  return Scored(run, train, test, maps, map_meta)
+  names = (meta | map_meta).get('class_names') or ()
+  return Scored(run, train, test, maps, names)
 
 
 def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],

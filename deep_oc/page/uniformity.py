@@ -164,7 +164,9 @@ def _scatter(key, feature, kind, seen, x, y):
       'figcaption', tag('strong', f'{kind} DA. '), 'Grey dots: '
       f'{len(seen.train)} training images; blue dots: {len(seen.normal)} '
       f'normal test images; orange crosses: {len(seen.anomalous)} anomalies. '
-      'Thin line: the unit circle; the axes differ in their scales.'))
+      'Thin line: the unit circle' + (
+          '.' if np.ptp(x.ticks) == np.ptp(y.ticks) else
+          '; the axes differ in their scales.')))
 
 
 def _cosines(key, feature, views):

@@ -12,6 +12,7 @@ const pending = [];
 let running = 0;
 let model = null;
 let limits = null;
+let given = [];  // all cards, in the order of the pictures
 let shown = [];  // {card, result, heat}
 let count = {asked: 0, done: 0, anomalous: 0, failed: 0};
 let colours = null;  // 256 times red, green, blue, opacity
@@ -21,6 +22,7 @@ const ready = start();
 async function start() {
   byId('theme').hidden = false;
   document.querySelector('.hands').hidden = false;
+  byId('files').classList.add('mute');
   const answer = await fetch('health').then(each => each.json())
       .catch(() => null);
   if (!answer) {
@@ -64,6 +66,16 @@ function number(value) {
   return String(Number(value.toPrecision(3)));
 }
 
+// Shows a number by as few digits as tell it from another.
+function apart(value, other) {
+  let digits = 3;
+  while (digits < 9 && value !== other &&
+         value.toPrecision(digits) === other.toPrecision(digits)) {
+    digits += 1;
+  }
+  return String(Number(value.toPrecision(digits)));
+}
+
 function make(name, attributes = {}, ...parts) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -76,6 +88,7 @@ function make(name, attributes = {}, ...parts) {
 function add(files) {
   for (const file of files) {
     const card = make('li', {}, ...frame(file));
+    given.push(card);
     cards.append(card);
     count.asked += 1;
     pending.push({file, card, round: count});
@@ -88,7 +101,10 @@ function add(files) {
 function frame(file) {
   const image = make('img', {alt: ''});
   const url = URL.createObjectURL(file);
-  image.addEventListener('load', () => URL.revokeObjectURL(url));
+  image.addEventListener('load', () => {
+    URL.revokeObjectURL(url);
+    image.className = sharpness(image.naturalWidth, image.naturalHeight);
+  });
   image.addEventListener('error', () => {  // as of a TIFF file
     URL.revokeObjectURL(url);
     image.remove();
@@ -98,6 +114,10 @@ function frame(file) {
       make('h3', {}, make('bdi', {}, file.name || 'pasted picture')),
       make('p', {class: 'verdict'}, 'waits …'));
   return [make('div', {class: 'view'}, image), about];
+}
+
+function sharpness(width, height) {
+  return Math.max(width, height) < LARGE ? 'sharp' : '';
 }
 
 async function pump() {
@@ -166,17 +186,19 @@ async function show(job, result) {
   count.done += 1;
   count.anomalous += result.anomalous;
   tell();
+  arrange();
   place();
   paint();
 }
 
 function facts(result) {
+  const {score, threshold} = result;
   const list = make('dl');
   const add = (name, value) => list.append(
       make('dt', {}, name), make('dd', {}, value));
-  add('score', number(result.score));
-  if (result.threshold !== null) {
-    add('threshold', number(result.threshold));
+  add('score', threshold === null ? number(score) : apart(score, threshold));
+  if (threshold !== null) {
+    add('threshold', apart(threshold, score));
   }
   add('p-value', `${number(result.p_value)} ` +
       `${result.anomalous ? '≤' : '>'} ${number(result.false_alarm_rate)}`);
@@ -189,7 +211,7 @@ function facts(result) {
 
 function overlay(card, result, heat) {
   const view = card.querySelector('.view');
-  const small = Math.max(heat.width, heat.height) < LARGE ? 'sharp' : '';
+  const small = sharpness(heat.width, heat.height);
   const canvas = make('canvas', {
     width: heat.width, height: heat.height, role: 'img', class: small,
     'aria-label': 'Heat map'});
@@ -212,6 +234,17 @@ function tell() {
   const {asked, done, anomalous, failed} = count;
   byId('status').textContent = `${done} of ${asked} scored, ${anomalous} ` +
       `anomalous${failed ? `, ${failed} not scored` : ''}.`;
+}
+
+// What has no score stands last.
+function arrange() {
+  const rank = new Map(shown.map(({card, result}) => [card, -result.score]));
+  const of = card => rank.has(card) ? rank.get(card) : Infinity;
+  const order = byId('sort').checked ?
+      [...given].sort((a, b) => of(a) - of(b) || 0) : given;
+  if (order.some((card, i) => card !== cards.children[i])) {
+    cards.append(...order);
+  }
 }
 
 function track() {
@@ -292,12 +325,15 @@ byId('upload').addEventListener('submit', event => event.preventDefault());
 
 byId('clear').addEventListener('click', () => {
   pending.length = 0;
+  given = [];
   shown = [];
   count = {asked: 0, done: 0, anomalous: 0, failed: 0};
   cards.replaceChildren();
   byId('results').hidden = true;
   byId('files').focus();
 });
+
+byId('sort').addEventListener('change', arrange);
 
 byId('opacity').addEventListener('input', event => {
   const told = `${event.target.value} %`;
