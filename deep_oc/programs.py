@@ -18,7 +18,7 @@ from flax import traverse_util
 from jax import export
 from scipy import linalg
 
-from deep_oc import jitted, oneclass, step
+from deep_oc import convolution, jitted, oneclass, step
 from deep_oc.errors import InputError
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -147,7 +147,8 @@ def _program(function, arrays, shape, dtype, double):
 def _traced(function, arrays, shape, dtype, double):
   """Returns the function of arrays and of rows [n, *shape], for any n."""
   n, = export.symbolic_shape('n')
-  with jax.enable_x64(double), jax.default_matmul_precision('highest'):
+  with jax.enable_x64(double), jax.default_matmul_precision('highest'), \
+      convolution.straightforward():  # whatever device it is for
     like = {name: jax.ShapeDtypeStruct(x.shape, x.dtype)
             for name, x in arrays.items()}
     return export.export(jax.jit(function), platforms=PLATFORMS)(
