@@ -140,10 +140,9 @@ def _parts(config: ml_collections.ConfigDict, size: int
 
   embed = features.embedder(pretext, mesh, features.BATCH)
   some = np.asarray(images[:features.BATCH])
-  forward = jax.jit(lambda image: pretext.apply(
-      variables, image, method='embed'),
-                    compiler_options=convolution.compiler_options())
   there = jax.device_put(step.to_float(some), sharding.split(mesh))
+  forward = jax.jit(lambda variables, image: pretext.apply(
+      variables, image, method='embed'))
   views = jax.jit(lambda key, index: pretexts.views(
       pretext.augment, key, step.to_float(images[index]),
       pretext.inputs_per_image, getattr(pretext, 'crop', 0)).sum())
@@ -152,10 +151,11 @@ def _parts(config: ml_collections.ConfigDict, size: int
       'train step': (train, count),
       'augmentation': (lambda: views(key, index[0]), 1),
       'embedding': (lambda: embed(variables, some), 1),
-      'forward pass': (lambda: forward(there), 1),
+      'forward pass': (lambda: forward(variables, there), 1),
       'matrix product': (product, product_flops)}
   parts |= _window_parts(config, pretext, variables, some[:1])
   with convolution.straightforward():  # what is computed, not how
+    jax.block_until_ready(forward(variables, there))  # as features has it
     take_steps = step.make_steps(
         pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate)
     flops = _flops(take_steps.lower(state, images, index[:1], key))
