@@ -82,8 +82,8 @@ def _serve(app, server, address, host):
   if host not in _LOCAL:
     print(f'warning: whoever reaches {host} can use it; there is no password',
           flush=True)
-  print(f'serve on {server.url(address)} (process {os.getpid()})', flush=True)
-  server.run(app, address)
+  server.run(app, address, lambda: print(
+      f'serve on {server.url(address)} (process {os.getpid()})', flush=True))
   measures = app.state.service.measures.registry
   accepted, finished = (int(measures.get_sample_value(
       f'deep_oc_{name}_total')) for name in ('accepted', 'finished'))

@@ -46,7 +46,7 @@ def never_stopped(digits_npz, tmp_path_factory) -> pathlib.Path:
 def binary(digits_npz, tmp_path):
   """Runs `python -m deep_oc.<name>` with tests/tiny.py as its config."""
   def start(name, *args, env=None, wait=True, config='tests/tiny.py',
-            wrapper=()):
+            wrapper=(), timeout=300):
     command = [*wrapper, sys.executable, '-m', f'deep_oc.{name}']
     if name == 'train':
       command.append(f'--config={config}')
@@ -58,7 +58,7 @@ def binary(digits_npz, tmp_path):
         env=os.environ | {'JAX_PLATFORMS': 'cpu'} | (env or {}))
     if not wait:
       return process
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(
         process.args, process.returncode, out, err)
   return start

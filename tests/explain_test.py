@@ -334,7 +334,8 @@ def test_explanations_of_a_trained_run_land_on_the_defects(
   workdir = tmp_path_factory.mktemp('fabric') / 'run'
   train.train(cutpaste_quickstart.get_config(), str(workdir))
   done = binary('explain', f'--workdir={workdir}', '--count=24',
-                '--method=occlusion,gradcam,integrated_gradients')
+                '--method=occlusion,gradcam,integrated_gradients',
+                timeout=1800)
   assert done.returncode == 0, done.stderr
   about = json.loads(
       (workdir / 'explanations' / 'explanations.json').read_text())

@@ -280,7 +280,8 @@ async function pixels(source) {
   return context.getImageData(0, 0, image.width, image.height);
 }
 
-// Equal scores have equal colours; the lowest let the picture through.
+// Equal scores have equal colours; the lowest let the picture through. By the
+// square root, or one large defect would hide all small ones.
 function paint() {
   const drawn = shown.filter(each => each.heat);
   byId('opacity-box').hidden = !drawn.length;
@@ -290,6 +291,7 @@ function paint() {
   const low = Math.min(...drawn.map(each => each.result.heat_low));
   const high = Math.max(...drawn.map(each => each.result.heat_high));
   byId('low').textContent = number(low);
+  byId('middle').textContent = number(low + (high - low) / 4);
   byId('high').textContent = number(high);
   for (const {card, result, heat} of drawn) {
     const canvas = card.querySelector('canvas');
@@ -302,7 +304,7 @@ function coloured(heat, {heat_low: from, heat_high: to}, low, span) {
   const data = new Uint8ClampedArray(heat.data.length);
   for (let i = 0; i < data.length; i += 4) {
     const value = from + heat.data[i] / 255 * (to - from);
-    const share = Math.max(0, Math.min((value - low) / span, 1));
+    const share = Math.sqrt(Math.max(0, Math.min((value - low) / span, 1)));
     const level = 4 * Math.round(255 * share);
     data.set(colours.subarray(level, level + 3), i);
     data[i + 3] = 255 * Math.min(1, 0.05 + 1.4 * share);

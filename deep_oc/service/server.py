@@ -2,7 +2,7 @@
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fastapi
@@ -12,7 +12,19 @@ from deep_oc.errors import InputError
 
 
 class _Server(uvicorn.Server):
-  """Ends by itself on a signal, where uvicorn would raise it once more."""
+  """Says when it listens; ends by itself on a signal.
+
+  Uvicorn would raise the signal once more.
+  """
+
+  def __init__(self, config: uvicorn.Config, listens: Callable[[], object]):
+    super().__init__(config)
+    self._listens = listens
+
+  async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    await super().startup(sockets)
+    if self.started:
+      self._listens()
 
   @contextlib.contextmanager
   def capture_signals(self) -> Iterator[None]:
@@ -54,9 +66,17 @@ def url(found: socket.socket) -> str:
   return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
 
 
-def run(app: fastapi.FastAPI, found: socket.socket) -> None:
-  """Serves until SIGTERM or Ctrl-C, and then what was accepted before."""
+def run(app: fastapi.FastAPI, found: socket.socket,
+        listens: Callable[[], object]) -> None:
+  """Serves until SIGTERM or Ctrl-C, and then what was accepted before.
+
+  Args:
+    app: what serves.
+    found: a socket that does not listen yet.
+    listens: called once it does.
+  """
   # h11, unlike httptools, bounds what a header may be.
-  server = _Server(uvicorn.Config(app, http='h11', ws='none', access_log=False,
-                                  log_level='warning', server_header=False))
+  server = _Server(uvicorn.Config(
+      app, http='h11', ws='none', access_log=False, log_level='warning',
+      server_header=False), listens)
   server.run(sockets=[found])
