@@ -35,7 +35,7 @@ setuptools.setup(
         'ml-collections>=1.0',
         'numpy>=2.0',
         'optax>=0.2.5',
-        'orbax-checkpoint>=0.11.25',
+        'orbax-checkpoint>=0.12.8',  # older ones cannot delete a damaged step
         'pillow>=10.1',
         'rich>=13',  # the table of launch.sweep
         'scikit-learn>=1.6',

@@ -50,6 +50,7 @@ import glob
 import itertools
 import json
 import pathlib
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -260,8 +261,13 @@ def evaluate(workdir: pathlib.Path, request: Request = EVERYTHING
   return write(workdir, score_run(workdir, request))
 
 
-def draw(workdir: pathlib.Path) -> pathlib.Path | None:
-  """Draws the heat maps of a run; returns the folder, None without maps."""
+def draw(workdir: pathlib.Path, command: str) -> pathlib.Path | None:
+  """Draws the heat maps of a run; returns the folder, None without maps.
+
+  Args:
+    workdir: of the run.
+    command: that asked for it, kept in each picture.
+  """
   arrays, meta = embeddings.read_maps(workdir)
   names = [name for name in arrays
            if name.startswith('map_') and 'random' not in name]
@@ -274,7 +280,8 @@ def draw(workdir: pathlib.Path) -> pathlib.Path | None:
         workdir / 'pictures', images=arrays['image'], maps=maps,
         masks=arrays.get('mask'), scores=_explained(workdir, name, maps, meta),
         anomaly=arrays['anomaly'], labels=arrays['label'],
-        class_names=meta['class_names'], paths=arrays.get('path'))
+        class_names=meta['class_names'], paths=arrays.get('path'),
+        command=command)
   return workdir / 'pictures'
 
 
@@ -314,6 +321,7 @@ def main() -> None:
   reuse = chosen.reuse and not chosen.ensemble  # which needs the scores
   rows, runs, failures = [], {}, []
   workdirs = find_runs(chosen.runs)
+  command = shlex.join(['python', '-m', 'deep_oc.evaluate', *sys.argv[1:]])
   for workdir in progress.bar(workdirs, 'evaluate', unit='runs'):
     try:
       source = scored_runs.origin(workdir, request)
@@ -326,7 +334,8 @@ def main() -> None:
           runs[workdir] = scored
       warn(workdir, found)
       rows += found
-      pictures = draw(workdir) if chosen.pictures and not drawn else None
+      pictures = (draw(workdir, command) if chosen.pictures and not drawn
+                  else None)
       if pictures:
         tqdm.tqdm.write(f'drew {pictures}')
       if source:  # at the end: what was interrupted is done again

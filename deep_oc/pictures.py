@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
@@ -42,7 +42,8 @@ _DEVICES = {'con', 'prn', 'aux', 'nul'} | {
 def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
           masks: np.ndarray | None, scores: np.ndarray, anomaly: np.ndarray,
           labels: np.ndarray, class_names: Sequence[str],
-          paths: Sequence[str] | None = None) -> list[pathlib.Path]:
+          paths: Sequence[str] | None = None, command: str = ''
+          ) -> list[pathlib.Path]:
   """Writes all pictures of a run; returns the images' own, in their order.
 
   Files of these names are replaced, others are left. Without normal images,
@@ -58,6 +59,7 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
     labels: i[n], indices into class_names.
     class_names: of label 0, 1, ...
     paths: str[n], to name the files after; numbers by default.
+    command: what made them, kept in each file.
 
   Raises:
     InputError: shapes do not fit, a score is not a finite number, the folder
@@ -76,18 +78,19 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
 
   for i in progress.bar(range(len(images)), 'pictures', unit='images'):
     name = f'{class_names[labels[i]]} / {written[i].stem}'
-    _save(with_legend(draw(i, name), limits, masks is not None), written[i])
+    _save(with_legend(draw(i, name), limits, masks is not None), written[i],
+          command)
   for label in np.unique(labels):
     member = np.flatnonzero(labels == label)
     chosen = member[spread(scores[member])]
     picture = montage([draw(i, written[i].stem, _TILE) for i in chosen],
                       class_names[label], len(member), limits,
                       masks is not None)
-    _save(picture, folder / f'montage_{homes[label]}.png')
+    _save(picture, folder / f'montage_{homes[label]}.png', command)
   if anomaly.any() and not anomaly.all():
-    _put(roc_plot(scores, anomaly), folder / 'roc.png')
-  _put(histogram_plot(scores, anomaly, labels, class_names),
-       folder / 'histogram.png')
+    _save(_read(roc_plot(scores, anomaly)), folder / 'roc.png', command)
+  _save(_read(histogram_plot(scores, anomaly, labels, class_names)),
+        folder / 'histogram.png', command)
   return written
 
 
@@ -515,12 +518,14 @@ def _png(figure):
   return data.getvalue()
 
 
-def _save(picture, path):
-  data = io.BytesIO()
-  picture.save(data, 'png', compress_level=4)  # 6: as large, and twice as long
-  _put(data.getvalue(), path)
+def _read(data):
+  return Image.open(io.BytesIO(data))
 
 
-def _put(data, path):
+def _save(picture, path, command):
+  info, data = PngImagePlugin.PngInfo(), io.BytesIO()
+  info.add_itxt('command', command)
+  picture.save(data, 'png', pnginfo=info,
+               compress_level=4)  # 6: as large, and twice as long
   with files.replacing(path, 'wb') as file:
-    file.write(data)
+    file.write(data.getvalue())

@@ -46,7 +46,8 @@ def define_flags() -> None:
       'work.')
   flags.DEFINE_string(
       'classifier', None, 'Whose scores the plots and pictures show; by '
-      'default kde, with fewer images than columns gde_ledoit_wolf.')
+      'default kde, of CutPaste gde, as their papers; with fewer images than '
+      'columns gde_ledoit_wolf.')
   flags.DEFINE_string('feature', 'pool', 'What it is fitted to.')
   flags.DEFINE_integer(
       'details', 20, 'Runs with plots and pictures of their own; the tables '

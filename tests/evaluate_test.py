@@ -481,7 +481,7 @@ def test_pictures_show_the_score_that_the_map_explains(run, monkeypatch, name):
   drawn = []
   monkeypatch.setattr('deep_oc.pictures.write', lambda folder, **given:
                       drawn.append(given['scores']))
-  evaluate.draw(run)
+  evaluate.draw(run, 'the command')
   train, test = (_split(0, 40)['pool'], _split(1, 30, 12)['pool'])
   unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test)]
   density = covariance.OAS().fit(unit[0])

@@ -291,3 +291,11 @@ def test_a_faint_defect_is_seen_beside_a_glaring_one():
   assert faint > 0.25 > 0.1 > normal.max()
   middle = limits.share(limits.middle())
   assert middle == pytest.approx(0.5) == pictures.Scale(1, 3).share(2.)
+
+
+def test_every_picture_names_the_command_that_made_it(tmp_path):
+  pictures.write(tmp_path, **_run(), command='python größe.py')
+  files = list(tmp_path.rglob('*.png'))
+  assert len(files) > 8
+  assert {Image.open(path).text['command'] for path in files} == {
+      'python größe.py'}

@@ -63,9 +63,11 @@ class Run:
       return {}
 
 
-def default_classifier(train: np.ndarray) -> str:
-  """Returns kde, or with fewer rows than columns what suits these."""
-  return 'gde_ledoit_wolf' if len(train) < train.shape[1] else 'kde'
+def default_classifier(method: str, train: np.ndarray) -> str:
+  """Returns kde, of CutPaste its paper's Gaussian, or what suits few rows."""
+  if len(train) < train.shape[1]:
+    return 'gde_ledoit_wolf'
+  return 'gde' if method.startswith('cutpaste') else 'kde'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,12 +96,15 @@ class Scored:
   def scores(self) -> dict[str, np.ndarray]:
     """Scores f[n] by feature: the run's own, and the baselines' there are.
 
+    Where the results have the classifier, only on what they have it: a Gaussian
+    of raw pixels has more columns than rows.
     By NumPy, as no number on the page may hang on whether JAX is installed.
     """
     seed = int(self.run.about['seed'] or 0)
-    found = {}
-    for name in dict.fromkeys((self.run.feature, *BASELINES)):
-      if name in self.train and name in self.test:
+    found, own = {}, self.run.feature
+    for name in dict.fromkeys((own, *BASELINES)):
+      wanted = name == own or self.run.row(name) or not self.run.row(own)
+      if wanted and name in self.train and name in self.test:
         fitted = oneclass.fit(self.run.classifier, self.train[name], seed,
                               self.run.limit)
         found[name] = oneclass.anomaly_score(fitted, self.test[name], False)
@@ -168,5 +173,5 @@ def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
   known = embeddings.features(train)
   if feature not in known:
     raise errors.unknown(f'feature in {workdir}', feature, known)
-  return Run(key, workdir, rows,
-             classifier or default_classifier(train[feature]), feature, limit)
+  return Run(key, workdir, rows, classifier or default_classifier(
+      rows[0]['pretext'], train[feature]), feature, limit)
