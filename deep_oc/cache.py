@@ -22,8 +22,8 @@ def keep_compiled_programs() -> None:
   """
   place = os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(
       folder() / 'programs' / _processor()))
-  if 'jax' in sys.modules:
-    config = sys.modules['jax'].config
+  if jax := sys.modules.get('jax'):
+    config = jax.config
     if config.jax_compilation_cache_dir is None:
       config.update('jax_compilation_cache_dir', place)
 
