@@ -22,10 +22,9 @@ def keep_compiled_programs() -> None:
   """
   place = os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(
       folder() / 'programs' / _processor()))
-  if jax := sys.modules.get('jax'):
-    config = jax.config
-    if config.jax_compilation_cache_dir is None:
-      config.update('jax_compilation_cache_dir', place)
+  jax = sys.modules.get('jax')
+  if jax and jax.config.jax_compilation_cache_dir is None:
+    jax.config.update('jax_compilation_cache_dir', place)
 
 
 def _processor() -> str:
