@@ -92,6 +92,7 @@ def of_files(images: unseen.Found, found: detector.Detector,
   if not top:
     raise InputError(f'none of {len(images.paths)} images could be read; the '
                      f'first: {tally.unreadable[0][1]}')
+  why = 'highest scores' if tally.scored > len(top) else 'given'
   return [Chosen(image, pathlib.Path(path).relative_to(images.root).as_posix(),
-                 path, 'highest scores')
+                 path, why)
           for _, _, path, image in sorted(top, reverse=True)], tally

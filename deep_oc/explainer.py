@@ -246,7 +246,12 @@ def _network(found, name, train):
 
 def nearest(train: np.ndarray, test: np.ndarray, count: int, cosine: bool
             ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns distances f[n, k] and rows i[n, k] of train nearest f[n, d]."""
+  """Returns distances f64[n, k] and rows i[n, k] of train nearest f[n, d].
+
+  In float64: in float32 a cosine distance is a multiple of 6e-8, and features
+  of images that are nearly alike all seem equally far.
+  """
   return neighbors.NearestNeighbors(
       n_neighbors=min(count, len(train)), algorithm='brute',
-      metric='cosine' if cosine else 'euclidean').fit(train).kneighbors(test)
+      metric='cosine' if cosine else 'euclidean').fit(
+          np.float64(train)).kneighbors(np.float64(test))

@@ -3,6 +3,7 @@ import csv
 import json
 import re
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -11,10 +12,10 @@ from conftest import the_error
 from PIL import Image
 
 import deep_oc
-from deep_oc import (attributions, chosen, differentiable, embeddings,
+from deep_oc import (attributions, chosen, detector, differentiable, embeddings,
                      experiment, explain, explainer, explanation_pictures,
-                     explanation_tables, oneclass, pixel_metrics, step,
-                     thresholds, train)
+                     explanation_tables, oneclass, pixel_metrics, predict, step,
+                     thresholds, train, unseen)
 from deep_oc.errors import InputError
 from tests import untrained
 
@@ -95,6 +96,34 @@ def test_the_binary_explains_test_images(run, problem, binary):
   assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.parametrize('count, names, why', [
+    (2, ['c.png', 'a.png'], 'highest scores'),
+    (3, ['c.png', 'a.png', 'b.png'], 'given'), (9, None, 'given')])
+def test_files_are_chosen_by_their_scores_if_not_all_are(
+    monkeypatch, count, names, why):
+  images = unseen.Found('in', ['in/a.png', 'in/b.png', 'in/c.png'], {})
+  judged = detector.Judged(np.array([2., 1., 3.]), None, None)
+
+  def scored(found, paths, take):
+    take(paths, np.zeros((3, 2, 2, 3), np.uint8), judged)
+    return types.SimpleNamespace(scored=3)
+  monkeypatch.setattr(predict, 'predict', scored)
+  network = types.SimpleNamespace(judge=True)
+  got, _ = chosen.of_files(images, None, network, count)
+  assert [each.name for each in got] == (names or ['c.png', 'a.png', 'b.png'])
+  assert {each.why for each in got} == {why}
+
+
+def test_near_images_are_told_apart_where_float32_would_not():
+  angle = 1e-4 * np.array([9, 3, 5, 4, 8])  # 1 - cos is 1e-9 to 4e-7
+  train = np.stack([np.cos(angle), np.sin(angle)], axis=1, dtype=np.float32)
+  distance, row = explainer.nearest(
+      train, np.float32([[1, 0]]), 5, cosine=True)
+  assert row[0].tolist() == [1, 3, 2, 4, 0]
+  np.testing.assert_allclose(
+      distance[0], 2 * np.sin(np.sort(angle) / 2) ** 2, rtol=1e-3)
+
+
 def test_the_binary_explains_files_by_the_tasks_own_score(
     binary, tmp_path_factory):
   root = tmp_path_factory.mktemp('parts')
@@ -111,6 +140,7 @@ def test_the_binary_explains_files_by_the_tasks_own_score(
   assert [row['method'] for row in rows] == 2 * ['occlusion', 'gradcam']
   assert {row['explained'] for row in rows} == {'rotation'}
   assert {row['p_value'] + row['verdict'] for row in rows} == {''}
+  assert {row['chosen_as'] for row in rows} == {'highest scores'}
   about = json.loads((root / 'out' / 'explanations.json').read_text())
   assert about['scored'] == 6 and len(about['unreadable']) == 1
   assert 'skipped: ' in done.stderr

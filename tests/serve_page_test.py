@@ -105,6 +105,14 @@ def test_a_score_is_told_from_the_threshold(opened):
                                            '1e-7']
 
 
+def test_the_lower_end_of_a_range_is_0_where_it_is_nothing_beside_the_upper(
+    opened):
+  view, _, _ = opened()
+  assert view.evaluate("""[
+      lower(1.55e-7, 95600), lower(-1e-9, 0.5), lower(29.55, 177200),
+      lower(-5, 3), lower(0, 0)]""") == ['0', '0', '29.6', '-5', '0']
+
+
 def test_what_is_refused_says_why_beside_what_is_scored(opened):
   view, wrong, _ = opened()
   _add(view, {'name': 'a.png', 'mimeType': 'image/png', 'buffer': b'GIF89a'},

@@ -66,6 +66,11 @@ function number(value) {
   return String(Number(value.toPrecision(3)));
 }
 
+// Shows the lower end of a range: what is nothing beside the upper is 0.
+function lower(value, upper) {
+  return number(Math.abs(value) < 1e-6 * Math.abs(upper) ? 0 : value);
+}
+
 // Shows a number by as few digits as tell it from another.
 function apart(value, other) {
   let digits = 3;
@@ -203,7 +208,7 @@ function facts(result) {
   add('p-value', `${number(result.p_value)} ` +
       `${result.anomalous ? '≤' : '>'} ${number(result.false_alarm_rate)}`);
   if (result.heat_map) {
-    add('heat map', `${number(result.heat_low)} to ` +
+    add('heat map', `${lower(result.heat_low, result.heat_high)} to ` +
         number(result.heat_high));
   }
   return list;
@@ -290,7 +295,7 @@ function paint() {
   }
   const low = Math.min(...drawn.map(each => each.result.heat_low));
   const high = Math.max(...drawn.map(each => each.result.heat_high));
-  byId('low').textContent = number(low);
+  byId('low').textContent = lower(low, high);
   byId('middle').textContent = number(low + (high - low) / 4);
   byId('high').textContent = number(high);
   for (const {card, result, heat} of drawn) {
