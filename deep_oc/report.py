@@ -15,15 +15,14 @@ JAX is not needed.
 """
 import datetime
 import pathlib
-import shlex
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import flags
 
 import deep_oc
-from deep_oc import cli, evaluate, files, oneclass, progress, tables
+from deep_oc import (cli, evaluate, files, oneclass, progress, provenance,
+                     tables)
 from deep_oc.errors import InputError
 from deep_oc.page import (
     contamination,
@@ -207,8 +206,7 @@ def main() -> None:
     raise found.failures[0]
   output = pathlib.Path(
       chosen.output or evaluate.root(chosen.runs) / 'report.html')
-  command = shlex.join(['python', '-m', 'deep_oc.report', *sys.argv[1:]])
-  made = page(found, command, chosen.details)
+  made = page(found, provenance.command(), chosen.details)
   with files.replacing(output, 'wb') as file:
     file.write(made)
   for workdir in found.evaluated:
