@@ -12,6 +12,7 @@ all ten classes, to the same numbers of passes, and evaluates them on the test
 split. An image pass is one network input. A step that is done is not repeated.
 """
 import csv
+import itertools
 import json
 import pathlib
 import statistics
@@ -45,12 +46,15 @@ CHOICES = (
     [{'warmup': 0.1}],
     [{'train.ema': 0.9}, {'train.ema': 0.97}],
     [{'pretext.loss': 'nt_xent'}],
-    [{'pretext.augment.crop': 0.8}],
-    [{f'pretext.augment.{name}': 0.1 for name in _COLOURS}])
+    [{'pretext.augment.crop': side} for side in (0.8, 1.0)],
+    [{f'pretext.augment.{name}': 0.1 for name in _COLOURS}],
+    [{'optimizer.weight_decay': 0.0}, {'optimizer.weight_decay': 3e-3}],
+    [{'optimizer.momentum': 0.8}, {'optimizer.momentum': 0.95}])
 
 
 def define_flags() -> None:
   flags.DEFINE_enum('step', 'compare', ['choose', 'compare'], 'Which.')
+  flags.DEFINE_integer('seeds', 2, 'Of the comparison.', 1)
   flags.DEFINE_string('output', 'results/fast_recipe.csv', 'Of the comparison.')
   flags.DEFINE_string('choice', 'results/fast_recipe_choice.csv',
                       'What --step=choose has written.')
@@ -100,9 +104,10 @@ def aurocs(config):
     yield metrics.auroc(score, problem.test.anomaly)
 
 
-def run(method, recipe, overrides, passes, protocol):
+def run(method, recipe, overrides, passes, protocol, seed=0):
   """Returns a row for each class."""
   config = configured(method, overrides, passes, protocol)
+  config.seed = seed
   rows = [dict(zip(COLUMNS, (
       method, recipe, protocol, normal, passes, config.train.steps, config.seed,
       f'{value:.2f}', json.dumps(overrides)), strict=True))
@@ -117,7 +122,10 @@ def _mean(rows):
 
 def choose(output: pathlib.Path) -> None:
   """Writes what was tried; the last of `kept` rows of a method is its best."""
-  rows = []
+  rows, before = [], {}
+  for row in read(output):
+    before.setdefault((row['pretext'], row['overrides']), []).append(
+        row | {'recipe': 'tried'})
   for method in METHODS:
     kept, best = {}, -np.inf
     for options in ([{}], *CHOICES):
@@ -125,7 +133,8 @@ def choose(output: pathlib.Path) -> None:
         continue
       found = []
       for option in options:
-        tried = run(method, 'tried', kept | option, FULL // 10, 'validation')
+        tried = before.pop((method, json.dumps(kept | option)), None) or run(
+            method, 'tried', kept | option, FULL // 10, 'validation')
         rows += tried
         found.append((_mean(tried), kept | option, tried))
       value, overrides, tried = max(found, key=lambda each: each[0])
@@ -133,29 +142,33 @@ def choose(output: pathlib.Path) -> None:
         best, kept = value, overrides
         for row in tried:
           row['recipe'] = 'kept'
-      write(output, rows)
+      write(output, rows + list(itertools.chain(*before.values())))
 
 
 def chosen(path: str) -> dict[str, dict]:
   """Returns the overrides that were kept, by method."""
-  with open(path, newline='', encoding='utf-8') as file:
-    return {row['pretext']: json.loads(row['overrides'])
-            for row in csv.DictReader(file) if row['recipe'] == 'kept'}
+  return {row['pretext']: json.loads(row['overrides'])
+          for row in read(pathlib.Path(path)) if row['recipe'] == 'kept'}
 
 
-def compare(output: pathlib.Path, choice: str) -> None:
-  rows = []
-  if output.exists():
-    with output.open(newline='', encoding='utf-8') as file:
-      rows = list(csv.DictReader(file))
-  done = {(row['pretext'], row['recipe'], int(row['passes'])) for row in rows}
-  for passes in PASSES:
+def compare(output: pathlib.Path, choice: str, seeds: int) -> None:
+  rows = read(output)
+  done = {(row['pretext'], row['recipe'], int(row['passes']), int(row['seed']))
+          for row in rows}
+  for seed, passes in itertools.product(range(seeds), PASSES):
     for method, fast in chosen(choice).items():
       for recipe, overrides in (('published', {}), ('fast', fast)):
-        if (method, recipe, passes) not in done:
-          rows += run(method, recipe, overrides, passes, 'one_vs_rest')
+        if (method, recipe, passes, seed) not in done:
+          rows += run(method, recipe, overrides, passes, 'one_vs_rest', seed)
           write(output, rows)
   draw(rows, output.with_suffix('.png'))
+
+
+def read(path: pathlib.Path) -> list[dict]:
+  if not path.exists():
+    return []
+  with path.open(newline='', encoding='utf-8') as file:
+    return list(csv.DictReader(file))
 
 
 def write(path: pathlib.Path, rows: list[dict]) -> None:
@@ -190,7 +203,7 @@ def main() -> None:
   if args.step == 'choose':
     choose(pathlib.Path(args.choice))
   else:
-    compare(pathlib.Path(args.output), args.choice)
+    compare(pathlib.Path(args.output), args.choice, args.seeds)
 
 
 if __name__ == '__main__':
