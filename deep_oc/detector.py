@@ -141,17 +141,23 @@ class Detector:
     """
     return self.judge(images).p_value
 
-  def judge(self, images: Iterable[unseen.Picture]) -> Judged:
+  def judge(self, images: Iterable[unseen.Picture],
+            batch: int = features.BATCH) -> Judged:
     """Returns score, p-value and verdict of n images, in one pass."""
-    feature = self.embed(images)
+    feature = self.embed(images, batch)
     if not len(feature):
       return Judged(np.empty(0), np.empty(0), np.empty(0, bool))
     score, p = self._calibrated.judge(feature)
     return Judged(score, p, p <= self.false_alarm_rate)
 
-  def embed(self, images: Iterable[unseen.Picture]) -> np.ndarray:
-    """Maps n images to the features f32[n, d] that are classified."""
-    look = features.embedder(self._pretext, sharding.mesh())
+  def embed(self, images: Iterable[unseen.Picture],
+            batch: int = features.BATCH) -> np.ndarray:
+    """Maps n images to the features f32[n, d] that are classified.
+
+    At most `batch` go through the network at once, which pads them to so many;
+    the last bit of a feature may depend on it.
+    """
+    look = features.embedder(self._pretext, sharding.mesh(), batch)
     return self._in_chunks(
         images, self._train[self.feature].shape[1:], 'embed',
         lambda image: look(self._variables, image)[self.feature])
