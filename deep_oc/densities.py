@@ -103,6 +103,35 @@ class PositionDensity:
           gaussian, self._rows(self.train_, at), self._rows(feature, at))
     return scores
 
+  @_one_thread
+  def compact(self, y: int) -> dict[str, np.ndarray]:
+    """Returns all that the scores in row y of the grid depend on.
+
+    `mean` f64[gw, d]; `axes` f32[gw, k, d], orthonormal, along which the k + 1
+    images spread, or all d; `variance` f64[gw, k], along them; `rest` f64[gw],
+    along all else. A window that is z from the mean, and a = axes z, scores
+
+      (sum(a² / variance) + |z - axes' a|² / rest) / 2
+
+    A sum of squares, so that float32 does; it would not for the difference that
+    Woodbury's identity is.
+    """
+    rows = [self._compact((y, x)) for x in range(self.train_.shape[2])]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+  def _compact(self, at):
+    rows = self._rows(self.train_, at)
+    mean, a, b, *_ = self.gaussians_[at]
+    _, spread, axes = linalg.svd(rows - mean, full_matrices=False)
+    k = compact_rank(*rows.shape)
+    return {'mean': mean, 'axes': axes[:k].astype(np.float32),
+            'variance': a * np.square(spread[:k]) + b, 'rest': np.float64(b)}
+
+  @property
+  def norm(self) -> str | None:
+    """What rows are scaled to, 'l2' or nothing."""
+    return self._shrunk.norm
+
   def parameters(self) -> dict[str, object]:
     """Returns what defines the fitted densities, JSON-able.
 
@@ -116,7 +145,7 @@ class PositionDensity:
   def _rows(self, feature: np.ndarray, at: tuple[int, int]) -> np.ndarray:
     """Returns a copy f64[n, d] of a position's rows, scaled if they are to."""
     rows = feature[:, *at].astype(np.float64)
-    if self._shrunk.norm is None:
+    if self.norm is None:
       return rows
     length = np.sqrt(_squares(rows))
     rows /= np.where(length > 0, length, 1)[:, None]
@@ -138,6 +167,11 @@ def create(positions: str, classifier: str = 'gde_ledoit_wolf', seed: int = 0,
   if positions == 'each':
     return PositionDensity(classifier, reg_covar)
   raise errors.unknown('positions', positions, ('shared', 'each'))
+
+
+def compact_rank(n: int, d: int) -> int:
+  """Returns in how many directions n rows of d columns spread around a mean."""
+  return min(n - 1, d)
 
 
 class _Gaussian(NamedTuple):

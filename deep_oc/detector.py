@@ -183,13 +183,12 @@ class Detector:
     return Parts(self._config, self._pretext, self._variables,
                  self._calibrated, len(self._train[self.feature]))
 
-  def fitted_maps(self) -> maps.Windows | maps.GradCam:
-    """Returns the densities of `heat_maps`, fitted; raises as it does."""
-    return self._maps
+  def localizer(self) -> tuple[maps.Windows | maps.GradCam, np.ndarray]:
+    """Returns what makes `heat_maps`, unfitted, and what it is fitted to.
 
-  @functools.cached_property
-  def _maps(self) -> maps.Windows | maps.GradCam:
-    """The densities of `heat_maps`, fitted."""
+    Raises:
+      InputError: as `heat_maps` does.
+    """
     if not self.localizes:
       raise InputError('this run has no heat maps: its config has no group '
                        '`localize`')
@@ -200,9 +199,14 @@ class Detector:
     method = plugins.call(
         maps.METHODS[self.localizes], group, 'localize',
         pretext=self._pretext, seed=self._config.seed)
-    return method.fit(
-        self._variables, self._train['pool'] if method.learns_from == 'pool'
-        else self._training_images(), 'heat maps')
+    return method, (self._train['pool'] if method.learns_from == 'pool'
+                    else self._training_images())
+
+  @functools.cached_property
+  def _maps(self) -> maps.Windows | maps.GradCam:
+    """What makes `heat_maps`, fitted."""
+    method, train = self.localizer()
+    return method.fit(self._variables, train, 'heat maps')
 
   def _training_images(self) -> np.ndarray:
     """Reads the normal images u8[n, h, w, 3] by the run's data source."""

@@ -11,7 +11,8 @@ alone:
   classifier.stablehlo  features to scores, and its classifier.npz
   calibration.npz       scores of normal images, for p-values and the threshold
   map.stablehlo, heat.stablehlo, heat.npz, enlarge.npz
-                        heat maps, if the run localizes
+                        heat maps, if the run localizes; heat/<row>.npz, if each
+                        position of their grid has a density of its own
   bundle.json           input, preprocessing, threshold, checksums, parity
   README.md             the model card
   predict.py, bundle/   what reads it
@@ -56,8 +57,6 @@ _READER = pathlib.Path(bundle.__file__).parent
 _RUN = ('dataset', 'protocol', 'normal_class', 'normal_name', 'seed', 'pretext',
         'encoder', 'step', 'config_hash')
 
-_ARRAYS = {'model': 'weights', 'map': 'weights'}  # of others, their own
-
 
 def define_flags() -> None:
   flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
@@ -101,14 +100,15 @@ def export(found: detector.Detector, output: pathlib.Path,
         dir=output.parent, prefix=f'.{output.name}.') as aside:
       folder = pathlib.Path(aside) / 'bundle'
       folder.mkdir()
-      about = _about(found, command) | _write(found, folder)
+      examples = parity.examples(found)
+      wrote, maps = _write(found, folder, examples.images[:parity.MAPS])
+      about = _about(found, command) | wrote
       _seal(folder, about | {'parity': None})
       print('compare with the trainer', flush=True)
-      about['parity'] = parity.check(folder, found)
+      about['parity'] = parity.check(folder, found, examples, maps)
       if onnx:
         print('convert to ONNX', flush=True)
-        images, _ = parity.examples(found)
-        about['onnx'] = onnx_model.write(found, folder, images)
+        about['onnx'] = onnx_model.write(found, folder, examples.images)
       (folder / 'README.md').write_text(
           model_card.write(about, results), encoding='utf-8')
       about = _seal(folder, about)
@@ -161,15 +161,20 @@ def _name(run: Mapping[str, Any]) -> str:
   return '{dataset} {normal_name}, {pretext}, seed {seed}'.format(**run)
 
 
-def _write(found: detector.Detector, folder: pathlib.Path) -> dict[str, Any]:
-  """Writes programs, arrays and reader; returns what is said of them."""
+def _write(found: detector.Detector, folder: pathlib.Path, images: np.ndarray
+           ) -> tuple[dict[str, Any], np.ndarray | None]:
+  """Writes programs, arrays and reader.
+
+  Returns what is said of them, and heat maps f32[m, h, w] of images
+  u8[m, h, w, 3] by the trainer's code, if there are any.
+  """
   print(f'trace the programs for {", ".join(programs.PLATFORMS)}', flush=True)
   parts = found.parts()
   fitted, calibration = zip(*parts.calibrated.parts, strict=True)
   model = programs.network(
       programs.pooled(parts.pretext, found.feature), parts.variables,
       found.image_shape)
-  heat, method = _heat_maps(found)
+  heat, method = _heat_maps(found, images, folder)
   traced = {'model': model,
             'classifier': programs.classifier(fitted, *model.shape),
             **heat.programs}
@@ -178,32 +183,34 @@ def _write(found: detector.Detector, folder: pathlib.Path) -> dict[str, Any]:
   kept = {'weights': weights, 'classifier': traced['classifier'].arrays,
           'calibration': {str(i): scores for i, scores
                           in enumerate(calibration)}}
+  stored = {'model': 'weights', 'map': 'weights'}  # of others, as their name
   if method:
-    kept |= {'heat': heat.programs['heat'].arrays, 'enlarge': heat.enlarge}
+    kept['enlarge'] = heat.enlarge
+  if heat.about.get('positions') == 'each':
+    stored['heat'] = 'heat/0'  # and the other rows, all written by now
+  elif method:
+    kept['heat'] = heat.programs['heat'].arrays
   for name, program in traced.items():
     (folder / f'{name}.stablehlo').write_bytes(program.content)
   for name, arrays in kept.items():
     np.savez(folder / f'{name}.npz', **arrays)
   _write_reader(folder)
   return heat.about | {'localizes': method, 'programs': {
-      name: {'arrays': f'{_ARRAYS.get(name, name)}.npz',
+      name: {'arrays': f'{stored.get(name, name)}.npz',
              'double': program.double, 'names': sorted(program.arrays)}
-      for name, program in traced.items()}}
+      for name, program in traced.items()}}, heat.maps
 
 
-def _heat_maps(found: detector.Detector
+def _heat_maps(found, images, folder
                ) -> tuple[portable_maps.Portable, str | None]:
   """Returns the heat maps and their method, None if there are none."""
-  parts = found.parts()
   if found.localizes:
     try:
       print(f'heat maps: fit densities ({found.localizes})', flush=True)
-      return portable_maps.portable(
-          found.fitted_maps(), parts.pretext, parts.variables,
-          found.image_shape), found.localizes
+      return portable_maps.portable(found, images, folder), found.localizes
     except InputError as error:
       print(f'the bundle has no heat maps: {error}')
-  return portable_maps.Portable({}, {}, {}), None
+  return portable_maps.Portable({}, {}, {}, None), None
 
 
 def _write_reader(folder: pathlib.Path) -> None:

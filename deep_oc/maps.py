@@ -20,6 +20,10 @@ _MEMORY = 2**29  # bytes of window features, of training and of others
 _IMAGES = 32  # per forward pass of Grad-CAM
 
 
+# Where the rows of windows of a band begin, i64[r], and the density there.
+Part = tuple[np.ndarray, densities.SharedDensity | densities.PositionDensity]
+
+
 class Windows:
   """Scores every window and spreads the scores over pixels.
 
@@ -62,21 +66,20 @@ class Windows:
     Raises:
       InputError: the windows do not fit the images.
     """
-    self._look = functools.partial(self._embed, variables)
-    self.parts_ = list(self._fits(train, description))
+    self.parts_ = list(self.fits(variables, train, description))
     return self
 
   def maps(self, image: np.ndarray, description: str | None = None
            ) -> np.ndarray:
     """Maps u8[m, h, w, c] to f32[m, h, w], higher = more anomalous."""
-    return self._maps(self.parts_, image, description)
+    return self.maps_by(self.parts_, image, description)
 
   def fit_maps(self, variables: Mapping[str, Any], train: np.ndarray,
                image: np.ndarray, description: str | None = None
                ) -> np.ndarray:
     """Does both, holding the densities of a part of the positions at once."""
-    self._look = functools.partial(self._embed, variables)
-    return self._maps(self._fits(train, description), image, description)
+    return self.maps_by(
+        self.fits(variables, train, description), image, description)
 
   def parameters(self) -> dict[str, object]:
     """Returns what defines the fitted densities, JSON-able."""
@@ -84,15 +87,22 @@ class Windows:
         'classifier': self.classifier, 'side': self.side,
         'stride': self.stride, 'sigma': self.sigma}
 
-  def _maps(self, parts, image, description):
+  def maps_by(self, parts: Iterable[Part], image: np.ndarray,
+              description: str | None = None) -> np.ndarray:
+    """Does what `maps` does, with densities that may be fitted meanwhile."""
     grid = np.concatenate([self._score(density, image, rows, description)
                            for rows, density in parts], axis=1)
     found = windows.upsample(
         grid, *image.shape[1:3], self.side, self.stride, self.sigma)
     return found.astype(np.float32)
 
-  def _fits(self, train, description):
-    """Yields rows of windows i64[r], and the density that is fitted there."""
+  def fits(self, variables: Mapping[str, Any], train: np.ndarray,
+           description: str | None = None) -> Iterator[Part]:
+    """Yields the densities of `fit`, for bands of the grid in turn.
+
+    Those of each position that have been used need not be held any longer.
+    """
+    self._look = functools.partial(self._embed, variables)
     rows, _ = self._starts(train)
     if self.positions == 'shared':
       self.density_ = self._new().fit(self._sample(train, description))

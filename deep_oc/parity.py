@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,8 +21,9 @@ from deep_oc.errors import InputError
 TOLERANCE = 1e-5  # of a score, relative to 1 or to its size if that is more
 MAP_TOLERANCE = 1e-4  # of a heat map in float32, relative to its largest value
 SIZES = (1, 2, 7)  # of batches; the rest goes through at once
+MAPS = 4  # how many images have their heat maps compared
 _TIES = 2  # calibration scores that rounding may carry an image past
-_REAL, _NOISE, _MAPS = 64, 14, 4
+_REAL, _NOISE = 64, 14
 
 # Images 0, 1-2, 3-9 and the rest are judged apart, as SIZES says.
 _PROGRAM = '''
@@ -34,42 +35,54 @@ import bundle
 given, taken, *pictures = sys.argv[1:]
 found = bundle.load('.')
 with np.load(given, allow_pickle=False) as file:
-  images, ends, maps = file['images'], file['ends'], file['maps']
+  images, ends, maps = file['images'], file['ends'], int(file['maps'])
 judged = [found.judge(each) for each in np.split(images, ends)]
 arrays = dict(zip(bundle.Judged._fields, map(np.concatenate, zip(*judged))))
 if found.localizes:
-  arrays['map'] = found.heat_maps(images[maps])
+  arrays['map'] = found.heat_maps(images[:maps])
 for i, picture in enumerate(pictures):
   arrays[f'picture_{i}'] = found.prepare(picture)
 np.savez(taken, **arrays)
 '''
 
 
-def check(folder: pathlib.Path, found: detector.Detector) -> dict[str, Any]:
+class Examples(NamedTuple):
+  """Images u8[n, h, w, 3], and how many of them are of each kind."""
+  images: np.ndarray
+  kinds: dict[str, int]
+
+
+def check(folder: pathlib.Path, found: detector.Detector, examples: Examples,
+          maps: np.ndarray | None) -> dict[str, Any]:
   """Returns how far the bundle in a folder is from a detector.
+
+  Args:
+    folder: of the bundle.
+    found: the detector.
+    examples: to compare.
+    maps: heat maps f32[m, h, w] of the first of them, by the trainer's code.
 
   Raises:
     InputError: it is further than it may be, or cannot be used.
   """
-  images, kind = examples(found)
+  images, kinds = examples
   wanted = found.judge(images)
-  maps = np.arange(min(_MAPS, len(images)))
   with tempfile.TemporaryDirectory() as aside:
     given, taken = (f'{aside}/{name}.npz' for name in ('given', 'taken'))
     pictures = list(_pictures(pathlib.Path(aside), found.image_shape,
                               found.parts().config.data))
-    np.savez(given, images=images, ends=np.cumsum(SIZES), maps=maps)
+    np.savez(given, images=images, ends=np.cumsum(SIZES), maps=MAPS)
     got = _judged(folder, given, taken, pictures)
     same = [np.array_equal(found.prepare(picture), got[f'picture_{i}'])
             for i, picture in enumerate(pictures)]
   if not all(same):
     raise InputError(f'the bundle prepares {len(same) - sum(same)} of '
                      f'{len(same)} pictures otherwise than the trainer does')
-  report = {'images': kind, 'batches': [*SIZES, len(images) - sum(SIZES)],
+  report = {'images': kinds, 'batches': [*SIZES, len(images) - sum(SIZES)],
             'pictures': len(pictures), 'tolerance': TOLERANCE}
   report |= _scores(wanted, got, found)
-  if 'map' in got:
-    report |= _maps(found.heat_maps(images[maps]), got['map'])
+  if maps is not None:
+    report |= _maps(maps, got['map'])
   return report
 
 
@@ -113,8 +126,8 @@ def _judged(folder, given, taken, pictures):
     return dict(file)
 
 
-def examples(found: detector.Detector) -> tuple[np.ndarray, dict[str, int]]:
-  """Returns u8[n, h, w, 3], and how many of them are of each kind."""
+def examples(found: detector.Detector) -> Examples:
+  """Returns test images and noise."""
   rng = np.random.default_rng(0)
   shape = found.image_shape
   noise = rng.integers(0, 256, (_NOISE, *shape), np.uint8)
@@ -123,10 +136,10 @@ def examples(found: detector.Detector) -> tuple[np.ndarray, dict[str, int]]:
     test = experiment.problem(found.parts().config).test.image
   except InputError as error:
     print(f'compare noise only, for no image can be read: {error}')
-    return noise, {'noise': len(noise)}
+    return Examples(noise, {'noise': len(noise)})
   some = np.linspace(0, len(test) - 1, min(_REAL, len(test))).astype(int)
-  return np.concatenate([test[some], noise]), {
-      'test': len(some), 'noise': len(noise)}
+  return Examples(np.concatenate([test[some], noise]), {
+      'test': len(some), 'noise': len(noise)})
 
 
 def _pictures(folder: pathlib.Path, shape: tuple[int, int, int],

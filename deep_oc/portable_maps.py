@@ -3,14 +3,17 @@
 Both methods end alike: scores on a grid, spread over the pixels by a matrix for
 rows and one for columns.
 """
-from collections.abc import Callable, Mapping
+import itertools
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import numpy as np
 
-from deep_oc import densities, gradcam, maps, programs, windows
+from deep_oc import densities, detector, gradcam, maps, programs, windows
 from deep_oc.errors import InputError
+
+_MOST = 2**31  # bytes of densities for each position
 
 
 class Portable(NamedTuple):
@@ -22,54 +25,109 @@ class Portable(NamedTuple):
     enlarge: `rows` f64[h, gh] and `columns` f64[w, gw]; of windows, also where
       they begin, `top` and `left`.
     about: what bundle.json says of the windows.
+    maps: f32[m, h, w], by the trainer's code, of the images to compare.
   """
   programs: dict[str, programs.Program]
   enlarge: programs.Arrays
   about: dict[str, Any]
+  maps: np.ndarray | None
 
 
-def portable(fitted: maps.Windows | maps.GradCam, pretext: nn.Module,
-             variables: Mapping[str, Any], shape: tuple[int, int, int]
+def portable(found: detector.Detector, images: np.ndarray, folder: pathlib.Path
              ) -> Portable:
-  """Returns heat maps of images of shape h, w, c.
+  """Returns the heat maps of a detector.
+
+  Args:
+    found: the detector, which localizes.
+    images: u8[m, h, w, 3], to compare.
+    folder: where `heat/0.npz` and so on are written, if there is a density for
+      each position: those of a row of the grid in each.
 
   Raises:
-    InputError: the densities cannot be exported.
+    InputError: the densities cannot be fitted, or be exported.
   """
-  make = _grad_cam if isinstance(fitted, maps.GradCam) else _windows
-  return make(fitted, pretext, variables, shape)
+  method, train = found.localizer()
+  if isinstance(method, maps.GradCam):
+    return _grad_cam(found, method, train, images)
+  return _windows(found, method, train, images, folder)
 
 
-def _grad_cam(fitted, pretext, variables, shape):
+def _grad_cam(found, method, train, images):
+  parts, shape = found.parts(), found.image_shape
+  fitted = method.fit(parts.variables, train)
   seen = programs.network(
-      lambda variables, image: windows.feature_map(pretext, variables, image),
-      variables, shape)
+      lambda variables, image: windows.feature_map(
+          parts.pretext, variables, image), parts.variables, shape)
   height, width = (
       _matrix(lambda heat, n=n: gradcam.resize(heat, n, 1), cells)
       for n, cells in zip(shape[:2], seen.shape[:2], strict=True))
   return Portable(
       {'map': seen, 'heat': programs.heat(fitted.density_, seen.shape)},
-      {'rows': height, 'columns': width}, {})
+      {'rows': height, 'columns': width}, {}, fitted.maps(images))
 
 
-def _windows(fitted, pretext, variables, shape):
-  if not isinstance(fitted.density_, densities.SharedDensity):
-    raise InputError('a density for each position cannot be exported; '
-                     "localize.positions='shared' can")
-  if getattr(pretext, 'crop', 0):
-    pretext = pretext.clone(crop=0)  # a window is an image of its own
-  side, stride = fitted.side, fitted.stride
-  seen = programs.network(
-      programs.pooled(pretext), variables, (side, side, shape[2]))
+def _windows(found, method, train, images, folder):
+  shape, side, stride = found.image_shape, method.side, method.stride
   top, left = (windows.starts(n, side, stride) for n in shape[:2])
   rows, columns = (
       _matrix(lambda score, n=n: windows.upsample(
-          score, n, side, side, stride, fitted.sigma), len(begin))
+          score, n, side, side, stride, method.sigma), len(begin))
       for n, begin in ((shape[0], top), (shape[1], left)))
-  heat = programs.classifier([fitted.density_.density_], *seen.shape)
-  return Portable({'map': seen, 'heat': heat},
-                  {'rows': rows, 'columns': columns, 'top': top, 'left': left},
-                  {'window': side})
+  seen, window = _embedding(found, side, top, left)
+  if method.positions == 'each':
+    _check_size(len(top), len(left), len(train), seen.shape[-1])
+    parts = _kept(method.fits(found.parts().variables, train), folder / 'heat')
+    expected = method.maps_by(parts, images)
+    with np.load(folder / 'heat' / '0.npz') as row:
+      heat = programs.positions(dict(row), method.density_.norm)
+  else:
+    expected = method.fit(found.parts().variables, train).maps(images)
+    heat = programs.classifier([method.density_.density_], seen.shape[-1])
+  return Portable(
+      {'map': seen, 'heat': heat},
+      {'rows': rows, 'columns': columns, 'top': top, 'left': left},
+      {'window': window, 'positions': method.positions}, expected)
+
+
+def _embedding(found, side, top, left):
+  """Returns the program of the features of windows, and the side of those.
+
+  Where windows share a pass, it is one of images, and the side is None.
+  """
+  (_, pretext, variables, *_), shape = found.parts(), found.image_shape
+  if getattr(pretext, 'crop', 0):
+    pretext = pretext.clone(crop=0)  # a window is an image of its own
+  if not windows.align(pretext.encoder, top, left):
+    return programs.network(
+        programs.pooled(pretext), variables, (side, side, shape[2])), side
+  rows, columns = (begin // pretext.encoder.stride for begin in (top, left))
+  return programs.network(
+      lambda variables, image: windows.shared_pass(
+          pretext, side, variables, image)[:, rows][:, :, columns],
+      variables, shape), None
+
+
+def _check_size(rows, columns, n, d):
+  """Raises InputError if n images leave too much for rows × columns."""
+  k = densities.compact_rank(n, d)
+  size = 4 * rows * columns * (k * d + 2 * (k + d + 1))
+  if size > _MOST:
+    raise InputError(
+        f'densities of {rows}×{columns} positions would be a file of '
+        f'{size / 2**30:.1f} GiB, more than {_MOST / 2**30:g}; '
+        '`deep_oc.localize` with a larger --set=stride=..., or with '
+        '--set=positions=shared, makes maps that can be exported')
+
+
+def _kept(parts: Iterable[maps.Part], folder: pathlib.Path
+          ) -> Iterator[maps.Part]:
+  """Passes the densities on, and writes those of each row of the grid."""
+  names = itertools.count()
+  for rows, density in parts:
+    folder.mkdir(exist_ok=True)
+    for y in range(len(rows)):
+      np.savez(folder / f'{next(names)}.npz', **density.compact(y))
+    yield rows, density
 
 
 def _matrix(enlarge: Callable[[np.ndarray], np.ndarray], cells: int

@@ -121,12 +121,28 @@ def _means(pretext: nn.Module, side: int, variables: Mapping[str, Any],
   height, width = (length - encoder.stride for length in strip.shape[:2])
   strip = jax.lax.dynamic_slice(
       strip, (*phase, 0), (height, width, strip.shape[-1]))
-  positions = feature_map(pretext, variables, step.to_float(strip[None]))
+  return shared_pass(pretext, side, variables, step.to_float(strip[None]))[0]
+
+
+def align(encoder: nn.Module, *begin: np.ndarray) -> bool:
+  """Says whether one `shared_pass` has all windows that begin there, i64[g]."""
+  return hasattr(encoder, 'receptive_field') and not any(
+      (each % encoder.stride).any() for each in begin)
+
+
+def shared_pass(pretext: nn.Module, side: int, variables: Mapping[str, Any],
+                image: jax.Array) -> jax.Array:
+  """Maps f32[n, h, w, c] to the features of windows, f32[n, gh, gw, d].
+
+  Of an encoder that does not pad; windows begin every encoder.stride pixels.
+  """
+  encoder = pretext.encoder
+  positions = feature_map(pretext, variables, image)
   span = (side - encoder.receptive_field) // encoder.stride + 1
   total = jax.lax.reduce_window(
       positions.astype(jnp.float32), 0., jax.lax.add, (1, span, span, 1),
       (1, 1, 1, 1), 'VALID')
-  return total[0] / span ** 2
+  return total / span ** 2
 
 
 def feature_map(pretext: nn.Module, variables: Mapping[str, Any],

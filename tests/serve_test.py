@@ -606,10 +606,15 @@ def test_a_missing_extra_is_named(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_trained_run_scores_as_its_detector_does(binary, tmp_path):
+@pytest.mark.parametrize('localize', [
+    dict(name='gradcam'),
+    dict(name='windows', side=8, stride=4, positions='each')])
+def test_a_trained_run_scores_as_its_detector_does(binary, tmp_path, localize):
   from deep_oc import detector
   from tests import untrained
-  run = untrained.run(untrained.parts(tmp_path / 'data'), tmp_path / 'run')
+  config = untrained.parts(tmp_path / 'data')
+  config.localize = localize
+  run = untrained.run(config, tmp_path / 'run')
   done = binary('export', f'--workdir={run}', '--false_alarm_rate=0.2')
   assert done.returncode == 0, done.stderr
   process = served.Process(f'--bundle={run}/bundle')

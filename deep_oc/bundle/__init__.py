@@ -114,19 +114,35 @@ class Bundle:
 
   def _grid(self, images):
     """Returns the scores f64[n, gh, gw] that are spread over the pixels."""
-    if self.localizes == 'gradcam':
-      return self._run('heat', self._run('map', images))
-    side = self.about['window']
+    return np.concatenate([
+        self._score(self._features(images[begin:begin + self.batch]))
+        for begin in range(0, len(images), self.batch)])
+
+  def _features(self, images):
+    """Maps a batch of images to what is scored, f32[n, gh, gw, d]."""
+    side = self.about.get('window')
+    if side is None:
+      return self._run('map', images)
     view = np.lib.stride_tricks.sliding_window_view(
         images, (side, side), (1, 2))
     return np.stack([self._windows(np.moveaxis(each, 2, -1)) for each in view])
 
   def _windows(self, view):
-    """Maps all windows u8[h, w, side, side, 3] of an image to f64[gh, gw]."""
+    """Maps all windows u8[h, w, side, side, 3] to features f32[gh, gw, d]."""
     top, left = self._enlarge['top'], self._enlarge['left']
     windows = view[np.ix_(top, left)].reshape(-1, *view.shape[2:])
-    scores = self._run('heat', self._run('map', windows))
-    return scores.reshape(len(top), len(left))
+    return self._run('map', windows).reshape(len(top), len(left), -1)
+
+  def _score(self, features):
+    """Maps f32[n, gh, gw, d] to f64[n, gh, gw]."""
+    if self.localizes == 'gradcam':
+      return self._run('heat', features)
+    if self.about.get('positions') != 'each':
+      rows = features.reshape(-1, features.shape[-1])
+      return self._run('heat', rows).reshape(features.shape[:3])
+    # Together they may be more than memory has; the system caches the files.
+    return np.stack([self._run('heat', features[:, y], f'heat/{y}.npz')
+                     for y in range(features.shape[1])], axis=1)
 
   @functools.cached_property
   def _enlarge(self):
@@ -140,12 +156,12 @@ class Bundle:
           f'{images.dtype}{list(images.shape)}; `prepare` makes them so')
     return images
 
-  def _run(self, name, rows):
+  def _run(self, name, rows, arrays=None):
     with self._lock:
       if name not in self._programs:
         self._programs[name] = _Program(
             self._folder, name, **self.about['programs'][name])
-    return self._programs[name](rows)
+    return self._programs[name](rows, arrays)
 
 
 class _Program:
@@ -177,12 +193,24 @@ class _Program:
           ) from error
     self._scope = functools.partial(jax.enable_x64, double)
     self._call = jax.jit(self._call)
-    with self._scope():
-      kept = _arrays(folder / arrays)
-      self._arrays = jax.device_put({name: kept[name] for name in names})
+    self._folder, self._names = folder, names
+    self._arrays = self._read(arrays)
 
-  def __call__(self, rows: np.ndarray) -> np.ndarray:
-    """Passes a batch of rows at once, padded to few different numbers."""
+  def _read(self, file):
+    import jax
+    kept = _arrays(self._folder / file)
+    with self._scope():
+      return jax.device_put({name: kept[name] for name in self._names})
+
+  def __call__(self, rows: np.ndarray, arrays: str | None = None
+               ) -> np.ndarray:
+    """Passes a batch of rows at once, padded to few different numbers.
+
+    Args:
+      rows: any number of them.
+      arrays: a file of others than its own.
+    """
+    kept = self._read(arrays) if arrays else self._arrays
     most = batch(*rows.shape[1:3]) if rows.ndim == 4 else BATCH
     size = min(most, 1 << (len(rows) - 1).bit_length())
     parts = []
@@ -190,7 +218,7 @@ class _Program:
       for begin in range(0, len(rows), size):
         part = rows[begin:begin + size]
         padding = [(0, size - len(part))] + [(0, 0)] * (rows.ndim - 1)
-        found = self._call(self._arrays, np.pad(part, padding))
+        found = self._call(kept, np.pad(part, padding))
         parts.append(np.asarray(found)[:len(part)])
     return np.concatenate(parts)
 
