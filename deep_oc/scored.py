@@ -19,8 +19,8 @@ _ONE_ENSEMBLE = ('experiment', 'dataset', 'protocol', 'normal_class', 'pretext',
                  'encoder')
 
 # The modules that decide what the rows say.
-_CODE = ('embeddings', 'estimators', 'evaluate', 'jitted', 'metrics',
-         'oneclass', 'pixel_metrics', 'scored', 'thresholds')
+_CODE = ('classifiers', 'embeddings', 'estimators', 'evaluate', 'jitted',
+         'metrics', 'oneclass', 'pixel_metrics', 'scored', 'thresholds')
 
 _METRICS = (('auroc', metrics.auroc, metrics.auroc_interval),
             ('auprc', metrics.auprc, metrics.auprc_interval),
