@@ -178,7 +178,8 @@ def _run(run, first):
           f'on {run.feature}. ', tag('a', 'How the numbers came about',
                                      href=f'#protocol-{run.key}'),
           class_='quiet'),
-      markup.unfold('All numbers of this run', protocols.numbers(run)),
+      markup.unfold('All numbers of this run', protocols.numbers(run),
+                    *protocols.commands(run)),
       tag('div', curves.roc(scored), curves.histogram(scored), training,
           class_='plots'),
       None if training else tag(
