@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from deep_oc import (densities, errors, gradcam, oneclass, progress, step,
-                     windows)
+from deep_oc import (convolution, densities, errors, gradcam, oneclass,
+                     progress, step, windows)
 from deep_oc.errors import InputError
 
 _MEMORY = 2**29  # bytes of window features, of training and of others
@@ -177,8 +177,7 @@ class GradCam:
       raise InputError('Grad-CAM explains an encoder of whole images; this one '
                        'was trained on crops: localize.name=windows')
     self.classifier = classifier
-    self._embed = jax.jit(lambda variables, image: windows.feature_map(
-        pretext, variables, step.to_float(image)))
+    self._embed = jax.jit(functools.partial(_feature_map, pretext))
 
   def fit(self, variables: Mapping[str, Any], train: np.ndarray,
           description: str | None = None) -> 'GradCam':
@@ -210,6 +209,11 @@ class GradCam:
     """Returns what defines the fitted density, JSON-able."""
     return oneclass.parameters(self.density_) | {
         'classifier': self.classifier}
+
+
+def _feature_map(pretext, variables, image):
+  with convolution.straightforward():  # for the reason that features have
+    return windows.feature_map(pretext, variables, step.to_float(image))
 
 
 METHODS = {'windows': Windows, 'gradcam': GradCam}

@@ -46,7 +46,9 @@ def network(function: Callable[[Any, jax.Array], jax.Array],
   """Returns the program u8[n, h, w, c] -> f32[n, ...] of a network.
 
   Args:
-    function: maps variables and f32[1, h, w, c] in [0, 1] to f[1, ...].
+    function: maps variables and f32[n, h, w, c] in [0, 1] to f[n, ...]; it may
+      not ask for n as a number. As a whole, for the order of its sums to be
+      that of the trainer.
     variables: of the network; those that do not matter are left out.
     shape: h, w, c.
   """
@@ -56,10 +58,7 @@ def network(function: Callable[[Any, jax.Array], jax.Array],
     arrays = {name: arrays.get(name, np.zeros_like(x))
               for name, x in flat.items()}
     nested = traverse_util.unflatten_dict(arrays, sep='/')
-    # One by one for the network, which may ask for the length of its batch; XLA
-    # sees one batch.
-    return jax.vmap(lambda image: function(
-        nested, step.to_float(image[None]))[0].astype(jnp.float32))(images)
+    return function(nested, step.to_float(images)).astype(jnp.float32)
 
   used = _used(program, flat, np.zeros((1, *shape), np.uint8))
   return _program(program, {name: flat[name] for name in used}, shape,

@@ -211,8 +211,7 @@ class _Program:
       arrays: a file of others than its own.
     """
     kept = self._read(arrays) if arrays else self._arrays
-    most = batch(*rows.shape[1:3]) if rows.ndim == 4 else BATCH
-    size = min(most, 1 << (len(rows) - 1).bit_length())
+    size = padded(len(rows), *rows.shape[1:3] if rows.ndim == 4 else ())
     parts = []
     with self._scope():
       for begin in range(0, len(rows), size):
@@ -283,7 +282,12 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
                       f'({line(error)})') from error
 
 
-def batch(height: int, width: int) -> int:
+def batch(height: int = 1, width: int = 1) -> int:
   """Returns how many images go through at once, a power of two."""
   most = max(min(BATCH, _PIXELS // (height * width)), 1)
   return 1 << (most.bit_length() - 1)
+
+
+def padded(count: int, *shape: int) -> int:
+  """Returns how many of `shape`, height and width, so many are padded to."""
+  return min(batch(*shape), 1 << (count - 1).bit_length())
