@@ -19,7 +19,8 @@ setuptools.setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=setuptools.find_packages(include=['deep_oc', 'deep_oc.*']),
-    package_data={'deep_oc': ['*.csv'], 'deep_oc.page': ['*.css', '*.js'],
+    package_data={'deep_oc': ['*.csv', 'py.typed'],
+                  'deep_oc.page': ['*.css', '*.js'],
                   'deep_oc.service': ['*.html', '*.css', '*.js']},
     python_requires='>=3.11',
     install_requires=[

@@ -21,7 +21,6 @@ others, in seconds by scikit-learn's own estimators, by NumPy and jitted.
 """
 from __future__ import annotations
 
-import csv
 import math
 import resource
 import statistics
@@ -35,7 +34,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import cli, experiment, files, oneclass
+from deep_oc import cli, experiment, oneclass, tables
 
 if cli.works(__name__):
   import flax.linen as nn
@@ -276,10 +275,7 @@ def main() -> None:
     for row in rows:
       print(f"{row['part']:32} {row['value']:>16} {row['unit']}")
   if args.output:
-    with files.replacing(args.output) as file:
-      writer = csv.DictWriter(file, rows[0])
-      writer.writeheader()
-      writer.writerows(rows)
+    tables.write(args.output, list(rows[0]), rows)
 
 
 def _benchmark_classifiers(args: flags.FlagValues) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn import covariance, neighbors, preprocessing, svm
 
-from deep_oc import jitted, oneclass, progress
+from deep_oc import classifiers, jitted, oneclass, progress
 
 COLUMNS = ('classifier', 'fit', 'score', 'CPU', 'scikit-learn', 'NumPy',
            'jitted first', 'jitted', 'scikit-learn / jitted', 'NumPy / jitted')
@@ -94,24 +94,24 @@ def own(fitted: Any, train: np.ndarray, test: np.ndarray
 def _estimator(fitted: Any) -> tuple[Any, str]:
   """Returns scikit-learn's counterpart, and the method that scores."""
   match fitted:
-    case oneclass.KDE():
+    case classifiers.KDE():
       width = 1 / np.sqrt(2 * fitted.gamma_)
       return neighbors.KernelDensity(bandwidth=width), 'score_samples'
-    case oneclass.OneClassSVM():
+    case classifiers.OneClassSVM():
       return svm.OneClassSVM(
           kernel=fitted.kernel, nu=fitted.nu,
           gamma=getattr(fitted, 'gamma_', 1.)), 'score_samples'
-    case oneclass.GDE() | oneclass.GMM():
+    case classifiers.GDE() | classifiers.GMM():
       return fitted.mixture_, 'score_samples'
-    case oneclass.NearestNeighbor():
+    case classifiers.NearestNeighbor():
       return neighbors.NearestNeighbors(
           n_neighbors=1, metric='cosine'), 'kneighbors'
-    case oneclass.KNN():
+    case classifiers.KNN():
       return fitted.neighbors_, 'kneighbors'
-    case oneclass.ShrunkGDE():
+    case classifiers.ShrunkGDE():
       return covariance.ShrunkCovariance(
           shrinkage=fitted.shrinkage_), 'mahalanobis'
-    case oneclass.Mahalanobis():
+    case classifiers.Mahalanobis():
       return covariance.EmpiricalCovariance(), 'mahalanobis'
 
 

@@ -9,10 +9,12 @@ an accelerator it is that function. On the CPU two formulations replace XLA's:
                       forward pass, the input's and the kernel's gradient.
   any other           XLA's own, but the kernel's gradient as matrix products.
 
-float32 only; what is not covered is left to XLA.
+float32 only; what is not covered is left to XLA, and everything is where the
+environment has DEEP_OC_XLA_CONVOLUTIONS=1.
 """
 import contextlib
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,7 +30,8 @@ _FEWEST_TILES = 48  # below, transforming the kernel costs more than it saves
 _NARROW = 64  # channels
 _FEWEST_CHANNELS = 16  # below, transforming the images does
 
-_straightforward = False
+_straightforward = os.environ.get('DEEP_OC_XLA_CONVOLUTIONS', '') not in (
+    '', '0')
 
 
 @contextlib.contextmanager

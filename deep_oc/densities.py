@@ -10,11 +10,11 @@ import numpy as np
 import threadpoolctl
 from scipy import linalg
 
-from deep_oc import errors, oneclass
+from deep_oc import classifiers, errors, oneclass
 
 # What PositionDensity can be.
 GAUSSIANS = tuple(name for name, new in oneclass.CLASSIFIERS.items()
-                  if isinstance(new(), oneclass.ShrunkGDE))
+                  if isinstance(new(), classifiers.ShrunkGDE))
 
 # The matrices of one position are small: threads of BLAS mostly wait for each
 # other, and on two busy cores took 20 to 30 times as long as one thread.
@@ -55,12 +55,12 @@ class SharedDensity:
 class PositionDensity:
   """A Gaussian for each position, where objects stand alike in all images.
 
-  Each is the `oneclass.ShrunkGDE` of the position's rows, for there are fewer
-  images than dimensions. Scores are half the squared Mahalanobis distance, as
-  the paper's equation: the determinant, which it leaves out, would make
-  positions that vary much score high wherever nothing is wrong. A fitted one
-  holds the training features, and min(n, d)² numbers for each position: of a
-  large grid, fit and score a band of rows at a time.
+  Each is the `classifiers.ShrunkGDE` of the position's rows, for there are
+  fewer images than dimensions. Scores are half the squared Mahalanobis
+  distance, as the paper's equation: the determinant, which it leaves out, would
+  make positions that vary much score high wherever nothing is wrong. A fitted
+  one holds the training features, and min(n, d)² numbers for each position: of
+  a large grid, fit and score a band of rows at a time.
 
   Where all images are alike to the last bit, as on a white background, any
   noise would be infinitely unusual but for `reg_covar`.
@@ -160,7 +160,7 @@ def create(positions: str, classifier: str = 'gde_ledoit_wolf', seed: int = 0,
     positions: 'shared', one density for all, or 'each', one per position.
     classifier: of `oneclass.CLASSIFIERS`; for 'each', of `GAUSSIANS`.
     seed: of the rows that a shared one is fitted to.
-    reg_covar: of `oneclass.ShrunkGDE`, for 'each'.
+    reg_covar: of `classifiers.ShrunkGDE`, for 'each'.
   """
   if positions == 'shared':
     return SharedDensity(classifier, seed)
@@ -186,7 +186,7 @@ class _Gaussian(NamedTuple):
   shrinkage: float
 
 
-def _fit(rows: np.ndarray, shrunk: oneclass.ShrunkGDE) -> _Gaussian:
+def _fit(rows: np.ndarray, shrunk: classifiers.ShrunkGDE) -> _Gaussian:
   """Fits f64[n, d], which it overwrites."""
   n, d = rows.shape
   floor = shrunk.reg_covar * _squares(rows).mean()
@@ -213,7 +213,7 @@ def _distance(gaussian: _Gaussian, train: np.ndarray, test: np.ndarray
 
 
 def _mix(product: np.ndarray, squares: np.ndarray, d: int,
-         shrunk: oneclass.ShrunkGDE) -> tuple[float, float, float]:
+         shrunk: classifiers.ShrunkGDE) -> tuple[float, float, float]:
   """Returns a and b of the covariance a X'X + b I, and its shrinkage.
 
   Args:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import config_flags
 
-from deep_oc import cli, errors, experiment, runs
+from deep_oc import cli, errors, experiment, provenance
 from deep_oc.data import _records
 
 if cli.works(__name__):
@@ -51,8 +51,8 @@ def define_flags() -> None:
 
 def versions() -> Iterator[tuple[str, str]]:
   """Yields what `config.json` says of a run made here, and other packages."""
-  found = runs.versions()
-  for name in ('scikit-learn', 'tensorflow-datasets', 'ml-collections'):
+  found = provenance.versions()
+  for name in ('tensorflow-datasets', 'ml-collections'):
     found[name] = importlib.metadata.version(name)
   yield 'versions', ', '.join(
       f'{name} {version}' for name, version in found.items() if version)

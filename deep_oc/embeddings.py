@@ -10,6 +10,7 @@ An embeddings file is an `.npz` without pickles:
   path                str[n]     where the image came from, if from a file
   meta                str        JSON: what the result rows say of the run; of
                                  test images also class_names, by label
+  command             str        that made the file
 
 Under a protocol that contaminates the training images, train.npz also has
 
@@ -25,7 +26,7 @@ other program can be evaluated too.
   map_<name>          f32[n, h, w]
   mask                bool[n, h, w]  the abnormal pixels, if known
   image               u8[n, h, w, 3]
-  label, anomaly, index, path, meta  as above
+  label, anomaly, index, path, meta, command  as above
 """
 import json
 import zipfile
@@ -35,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from deep_oc import files
+from deep_oc import files, provenance
 from deep_oc.errors import InputError
 
 
@@ -43,7 +44,8 @@ def write(path: object, arrays: Mapping[str, np.ndarray],
           meta: Mapping[str, Any]) -> None:
   """Writes arrays with n rows each, and a JSON-able `meta`."""
   with files.replacing(path, 'wb') as file:
-    np.savez(file, meta=np.array(json.dumps(meta, sort_keys=True)), **arrays)
+    np.savez(file, meta=np.array(json.dumps(meta, sort_keys=True)),
+             command=np.array(provenance.command()), **arrays)
 
 
 def read(path: object) -> tuple[dict[str, np.ndarray], dict]:
@@ -58,6 +60,7 @@ def read(path: object) -> tuple[dict[str, np.ndarray], dict]:
           np.load(file, allow_pickle=False) as archive):
       arrays = {name: archive[name] for name in archive.files}
     meta = dict(json.loads(str(arrays.pop('meta', '{}'))))
+    arrays.pop('command', '')
   except FileNotFoundError as error:
     raise InputError(
         f'no embeddings at {path}: train the run to its end, or write them '

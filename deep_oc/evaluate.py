@@ -50,7 +50,6 @@ import glob
 import itertools
 import json
 import pathlib
-import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -59,7 +58,7 @@ import tqdm
 from absl import flags
 
 from deep_oc import (cli, embeddings, errors, files, oneclass, progress,
-                     rendering, tables, thresholds)
+                     provenance, rendering, tables, thresholds)
 from deep_oc import scored as scored_runs
 from deep_oc.errors import InputError
 from deep_oc.scored import EVERYTHING, Key, Request, Score, Scored
@@ -261,13 +260,8 @@ def evaluate(workdir: pathlib.Path, request: Request = EVERYTHING
   return write(workdir, score_run(workdir, request))
 
 
-def draw(workdir: pathlib.Path, command: str) -> pathlib.Path | None:
-  """Draws the heat maps of a run; returns the folder, None without maps.
-
-  Args:
-    workdir: of the run.
-    command: that asked for it, kept in each picture.
-  """
+def draw(workdir: pathlib.Path) -> pathlib.Path | None:
+  """Draws the heat maps of a run; returns the folder, None without maps."""
   arrays, meta = embeddings.read_maps(workdir)
   names = [name for name in arrays
            if name.startswith('map_') and 'random' not in name]
@@ -281,7 +275,7 @@ def draw(workdir: pathlib.Path, command: str) -> pathlib.Path | None:
         masks=arrays.get('mask'), scores=_explained(workdir, name, maps, meta),
         anomaly=arrays['anomaly'], labels=arrays['label'],
         class_names=meta['class_names'], paths=arrays.get('path'),
-        command=command)
+        command=provenance.command())
   return workdir / 'pictures'
 
 
@@ -321,7 +315,6 @@ def main() -> None:
   reuse = chosen.reuse and not chosen.ensemble  # which needs the scores
   rows, runs, failures = [], {}, []
   workdirs = find_runs(chosen.runs)
-  command = shlex.join(['python', '-m', 'deep_oc.evaluate', *sys.argv[1:]])
   for workdir in progress.bar(workdirs, 'evaluate', unit='runs'):
     try:
       source = scored_runs.origin(workdir, request)
@@ -334,8 +327,7 @@ def main() -> None:
           runs[workdir] = scored
       warn(workdir, found)
       rows += found
-      pictures = (draw(workdir, command) if chosen.pictures and not drawn
-                  else None)
+      pictures = draw(workdir) if chosen.pictures and not drawn else None
       if pictures:
         tqdm.tqdm.write(f'drew {pictures}')
       if source:  # at the end: what was interrupted is done again

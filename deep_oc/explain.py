@@ -24,9 +24,6 @@ explaining the same score of the trained one, and unlike the trained one's.
 """
 from __future__ import annotations
 
-import csv
-import json
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -35,7 +32,7 @@ import numpy as np
 from absl import flags
 
 from deep_oc import (cli, data, embeddings, errors, experiment, files, oneclass,
-                     progress, runs, unseen)
+                     progress, provenance, runs, tables, unseen)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -235,14 +232,9 @@ def _is_cosine(found: detector.Detector, network: explainer.Network) -> bool:
 
 
 def _write(output: Any, writer: Writer, about: Mapping[str, object]) -> None:
-  with files.replacing(output / 'explanations.csv') as file:
-    table = csv.DictWriter(
-        file, explanation_tables.COLUMNS, lineterminator='\n')
-    table.writeheader()
-    table.writerows(writer.rows)
-  with files.replacing(output / 'explanations.json') as file:
-    json.dump(about, file, indent=2)
-    file.write('\n')
+  tables.write(
+      output / 'explanations.csv', explanation_tables.COLUMNS, writer.rows,
+      about)
 
 
 def main() -> None:
@@ -250,8 +242,6 @@ def main() -> None:
   if not args.workdir:
     raise InputError('--workdir is required; see --help')
   output = files.path(args.output or f'{args.workdir}/explanations')
-  command = f'python -m deep_oc.explain {shlex.join(sys.argv[1:])}'.encode(
-      'utf-8', 'backslashreplace').decode()
   photos = unseen.find(args.input, without=output) if args.input else None
   stored, meta = embeddings.read(
       files.path(args.workdir) / 'embeddings' / 'train.npz')
@@ -262,8 +252,7 @@ def main() -> None:
   both = explainer.networks(found, name, stored, problem.fitted.image)
   print(f"{name} on '{args.feature}' of {args.workdir}, step "
         f'{found.about["step"]}; baseline: {args.baseline}', flush=True)
-  about = {'command': command, 'versions': runs.versions(),
-           'workdir': args.workdir, 'run': found.about, 'explained': name,
+  about = {'workdir': args.workdir, 'run': found.about, 'explained': name,
            'feature': args.feature, 'baseline': args.baseline,
            'false_alarm_rate': args.false_alarm_rate,
            'settings': settings.__dict__}
@@ -277,7 +266,8 @@ def main() -> None:
   writer = Writer(
       output, both, problem, settings, name=name, baseline=args.baseline,
       cosine=_is_cosine(found, both[0]), count=args.neighbours,
-      seed=found.about.get('seed', 0), arrays=args.arrays, command=command)
+      seed=found.about.get('seed', 0), arrays=args.arrays,
+      command=provenance.command())
   _explain_all(writer, images)
   about |= {'images': len(images), 'methods': explanation_tables.summary(
       writer.rows, writer.maps)}

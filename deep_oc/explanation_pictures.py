@@ -8,15 +8,12 @@ Orange is what raises the score, blue what lowers it, laid over the image in
 pale grey; the two are told apart by the colour-blind and in grey print the
 stronger is the darker. Every map has a scale of its own, for the units differ.
 """
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from deep_oc import explainer
-from deep_oc.errors import InputError
+from deep_oc import explainer, plots
 
 _CLIP = 99.5  # percentile of |map| from which on colours are full
 _SMOOTH = 1 / 96  # sigma of what is drawn, as a share of the image's side
@@ -44,7 +41,7 @@ def draw(image: np.ndarray, mask: np.ndarray | None, baseline: np.ndarray,
   """
   columns = max(1 + len(trained.maps), len(neighbours))
   rows = 3 * (_TILE + 0.44)
-  figure = _figure(columns * _TILE + 0.3, rows + 0.9)
+  figure = plots.new_figure(columns * _TILE + 0.3, rows + 0.9, dpi=130)
   head, body, foot = figure.subfigures(3, 1, height_ratios=(0.5, rows, 0.4))
   _say(head, texts)
   axes = body.subplots(3, columns)
@@ -65,7 +62,7 @@ def draw(image: np.ndarray, mask: np.ndarray | None, baseline: np.ndarray,
           f'nearest normal: {each.index}',
           f"{texts['distance']} {each.distance:.4g}")
   _legend(foot)
-  return _png(figure, command)
+  return plots.png(figure, command)
 
 
 def overlay(image: np.ndarray, attribution: np.ndarray) -> np.ndarray:
@@ -92,7 +89,8 @@ def shown(attribution: np.ndarray) -> np.ndarray:
 def _say(figure, texts):
   for text, y, kwargs in ((texts['name'], 0.85, {'weight': 'bold'}),
                           (texts['verdict'], 0.32, {'size': 'small'})):
-    figure.text(0.012, y, _plain(text), va='top', parse_math=False, **kwargs)
+    figure.text(0.012, y, plots.plain(text), va='top', parse_math=False,
+                **kwargs)
 
 
 def _tile(axes, image, title, note=''):
@@ -139,22 +137,3 @@ def _ramp(share):
   weight = np.abs(share)[:, None]
   colour = np.where(share[:, None] > 0, _RAISES, _LOWERS)
   return ((1 - weight) * 0.86 + weight * colour)[None]
-
-
-def _plain(text):
-  return ''.join(each if each.isprintable() else ' ' for each in text)
-
-
-def _figure(width: float, height: float) -> Any:
-  try:
-    from matplotlib import figure
-  except ImportError as error:
-    raise InputError(f'pictures need matplotlib ({error}): '
-                     '`pip install matplotlib`') from error
-  return figure.Figure((width, height), dpi=130, layout='constrained')
-
-
-def _png(figure, command):
-  data = io.BytesIO()
-  figure.savefig(data, format='png', metadata={'command': command})
-  return data.getvalue()

@@ -30,9 +30,7 @@ import hashlib
 import json
 import os
 import pathlib
-import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +38,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from deep_oc import bundle, cli, files, runs, unseen
+from deep_oc import bundle, cli, files, provenance, unseen
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -148,7 +146,7 @@ def _about(found: detector.Detector, command: str) -> dict[str, Any]:
   height, width, _ = found.image_shape
   return run | {
       'format': bundle.FORMAT, 'run': run, 'name': _name(run),
-      'command': command, 'versions': runs.versions(),
+      'command': command, 'versions': provenance.versions(),
       'created': datetime.datetime.now(datetime.UTC).isoformat('T', 'seconds'),
       'image_shape': list(found.image_shape),
       'input': f'uint8[n, {height}, {width}, 3], RGB, 0 to 255, any n',
@@ -260,7 +258,7 @@ def main() -> None:
   about = export(
       found, pathlib.Path(output),
       model_card.results(args.workdir, found.feature, found.classifier),
-      f'python -m deep_oc.export {shlex.join(sys.argv[1:])}', args.onnx)
+      provenance.command(), args.onnx)
   print(f"{parity.shown(about['parity'])}\nwrote {output}; next: "
         f'python {output}/predict.py photos')
 

@@ -11,11 +11,11 @@ import numpy as np
 from scipy import linalg, ndimage
 from sklearn import preprocessing
 
-from deep_oc import densities, oneclass
+from deep_oc import classifiers, densities
 from deep_oc.errors import InputError
 
 
-def heat(density: oneclass.ShrunkGDE, feature_map: np.ndarray) -> np.ndarray:
+def heat(density: classifiers.ShrunkGDE, feature_map: np.ndarray) -> np.ndarray:
   """Maps f[n, gh, gw, d] to the heat f64[n, gh, gw], 0 or higher = abnormal.
 
   The score sees a map A through its mean p over positions only. So dy/dA is
@@ -30,7 +30,7 @@ def heat(density: oneclass.ShrunkGDE, feature_map: np.ndarray) -> np.ndarray:
   return np.maximum(np.einsum('nyxk,nk->nyx', feature_map, weight), 0)
 
 
-def gradient(density: oneclass.ShrunkGDE, pooled: np.ndarray) -> np.ndarray:
+def gradient(density: classifiers.ShrunkGDE, pooled: np.ndarray) -> np.ndarray:
   """Maps f[n, d] to the gradient of its anomaly score, f64[n, d].
 
   It is g = Sigma^-1 (u - mu). If the density is of unit vectors u = f / |f|,
@@ -39,7 +39,7 @@ def gradient(density: oneclass.ShrunkGDE, pooled: np.ndarray) -> np.ndarray:
   Raises:
     InputError: the density is not one of `densities.GAUSSIANS`.
   """
-  if not isinstance(density, oneclass.ShrunkGDE):
+  if not isinstance(density, classifiers.ShrunkGDE):
     raise InputError(f'Grad-CAM of {type(density).__name__} is not known; '
                      f"choose one of {', '.join(densities.GAUSSIANS)}")
   unit, length = np.asarray(pooled, np.float64), 1.

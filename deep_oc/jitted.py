@@ -24,7 +24,7 @@ from scipy import linalg
 from sklearn import preprocessing
 from sklearn.utils import gen_batches
 
-from deep_oc import oneclass
+from deep_oc import classifiers, oneclass
 
 _BYTES = 64 * 2 ** 20  # of the largest array of a chunk
 _SPARE = 8  # candidates beyond k, should float32 have them in another order
@@ -229,12 +229,12 @@ def _along(z, mean):
   return 2 * z @ mean
 
 
-def _kde(fitted: oneclass.KDE) -> Twin:
+def _kde(fitted: classifiers.KDE) -> Twin:
   return Twin(_Density(fitted.norm), _centred(
       fitted.train_, np.sqrt(fitted.gamma_), _along), len(fitted.train_))
 
 
-def _svm(fitted: oneclass.OneClassSVM, slope: float = 1., offset: float = 0.
+def _svm(fitted: classifiers.OneClassSVM, slope: float = 1., offset: float = 0.
          ) -> Twin:
   X, alpha = fitted.support_vectors_, fitted.dual_coef_
   if fitted.kernel == 'linear':
@@ -245,15 +245,15 @@ def _svm(fitted: oneclass.OneClassSVM, slope: float = 1., offset: float = 0.
   return Twin(_Kernel(fitted.norm), arrays, len(X))
 
 
-def _svdd(fitted: oneclass.SVDD) -> Twin:
+def _svdd(fitted: classifiers.SVDD) -> Twin:
   return _svm(fitted, 2., -1. - fitted.centre_)
 
 
-def _nearest(fitted: oneclass.NearestNeighbor) -> Twin:
+def _nearest(fitted: classifiers.NearestNeighbor) -> Twin:
   return _neighbors(fitted.train_, _Neighbors(fitted.norm, True, 1, True))
 
 
-def _knn(fitted: oneclass.KNN) -> Twin | None:
+def _knn(fitted: classifiers.KNN) -> Twin | None:
   """Returns the twin of two metrics; scikit-learn has more."""
   if fitted.metric not in ('euclidean', 'cosine'):
     return None
@@ -273,14 +273,14 @@ def _neighbors(train: np.ndarray, function: _Neighbors) -> Twin:
   return Twin(function, arrays, len(train))
 
 
-def _shrunk_gde(fitted: oneclass.ShrunkGDE) -> Twin:
+def _shrunk_gde(fitted: classifiers.ShrunkGDE) -> Twin:
   cholesky = fitted.cholesky_
   whitener = linalg.solve_triangular(cholesky, np.eye(len(cholesky)),
                                      lower=True).T
   return _gaussians(fitted.norm, fitted.location_[None], whitener[None])
 
 
-def _mixture(fitted: oneclass.GDE | oneclass.GMM) -> Twin | None:
+def _mixture(fitted: classifiers.GDE | classifiers.GMM) -> Twin | None:
   """Returns the twin of full covariances."""
   found = fitted.mixture_
   if found.covariance_type != 'full':
@@ -306,7 +306,7 @@ def _gaussians(norm: str | None, mean: np.ndarray, whitener: np.ndarray,
                                  'log_weight': log_weight}, mean.shape[1])
 
 
-def _mahalanobis(fitted: oneclass.Mahalanobis) -> Twin:
+def _mahalanobis(fitted: classifiers.Mahalanobis) -> Twin:
   return Twin(_Mahalanobis(fitted.norm), {
       'centre': fitted.scaler_.mean_, 'scale': fitted.scaler_.scale_,
       'mean': np.stack(fitted.means_),
@@ -314,13 +314,13 @@ def _mahalanobis(fitted: oneclass.Mahalanobis) -> Twin:
 
 
 TWINS = {
-    oneclass.OneClassSVM: _svm,
-    oneclass.SVDD: _svdd,
-    oneclass.KDE: _kde,
-    oneclass.GDE: _mixture,
-    oneclass.ShrunkGDE: _shrunk_gde,
-    oneclass.GMM: _mixture,
-    oneclass.Mahalanobis: _mahalanobis,
-    oneclass.NearestNeighbor: _nearest,
-    oneclass.KNN: _knn,
+    classifiers.OneClassSVM: _svm,
+    classifiers.SVDD: _svdd,
+    classifiers.KDE: _kde,
+    classifiers.GDE: _mixture,
+    classifiers.ShrunkGDE: _shrunk_gde,
+    classifiers.GMM: _mixture,
+    classifiers.Mahalanobis: _mahalanobis,
+    classifiers.NearestNeighbor: _nearest,
+    classifiers.KNN: _knn,
 }

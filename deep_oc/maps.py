@@ -46,7 +46,7 @@ class Windows:
       positions: 'shared', one density for all, or 'each', one per position:
         n d + min(n, d)² numbers each, of n images.
       classifier: the density, a name of `oneclass.CLASSIFIERS`.
-      reg_covar: of the densities of 'each'; see `oneclass.ShrunkGDE`.
+      reg_covar: of the densities of 'each'; see `classifiers.ShrunkGDE`.
       sigma: of the Gaussian that spreads a score, in pixels; see
         `windows.gaussian`.
     """

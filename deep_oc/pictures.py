@@ -1,4 +1,4 @@
-"""Pictures of what a run finds: heat maps, montages, ROC curve, histograms.
+"""Pictures of what a run finds: heat maps and montages, beside the plots.
 
   <folder>/<class>/<image>.png   input | heat map | with the mask's outline
   <folder>/montage_<class>.png   a dozen of a class, highest score first
@@ -6,9 +6,8 @@
 
 One scale serves all pictures of a run: equal scores have equal colours. The
 colours, matplotlib's inferno, grow lighter with the score, evenly to the eye,
-so that they are read alike by the colour-blind and in grey print; the plots
-tell lines apart by more than colour. Everything but `write` is a pure
-function; scores are higher = more anomalous.
+so that they are read alike by the colour-blind and in grey print. Everything
+but `write` is a pure function; scores are higher = more anomalous.
 """
 import functools
 import io
@@ -23,9 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from scipy import ndimage
-from sklearn import metrics as sklearn_metrics
 
-from deep_oc import files, metrics, progress
+from deep_oc import files, plots, progress
 from deep_oc.errors import InputError
 
 _GAP = 8  # pixels between parts of a picture
@@ -33,8 +31,6 @@ _SMALL = 256  # smaller images are enlarged to this
 _TILE = 192  # side of an image in a montage
 _MOST = 12  # images in a montage
 _NARROW = 440  # a picture is at least this wide, for its text
-_ROWS = 10  # of a histogram
-_BINS = 25
 _DEVICES = {'con', 'prn', 'aux', 'nul'} | {
     f'{port}{i}' for port in ('com', 'lpt') for i in range(10)}
 
@@ -88,9 +84,9 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
                       masks is not None)
     _save(picture, folder / f'montage_{homes[label]}.png', command)
   if anomaly.any() and not anomaly.all():
-    _save(_read(roc_plot(scores, anomaly)), folder / 'roc.png', command)
-  _save(_read(histogram_plot(scores, anomaly, labels, class_names)),
-        folder / 'histogram.png', command)
+    _write(folder / 'roc.png', plots.roc(scores, anomaly, command))
+  _write(folder / 'histogram.png', plots.histogram(
+      scores, anomaly, labels, class_names, command))
   return written
 
 
@@ -262,92 +258,6 @@ def spread(scores: np.ndarray, most: int = _MOST) -> np.ndarray:
   return order[np.rint(rank).astype(int)]
 
 
-def roc_curve(scores: np.ndarray, anomaly: np.ndarray
-              ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the shares of normals and anomalies of f[n] flagged, f64[k] each.
-
-  Both rise from 0 to 1 as the threshold falls; corners only.
-  """
-  fpr, tpr, _ = sklearn_metrics.roc_curve(anomaly, scores)
-  return fpr, tpr
-
-
-def roc_plot(scores: np.ndarray, anomaly: np.ndarray) -> bytes:
-  """Draws the ROC curve of f[n] against bool[n], with its area, as PNG."""
-  figure = _figure(5, 5)
-  axes = figure.subplots()
-  axes.plot(*roc_curve(scores, anomaly), color='black', linewidth=2,
-            label='this run', clip_on=False, zorder=3)
-  axes.plot([0, 1], [0, 1], color='0.5', linestyle='--', label='chance')
-  axes.set(xlim=(0, 1), ylim=(0, 1), aspect='equal',
-           xlabel='false positive rate: normal images flagged',
-           ylabel='true positive rate: anomalies flagged')
-  axes.set_title(_auroc(scores, anomaly), fontsize='medium')
-  axes.grid(color='0.9')
-  axes.legend(loc='lower right')
-  return _png(figure)
-
-
-def histogram(scores: np.ndarray, anomaly: np.ndarray, labels: np.ndarray,
-              class_names: Sequence[str]
-              ) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
-  """Returns bins f64[b + 1] that all share, and names with counts i64[b].
-
-  The normal images come first, then the anomalies of each class, or of all
-  together where the classes are too many for a plot.
-  """
-  scores, anomaly = np.asarray(scores, float), np.asarray(anomaly, bool)
-  labels = np.asarray(labels)
-  edges = _edges(scores.min(), scores.max())
-  kinds, normal = np.unique(labels[anomaly]), np.unique(labels[~anomaly])
-  parts = []
-  if len(normal):
-    name = (class_names[normal[0]] if len(normal) == 1
-            else f'{len(normal)} classes')
-    parts.append((f'normal: {name}', ~anomaly))
-  if len(kinds) < _ROWS:
-    parts += [(f'anomaly: {class_names[kind]}', anomaly & (labels == kind))
-              for kind in kinds]
-  else:
-    parts.append((f'anomaly: {len(kinds)} classes', anomaly))
-  return edges, [(name, np.histogram(scores[part], edges)[0])
-                 for name, part in parts]
-
-
-def histogram_plot(scores: np.ndarray, anomaly: np.ndarray, labels: np.ndarray,
-                   class_names: Sequence[str]) -> bytes:
-  """Draws `histogram` as PNG, a row for each class, normal ones in all."""
-  edges, parts = histogram(scores, anomaly, labels, class_names)
-  figure = _figure(7, 1.2 + 1.1 * len(parts))
-  rows = figure.subplots(len(parts), sharex=True, sharey=True, squeeze=False)
-  known = {}
-  for axes, (name, count) in zip(rows[:, 0], parts, strict=True):
-    known |= _bars(axes, edges, count, name, parts[0])
-  rows[-1, 0].set_xlabel('score of an image')
-  figure.supylabel("% of the row's images", fontsize='medium')
-  if np.any(anomaly) and not np.all(anomaly):
-    figure.suptitle(_auroc(scores, anomaly), fontsize='medium')
-  figure.legend(known.values(), known.keys(), loc='outside lower right',
-                ncols=len(known), frameon=False)
-  return _png(figure)
-
-
-def _bars(axes, edges, count, name, first):
-  """Draws a row; returns what the legend says of it."""
-  anomalous = name.startswith('anomaly')
-  bars = axes.stairs(_percent(count), edges, fill=True, edgecolor='black',
-                     facecolor='#e69f00' if anomalous else '0.8',
-                     hatch='////' if anomalous else None)
-  known = {'anomalies' if anomalous else 'normal images': bars}
-  if anomalous and first[0].startswith('normal'):
-    known['normal images, to compare'] = axes.stairs(
-        _percent(first[1]), edges, color='black', linestyle=':', linewidth=1.5)
-  axes.set_title(f'{_plain(name)[:60]} ({count.sum()})', loc='left',
-                 fontsize='medium', parse_math=False)
-  axes.spines[['top', 'right']].set_visible(False)
-  return known
-
-
 def file_names(texts: Sequence[str]) -> list[str]:
   """Returns a distinct file name, without suffix, for each of the texts.
 
@@ -446,7 +356,7 @@ def _heading(canvas, left, right, font):
 
 
 def _short(text, font, width):
-  text = _plain(text)
+  text = plots.plain(text)
   if font.getlength(text) <= width:
     return text
   while text and font.getlength(text + '...') > width:
@@ -458,11 +368,6 @@ def _number(value):
   return f'{value:#.4g}'.rstrip('.')  # 3.210, and 1234 for 1234.
 
 
-def _plain(text):
-  """Returns one line of what can be printed."""
-  return ''.join(each if each.isprintable() else ' ' for each in text)
-
-
 @functools.cache
 def _font(side):
   return ImageFont.load_default(max(14, side // 22))
@@ -472,54 +377,11 @@ def _line(font):
   return round(1.6 * font.size)
 
 
-def _auroc(scores, anomaly):
-  scores = np.asarray(scores, float)
-  low, high = metrics.auroc_interval(scores, anomaly)
-  return (f'AUROC {metrics.auroc(scores, anomaly):.2f} %' + (
-      f' (95 % interval {low:.1f} to {high:.1f})' if low == low else ''))
-
-
-def _edges(low, high):
-  """Returns bins f64[b + 1] from low to high, wider if these are the same."""
-  least = 1e-6 * max(abs(low), abs(high)) or 1
-  pad = max(0, least - (high - low)) / 2
-  return np.linspace(low - pad, high + pad, _BINS + 1)
-
-
-def _percent(count):
-  return 100 * count / count.sum()
-
-
 @functools.cache
 def _table():
   """Returns the colour map, u8[256, 3]."""
-  table = _matplotlib().colormaps['inferno'](np.arange(256), bytes=True)
+  table = plots.matplotlib().colormaps['inferno'](np.arange(256), bytes=True)
   return table[:, :3]
-
-
-def _figure(width, height):
-  """Returns a figure that no pyplot state holds on to."""
-  return _matplotlib().figure.Figure((width, height), dpi=150,
-                                     layout='constrained')
-
-
-def _matplotlib():
-  try:
-    import matplotlib.figure
-  except ImportError as error:
-    raise InputError(f'pictures need matplotlib ({error}): '
-                     '`pip install matplotlib`') from error
-  return matplotlib
-
-
-def _png(figure):
-  data = io.BytesIO()
-  figure.savefig(data, format='png')
-  return data.getvalue()
-
-
-def _read(data):
-  return Image.open(io.BytesIO(data))
 
 
 def _save(picture, path, command):
@@ -527,5 +389,9 @@ def _save(picture, path, command):
   info.add_itxt('command', command)
   picture.save(data, 'png', pnginfo=info,
                compress_level=4)  # 6: as large, and twice as long
+  _write(path, data.getvalue())
+
+
+def _write(path, data):
   with files.replacing(path, 'wb') as file:
-    file.write(data.getvalue())
+    file.write(data)

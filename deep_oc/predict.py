@@ -26,9 +26,7 @@ import concurrent.futures
 import csv
 import datetime
 import heapq
-import json
 import pathlib
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,7 +37,8 @@ import tqdm
 from absl import flags
 from PIL import PngImagePlugin
 
-from deep_oc import cli, embeddings, files, oneclass, pictures, runs, unseen
+from deep_oc import (cli, embeddings, files, oneclass, pictures, provenance,
+                     unseen)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -207,15 +206,10 @@ def _shown(text: str) -> str:
   return ''.join(each if each.isprintable() else '?' for each in text)
 
 
-def _written(text: str) -> str:
-  """Returns what UTF-8 can hold; file names may be in any encoding."""
-  return text.encode('utf-8', 'backslashreplace').decode()
-
-
 def _rows(paths, judged, found):
   """Yields the rows of the CSV."""
   for path, score, p, anomalous in zip(paths, *judged, strict=True):
-    yield (_written(path), f'{score:.9g}', f'{p:.6g}',
+    yield (provenance.written(path), f'{score:.9g}', f'{p:.6g}',
            'anomalous' if anomalous else 'normal',
            f'{found.false_alarm_rate:g}', found.classifier, found.feature)
 
@@ -233,12 +227,10 @@ def summary(tally: Tally, rate: float) -> str:
       for score, p, path in tally.top])
 
 
-def _about(found: detector.Detector, workdir: str, command: str
-           ) -> dict[str, object]:
-  """Returns what predictions.json says of the detector, and who asked."""
+def _about(found: detector.Detector, workdir: str) -> dict[str, object]:
+  """Returns what predictions.json says of the detector."""
   return {
-      'command': command, 'versions': runs.versions(), 'workdir': workdir,
-      'run': found.about, 'classifier': found.classifier,
+      'workdir': workdir, 'run': found.about, 'classifier': found.classifier,
       'feature': found.feature, 'false_alarm_rate': found.false_alarm_rate,
       'threshold': found.threshold_, 'calibration': found.calibration}
 
@@ -248,8 +240,8 @@ def _counts(images: unseen.Found, tally: Tally) -> dict[str, object]:
   return {
       'scored': tally.scored, 'anomalous': tally.anomalous,
       'seconds': round(tally.seconds, 3), 'left_out': dict(images.ignored),
-      'unreadable': [{'path': _written(path), 'error': _written(error)}
-                     for path, error in tally.unreadable]}
+      'unreadable': [dict(zip(('path', 'error'), map(provenance.written, each),
+                              strict=True)) for each in tally.unreadable]}
 
 
 def write(found: detector.Detector, images: unseen.Found, output: Any,
@@ -280,9 +272,8 @@ def write(found: detector.Detector, images: unseen.Found, output: Any,
     if not tally.scored:
       raise InputError(f'none of {len(images.paths)} images could be read; the '
                        f'first: {_shown(tally.unreadable[0][1])}')
-  with files.replacing(output / 'predictions.json') as file:
-    json.dump(dict(about) | _counts(images, tally), file, indent=2)
-    file.write('\n')
+  provenance.write(output / 'predictions.csv',
+                   dict(about) | _counts(images, tally))
   return tally
 
 
@@ -292,7 +283,6 @@ def main() -> None:
     if not args[name].value:
       raise InputError(f'--{name} is required; see --help')
   output = files.path(args.output or f'{args.workdir}/predictions')
-  command = _written(f'python -m deep_oc.predict {shlex.join(sys.argv[1:])}')
   images = unseen.find(args.input, without=output)
   allocator.keep_freed_memory()
   found = detector.load(
@@ -300,10 +290,11 @@ def main() -> None:
       false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir)
   print(f"{len(images.paths)} images; {found.classifier} on '{found.feature}' "
         f'of {args.workdir}, step {found.about["step"]}', flush=True)
-  about, draw = _about(found, args.workdir, command), None
+  about, draw = _about(found, args.workdir), None
   if args.maps and found.localizes:
     about['maps'] = _fit_maps(found)
-    draw = Maps(found, args.workdir, output / 'maps', args.arrays, command)
+    draw = Maps(found, args.workdir, output / 'maps', args.arrays,
+                provenance.command())
   tally = write(found, images, output, draw, about)
   print(f'{summary(tally, found.false_alarm_rate)}\n\nwrote {output}')
 

@@ -18,7 +18,7 @@ from flax import traverse_util
 from jax import export, lax
 from scipy import linalg
 
-from deep_oc import convolution, jitted, oneclass, step
+from deep_oc import classifiers, convolution, jitted, oneclass, step
 from deep_oc.errors import InputError
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -111,7 +111,7 @@ def exportable() -> list[str]:
           if type(new()) in jitted.TWINS]
 
 
-def heat(density: oneclass.ShrunkGDE, shape: Sequence[int]) -> Program:
+def heat(density: classifiers.ShrunkGDE, shape: Sequence[int]) -> Program:
   """Returns the program of `gradcam.heat`, f32[n, gh, gw, d] -> f64[n, gh, gw].
 
   Args:

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from deep_oc import files, tables
+from deep_oc import files, provenance, tables
 
 Line = Mapping[str, object]
 
@@ -31,16 +31,22 @@ def text(summary: Sequence[Line]) -> str:
   return '\n\n'.join(_block(key, lines) for key, lines in blocks.items())
 
 
-def markdown(summary: Sequence[Line]) -> str:
+def markdown(summary: Sequence[Line], command: str = '') -> str:
   """Returns a table for each data set and level: a row per method, a column
-  per class if there are not too many."""
-  return '\n'.join(map(_markdown, _tables(summary)))
+  per class if there are not too many; then the command that made them."""
+  made = ['Made by', '', f'    {_line(command)}', ''] if command else []
+  return '\n'.join([*map(_markdown, _tables(summary)), *made])
 
 
-def latex(summary: Sequence[Line]) -> str:
+def latex(summary: Sequence[Line], command: str = '') -> str:
   """Returns the tables of `markdown`, for a LaTeX document to \\input."""
-  return '\n'.join(['% \\usepackage{booktabs,graphicx}\n',
+  made = [f'% Made by {_line(command)}'] if command else []
+  return '\n'.join([*made, '% \\usepackage{booktabs,graphicx}\n',
                     *map(_latex, _tables(summary))])
+
+
+def _line(text):
+  return ' '.join(text.split())
 
 
 def write(path: str | os.PathLike, summary: Sequence[Line]) -> str:
@@ -53,7 +59,7 @@ def write(path: str | os.PathLike, summary: Sequence[Line]) -> str:
   for suffix, render in (('.md', markdown), ('.tex', latex)):
     beside.append(files.path(path).with_suffix(suffix))
     with files.replacing(beside[-1]) as file:
-      file.write(render(summary))
+      file.write(render(summary, provenance.command()))
   return ', '.join(each.name for each in beside)
 
 

@@ -15,15 +15,14 @@ JAX is not needed.
 """
 import datetime
 import pathlib
-import shlex
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import flags
 
 import deep_oc
-from deep_oc import cli, evaluate, files, oneclass, progress, tables
+from deep_oc import (cli, evaluate, files, oneclass, progress, provenance,
+                     tables)
 from deep_oc.errors import InputError
 from deep_oc.page import (
     contamination,
@@ -179,7 +178,8 @@ def _run(run, first):
           f'on {run.feature}. ', tag('a', 'How the numbers came about',
                                      href=f'#protocol-{run.key}'),
           class_='quiet'),
-      markup.unfold('All numbers of this run', protocols.numbers(run)),
+      markup.unfold('All numbers of this run', protocols.numbers(run),
+                    *protocols.commands(run)),
       tag('div', curves.roc(scored), curves.histogram(scored), training,
           class_='plots'),
       None if training else tag(
@@ -207,8 +207,7 @@ def main() -> None:
     raise found.failures[0]
   output = pathlib.Path(
       chosen.output or evaluate.root(chosen.runs) / 'report.html')
-  command = shlex.join(['python', '-m', 'deep_oc.report', *sys.argv[1:]])
-  made = page(found, command, chosen.details)
+  made = page(found, provenance.command(), chosen.details)
   with files.replacing(output, 'wb') as file:
     file.write(made)
   for workdir in found.evaluated:

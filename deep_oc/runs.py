@@ -1,19 +1,13 @@
 """A run's folder: its config, and the file names that the binaries share."""
-import contextlib
 import hashlib
-import importlib.metadata
 import json
-import pathlib
-import platform
 import re
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
-import deep_oc
-from deep_oc import files
+from deep_oc import files, provenance
 from deep_oc.errors import InputError
 
 # Where data lies and how often to report change no result; what `localize` says
@@ -53,7 +47,7 @@ def claim(workdir: str, config: ml_collections.ConfigDict) -> None:
                        f'{"; ".join(differing[:3])}); choose another --workdir')
     return
   with files.replacing(path) as file:
-    json.dump({'config': config.to_dict(), 'versions': versions()}, file,
+    json.dump({'config': config.to_dict()} | provenance.about(), file,
               indent=2)
     file.write('\n')
 
@@ -114,23 +108,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     else:
       flat[prefix + key] = json.loads(json.dumps(value))
   return flat
-
-
-def versions() -> dict[str, str]:
-  versions = {}
-  for name in ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy'):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      versions[name] = importlib.metadata.version(name)
-  return {'deep_oc': deep_oc.__version__, 'git': _git_commit(),
-          'python': platform.python_version(), **versions}
-
-
-def _git_commit() -> str:
-  """Returns the commit of the sources, '' where git does not know."""
-  try:
-    return subprocess.run(
-        ['git', 'describe', '--always', '--dirty', '--abbrev=40'],
-        cwd=pathlib.Path(__file__).parent, capture_output=True, text=True,
-        check=True, timeout=10).stdout.strip()
-  except (OSError, subprocess.SubprocessError):
-    return ''

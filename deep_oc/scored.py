@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import sklearn
 
-from deep_oc import (files, metrics, oneclass, pixel_metrics, tables,
+from deep_oc import (metrics, oneclass, pixel_metrics, provenance, tables,
                      thresholds)
 from deep_oc.errors import InputError
 
@@ -19,8 +19,8 @@ _ONE_ENSEMBLE = ('experiment', 'dataset', 'protocol', 'normal_class', 'pretext',
                  'encoder')
 
 # The modules that decide what the rows say.
-_CODE = ('embeddings', 'estimators', 'evaluate', 'jitted', 'metrics',
-         'oneclass', 'pixel_metrics', 'scored', 'thresholds')
+_CODE = ('classifiers', 'embeddings', 'estimators', 'evaluate', 'jitted',
+         'metrics', 'oneclass', 'pixel_metrics', 'scored', 'thresholds')
 
 _METRICS = (('auroc', metrics.auroc, metrics.auroc_interval),
             ('auprc', metrics.auprc, metrics.auprc_interval),
@@ -213,18 +213,18 @@ def origin(workdir: pathlib.Path, request: Request = EVERYTHING
 
 def _checksums(path):
   with path.open('rb') as file, zipfile.ZipFile(file) as archive:
-    return {each.filename: each.CRC for each in archive.infolist()}
+    return {each.filename: each.CRC for each in archive.infolist()
+            if each.filename != 'command.npy'}  # it changes no row
 
 
 def remember(workdir: pathlib.Path, source: Mapping[str, object]) -> None:
-  """Writes to `results.json` where the rows in `results.csv` are from.
+  """Adds to `results.json` what the rows in `results.csv` follow from.
 
   Raises:
     InputError: the file cannot be written.
   """
-  with files.replacing(workdir / 'results.json') as file:
-    json.dump(dict(source) | {'results': _digest(workdir)}, file, indent=2)
-    file.write('\n')
+  provenance.write(workdir / 'results.csv',
+                   {'source': source, 'results': _digest(workdir)})
 
 
 def recall(workdir: pathlib.Path, source: Mapping[str, object] | None
@@ -232,10 +232,11 @@ def recall(workdir: pathlib.Path, source: Mapping[str, object] | None
   """Returns the rows that a run has, None if they are not from that source."""
   try:
     saved = json.loads((workdir / 'results.json').read_text(encoding='utf-8'))
-    if not source or saved != dict(source) | {'results': _digest(workdir)}:
+    if not source or saved.get('source') != source or (
+        saved.get('results') != _digest(workdir)):
       return None
     rows = tables.read(workdir / 'results.csv')
-  except (OSError, ValueError):  # an InputError is one
+  except (OSError, ValueError, AttributeError):  # an InputError is a ValueError
     return None
   return [row | {'run': str(workdir)} for row in rows]
 

@@ -6,7 +6,7 @@ import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from deep_oc import files
+from deep_oc import files, provenance
 from deep_oc.errors import InputError
 
 RESULTS = (
@@ -39,13 +39,19 @@ TOTAL = {'cifar10': ('cifar10',),
 
 
 def write(path: str | os.PathLike, columns: Sequence[str],
-          rows: Iterable[Mapping[str, object]]) -> None:
-  """Writes these columns of the rows as CSV; a missing value is empty."""
+          rows: Iterable[Mapping[str, object]],
+          about: Mapping[str, object] | None = None) -> None:
+  """Writes these columns of the rows as CSV; a missing value is empty.
+
+  What made it, and what else there is to say about it, is beside it, as JSON
+  (`deep_oc.provenance`).
+  """
   with files.replacing(path) as file:
     writer = csv.DictWriter(file, columns, restval='', extrasaction='ignore',
                             lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
+  provenance.write(path, about)
 
 
 def read(path: str | os.PathLike, columns: Sequence[str] = RESULTS

@@ -1,4 +1,8 @@
 """The CPU's convolutions are XLA's, to rounding, and so is what they train."""
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,6 +198,17 @@ def losses(width, batch, head, rate, apart):
       xlas, b = take_xlas(xlas, image, row[None], step.root_key(0))
     found.append([a['loss'][0], b['loss'][0]])
   return np.transpose(found)
+
+
+@pytest.mark.parametrize('value, here', [('1', False), ('0', True), ('', True)])
+def test_the_environment_may_leave_all_to_xla(value, here):
+  said = subprocess.run(
+      [sys.executable, '-c', 'from deep_oc import convolution; '
+       'print(convolution.is_reformulated())'],
+      env=os.environ | {'DEEP_OC_XLA_CONVOLUTIONS': value,
+                        'JAX_PLATFORMS': 'cpu'},
+      text=True, capture_output=True, check=True)
+  assert said.stdout == f'{here}\n'
 
 
 @pytest.mark.slow

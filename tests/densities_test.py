@@ -7,7 +7,7 @@ import pytest
 import threadpoolctl
 from sklearn import covariance, mixture
 
-from deep_oc import densities, errors, oneclass
+from deep_oc import classifiers, densities, errors, oneclass
 
 each_gaussian = pytest.mark.parametrize('classifier', densities.GAUSSIANS)
 # More images than dimensions, as many, one more, and fewer.
@@ -32,7 +32,7 @@ def _each_position(score, train, test):
 def _one_class(classifier, train, test):
   fitted = oneclass.CLASSIFIERS[classifier](reg_covar=1e-6).fit(train)
   rows = np.stack([fitted.location_] * 2)
-  at_mean = oneclass.ShrunkGDE.score_samples(_unscaled(fitted), rows)[0]
+  at_mean = classifiers.ShrunkGDE.score_samples(_unscaled(fitted), rows)[0]
   return at_mean - fitted.score_samples(test)
 
 
@@ -236,7 +236,7 @@ def test_the_floor_of_unit_rows_is_that_of_scikit_learns_mixture():
   train /= np.linalg.norm(train[0])
   test = train[:3] + rng.normal(0, 1e-3, (3, 6))
   mixed = mixture.GaussianMixture().fit(train)
-  density = oneclass.ShrunkGDE(norm=None, reg_covar=1e-6).fit(train)
+  density = classifiers.ShrunkGDE(norm=None, reg_covar=1e-6).fit(train)
   np.testing.assert_allclose(
       np.diff(density.score_samples(test)), np.diff(mixed.score_samples(test)),
       rtol=1e-5)

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import typing
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -314,3 +316,9 @@ def test_maps_by_grad_cam_need_no_training_images(parts, tmp_path):
   found = deep_oc.load(workdir, false_alarm_rate=0.2)
   assert found.heat_maps(np.zeros((2, 20, 20, 3), np.uint8)).shape == (
       2, 20, 20)
+
+
+def test_type_checkers_are_told_that_the_package_is_typed():
+  assert (resources.files('deep_oc') / 'py.typed').is_file()
+  hints = typing.get_type_hints(detectors.load)
+  assert hints['return'] is detectors.Detector

@@ -130,7 +130,7 @@ def test_numbers_are_percent_with_two_decimals(run):
 def test_a_rerun_is_the_same_to_the_byte(run, tmp_path):
   paths = [run / 'results.csv', run / 'results.json'] + [
       tmp_path / f'runs/summary.{suffix}' for suffix in ('csv', 'md', 'tex')]
-  assert _main(cwd=tmp_path).returncode == 0
+  assert _main('--noreuse', cwd=tmp_path).returncode == 0
   before = [path.read_bytes() for path in paths]
   assert _main('--noreuse', cwd=tmp_path).returncode == 0
   assert [path.read_bytes() for path in paths] == before
@@ -481,7 +481,7 @@ def test_pictures_show_the_score_that_the_map_explains(run, monkeypatch, name):
   drawn = []
   monkeypatch.setattr('deep_oc.pictures.write', lambda folder, **given:
                       drawn.append(given['scores']))
-  evaluate.draw(run, 'the command')
+  evaluate.draw(run)
   train, test = (_split(0, 40)['pool'], _split(1, 30, 12)['pool'])
   unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test)]
   density = covariance.OAS().fit(unit[0])

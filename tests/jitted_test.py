@@ -17,7 +17,7 @@ from sklearn import (
     svm,
 )
 
-from deep_oc import jitted, oneclass
+from deep_oc import classifiers, jitted, oneclass
 from tests import conftest
 
 N, FEW, D = 120, 20, 24  # rows to train, where they are few; columns
@@ -56,7 +56,7 @@ CASES = {
 @pytest.fixture(autouse=True)
 def same_solver(monkeypatch):
   """SVMs are solved as scikit-learn's are, not from the kernel matrix."""
-  monkeypatch.setattr(oneclass, '_GRAM_ROWS', 0)
+  monkeypatch.setattr(classifiers, '_GRAM_ROWS', 0)
 
 
 def _unit(x):

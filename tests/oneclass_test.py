@@ -9,7 +9,7 @@ from scipy import optimize, special, stats
 from sklearn import base, covariance, ensemble, neighbors, svm
 from sklearn.utils import estimator_checks
 
-from deep_oc import oneclass
+from deep_oc import classifiers, oneclass
 from deep_oc.errors import InputError
 
 RANDOM = np.random.default_rng(0)
@@ -109,9 +109,9 @@ def test_shrunk_gde_is_the_log_density(name):
 
 def test_a_ridge_of_a_millionth_in_all_is_gde():
   ridge = 1e-6 / _unit(FEW).var(axis=0).mean()
-  fitted = oneclass.ShrunkGDE('ridge', ridge=ridge).fit(FEW)
+  fitted = classifiers.ShrunkGDE('ridge', ridge=ridge).fit(FEW)
   np.testing.assert_allclose(fitted.score_samples(WIDE),
-                             oneclass.GDE().fit(FEW).score_samples(WIDE),
+                             classifiers.GDE().fit(FEW).score_samples(WIDE),
                              rtol=1e-4)
 
 
@@ -149,7 +149,7 @@ def test_nn_is_one_less_the_highest_cosine():
 @pytest.mark.parametrize('rows', [80, 10])
 def test_rbf_svm_scores_equal_sklearns(rows, monkeypatch):
   """With the kernel matrix given, and with libsvm's own kernel."""
-  monkeypatch.setattr(oneclass, '_GRAM_ROWS', rows)
+  monkeypatch.setattr(classifiers, '_GRAM_ROWS', rows)
   reference = svm.OneClassSVM(gamma=_gamma(_unit(TRAIN)), nu=0.5)
   reference.fit(_unit(TRAIN))
   np.testing.assert_allclose(
@@ -159,7 +159,7 @@ def test_rbf_svm_scores_equal_sklearns(rows, monkeypatch):
 @pytest.mark.parametrize('rows', [80, 10])
 def test_linear_svm_scores_equal_sklearns_without_normalisation(
     rows, monkeypatch):
-  monkeypatch.setattr(oneclass, '_GRAM_ROWS', rows)
+  monkeypatch.setattr(classifiers, '_GRAM_ROWS', rows)
   reference = svm.OneClassSVM(kernel='linear', nu=0.5).fit(TRAIN)
   expected = -reference.score_samples(TEST)
   np.testing.assert_allclose(_score('ocsvm_linear'), expected, rtol=1e-6)
@@ -195,7 +195,8 @@ def test_svdd_is_the_ball_that_a_quadratic_program_finds():
 
 @pytest.mark.parametrize('chunk', [1024, 7])
 def test_svdd_orders_rows_as_the_one_class_svm(chunk, monkeypatch):
-  monkeypatch.setattr(oneclass, '_CHUNK', chunk)
+  for module in (classifiers, oneclass):
+    monkeypatch.setattr(module, '_CHUNK', chunk)
   ball, plane = _score('svdd'), _score('ocsvm_rbf')
   assert np.corrcoef(ball, plane)[0, 1] == pytest.approx(1, abs=1e-12)
   assert (ball > 0).all() and (np.argsort(ball) == np.argsort(plane)).all()
@@ -320,12 +321,12 @@ def test_all_but_the_linear_svm_knn_and_raw_ones_ignore_a_features_length(name):
 @pytest.mark.parametrize('shift', [0., 0.5, 3.])
 def test_gamma_of_unit_rows_is_at_least_ten(shift):
   x = _unit(RANDOM.normal(shift, size=(200, 30)))
-  assert oneclass.gamma(x) == pytest.approx(10 / (1 - 30 * x.mean() ** 2))
-  assert oneclass.gamma(x) >= 10
+  assert classifiers.gamma(x) == pytest.approx(10 / (1 - 30 * x.mean() ** 2))
+  assert classifiers.gamma(x) >= 10
 
 
 def test_gamma_of_equal_values_is_finite():
-  assert oneclass.gamma(np.full((5, 4), 0.5)) == 1
+  assert classifiers.gamma(np.full((5, 4), 0.5)) == 1
 
 
 _OTHERS = ('mahalanobis(k=3)', "knn(distance='kth')",

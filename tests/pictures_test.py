@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deep_oc import metrics, pictures
+from deep_oc import metrics, pictures, plots
 from deep_oc.errors import InputError
 
 UNIT = pictures.Scale(0, 1)
@@ -212,7 +212,7 @@ def test_the_roc_curve_is_the_shares_flagged_at_each_threshold():
   random = np.random.default_rng(0)
   anomaly = random.random(60) < 0.5
   scores = random.integers(0, 9, 60) + 3 * anomaly
-  fpr, tpr = pictures.roc_curve(scores, anomaly)
+  fpr, tpr = plots.roc_curve(scores, anomaly)
   thresholds = np.append(np.inf, np.unique(scores)[::-1])
   every = [[(scores[part] >= t).mean() for t in thresholds]
            for part in (~anomaly, anomaly)]
@@ -225,8 +225,8 @@ def test_the_roc_curve_is_the_shares_flagged_at_each_threshold():
 
 def test_the_histogram_counts_every_image_once_in_shared_bins():
   run = _run(n=50)
-  edges, parts = pictures.histogram(run['scores'], run['anomaly'],
-                                    run['labels'], run['class_names'])
+  edges, parts = plots.counts(run['scores'], run['anomaly'], run['labels'],
+                              run['class_names'])
   assert [name for name, _ in parts] == [
       'normal: good', 'anomaly: hole', 'anomaly: dent']
   np.testing.assert_array_equal(sum(count for _, count in parts),
@@ -236,16 +236,15 @@ def test_the_histogram_counts_every_image_once_in_shared_bins():
 
 def test_many_classes_share_a_row_of_the_histogram():
   labels = np.arange(40) % 20
-  _, parts = pictures.histogram(np.arange(40), labels != 7, labels,
-                                [str(i) for i in range(20)])
+  _, parts = plots.counts(np.arange(40), labels != 7, labels,
+                          [str(i) for i in range(20)])
   assert [name for name, _ in parts] == ['normal: 7', 'anomaly: 19 classes']
 
 
 def test_names_are_not_taken_for_formulas():
   names = ('$a_{', '_b', 'c' * 300)
   run = _run(class_names=names)
-  drawn = pictures.histogram_plot(run['scores'], run['anomaly'], run['labels'],
-                                  names)
+  drawn = plots.histogram(run['scores'], run['anomaly'], run['labels'], names)
   assert Image.open(io.BytesIO(drawn)).format == 'PNG'
 
 
@@ -294,8 +293,8 @@ def test_a_faint_defect_is_seen_beside_a_glaring_one():
 
 
 def test_every_picture_names_the_command_that_made_it(tmp_path):
-  pictures.write(tmp_path, **_run(), command='python größe.py')
+  pictures.write(tmp_path, **_run(), command='python größe 大.py')
   files = list(tmp_path.rglob('*.png'))
   assert len(files) > 8
   assert {Image.open(path).text['command'] for path in files} == {
-      'python größe.py'}
+      'python größe 大.py'}

@@ -73,6 +73,8 @@ def _write(folder, seed=0, maps=False, evaluated=True, **meta):
   (folder / 'metrics.jsonl').write_text(''.join(json.dumps({
       'step': step, 'loss': 1 / step, 'uniformity': -step / 10,
       'accuracy': 0.5, 'chance': 0.25}) + '\n' for step in range(1, 8)))
+  (folder / 'config.json').write_text(json.dumps({
+      'command': f'python -m deep_oc.train --config={NASTY}'}))
   if evaluated:
     evaluate.evaluate(folder, Request(['kde']))
   return folder
@@ -521,6 +523,15 @@ def test_every_run_has_its_protocol(tree):
       'Labels of training images were used']
   assert dirty['Checkpoint rule'] == 'last' and dirty['Fitted to'] == '40'
   assert 'the command' in _text(next(tree.iter('header')))
+
+
+def test_every_run_in_full_names_its_commands(tree, root):
+  command = f'python -m deep_oc.train --config={NASTY}'
+  shown = [each for each in tree.iter('details')
+           if 'run' in (each.get('class') or '').split()]
+  assert len(shown) == 6
+  for each in shown:
+    assert command in map(_text, each.iter('code'))
 
 
 def test_details_are_shared_among_experiments():

@@ -174,7 +174,9 @@ def _half_a_note(folder):
 
 def _note_of_other_code(folder):
   path = folder / 'results.json'
-  path.write_text(json.dumps(json.loads(path.read_text()) | {'code': 'old'}))
+  note = json.loads(path.read_text())
+  note['source']['code'] = 'old'
+  path.write_text(json.dumps(note))
 
 
 @pytest.mark.parametrize('change', [

@@ -38,7 +38,7 @@ def _csv(workdir):
 def test_a_run_leaves_the_files_of_the_design(finished):
   assert {path.name for path in finished.iterdir()} == {
       'config.json', 'checkpoints', 'metrics.jsonl', 'tensorboard',
-      'embeddings', 'results.csv'}
+      'embeddings', 'results.csv', 'results.json'}
   rows = [json.loads(line)
           for line in (finished / 'metrics.jsonl').read_text().splitlines()]
   assert [row['step'] for row in rows] == [10, 20, 30, 40, 50, 60]

@@ -1,5 +1,5 @@
 """How each number came about: a row for each run."""
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from deep_oc.page import runs
 from deep_oc.page.markup import Element, number, table, tag
@@ -51,6 +51,12 @@ def _row(run, linked):
       about['n_test_normal'], about['n_test_anomalous'], about['config_hash'],
       ' '.join(filter(None, (versions.get('deep_oc', ''), commit))),
       versions.get('jax', ''), versions.get('flax', '')]
+
+
+def commands(run: runs.Run) -> Iterator[Element]:
+  """Yields the commands that trained and evaluated a run."""
+  for command in run.commands():
+    yield tag('p', tag('code', command), class_='quiet')
 
 
 def numbers(run: runs.Run) -> Element:

@@ -56,9 +56,17 @@ class Run:
 
   def config(self) -> dict:
     """Returns config.json, {} where there is none that can be read."""
+    return self._json('config.json')
+
+  def commands(self) -> list[str]:
+    """Returns which trained and which evaluated it, as far as is known."""
+    known = [self._json(name).get('command')
+             for name in ('config.json', 'results.json')]
+    return [each for each in known if each and isinstance(each, str)]
+
+  def _json(self, name):
     try:
-      return dict(json.loads(
-          (self.workdir / 'config.json').read_text('utf-8')))
+      return dict(json.loads((self.workdir / name).read_text('utf-8')))
     except (OSError, ValueError, TypeError):
       return {}
 
