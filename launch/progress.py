@@ -115,10 +115,10 @@ class Board:
       self._live.update(self._table(), refresh=True)
     elif time.monotonic() - self._told > _WORDS:
       self._told = time.monotonic()
-      for name, cells in self._rows():
+      for name, (_, step, loss, rate, left) in self._rows():
         if self.states[name][0] == 'running':
-          self._say(f'{name}: step {cells[1]}, loss {cells[2]}, {cells[3]} '
-                    f'steps/s, {cells[4]} left')
+          self._say(f'{name}: step {step}, loss {loss}, {rate} steps/s, {left} '
+                    'left' if step else f'{name}: begins')
 
   def _say(self, line: str) -> None:
     self._console.print(f'{datetime.datetime.now():%H:%M:%S} {line}',

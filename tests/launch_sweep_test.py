@@ -192,6 +192,26 @@ def test_progress_is_the_last_whole_row(tmp_path):
   assert now.left(399) == 100.0 and now.left(None) is None
 
 
+def test_without_a_terminal_a_line_now_and_then_says_how_far_runs_are(
+    tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(progress, '_WORDS', -1)
+  (tmp_path / 'a').mkdir()
+  (tmp_path / 'a/metrics.jsonl').write_text(
+      '{"step": 30, "loss": 0.25, "steps_per_second": 2.0}\n')
+  log = tmp_path / 'log.txt'
+  log.write_text('x: 9 training images, 150 steps on 1 × cpu')
+  names = {name: f'{tmp_path}/{name}' for name in 'abc'}
+  board = progress.Board(names, dict.fromkeys(names, str(log)))
+  for name in 'ab':
+    board.update(name, 'running', '')
+  capsys.readouterr()
+  board.refresh()
+  said = [line.partition(' ')[2]
+          for line in capsys.readouterr().out.splitlines()]
+  assert said == ['a: step 30 / 150, loss 0.2500, 2.0 steps/s, 0:01:00 left',
+                  'b: begins']
+
+
 CONFIG = textwrap.dedent('''
     import runpy
     get_config = runpy.run_path('tests/tiny.py')['get_config']
