@@ -59,11 +59,12 @@ CHOICES = {'fashion_mnist': (
     [{'optimizer.weight_decay': 0.0}, {'optimizer.weight_decay': 3e-3}],
     [{'optimizer.momentum': 0.8}, {'optimizer.momentum': 0.95}]
 ), 'cifar10': (
-    [{'optimizer.learning_rate': rate} for rate in (0.01, 0.1)],
     [{'batch': factor} for factor in (2.0, 0.5)],
     [{'optimizer.name': 'nesterov'}],
     [{'pretext.loss': 'nt_xent'}],
-    [{'pretext.augment.crop': side} for side in (0.8, 1.0)])}
+    [{'pretext.augment.crop': side} for side in (0.8, 1.0)],
+    [{'batch': factor} for factor in (1.0, 0.5)],  # once more
+    [{'optimizer.weight_decay': 3e-3}])}
 
 
 def define_flags() -> None:

@@ -81,6 +81,16 @@ def test_the_published_schedules_have_their_number_of_steps(
   assert f'{steps:,}' in shown
 
 
+@pytest.mark.parametrize('name', ['rotation_cifar10', 'dacl_cifar10'])
+def test_a_fast_recipe_takes_a_tenth_of_the_image_passes(name):
+  def passes(name):
+    config = importlib.import_module(f'configs.{name}').get_config()
+    images = 5000 * experiment.copies(config)
+    return (config.train.batch * experiment.pretext(config).inputs_per_image
+            * experiment.plan(config).total_steps(images))
+  assert passes(f'fast_{name}') / passes(name) == pytest.approx(0.1, rel=0.01)
+
+
 def test_its_data_group_has_keys_that_its_source_takes(module):
   config = module.get_config()
   read = plugins.find('deep_oc.data', config.data.source, 'load')
