@@ -190,13 +190,17 @@ def _run(run, first):
 
 def _introduction(found, command):
   now = datetime.datetime.now(datetime.UTC)
-  yield tag('p', f'{len(found.runs)} runs. Made by ', tag('code', command),
+  yield tag('p', f'{_count(found)}. Made by ', tag('code', command),
             f' on {now:%Y-%m-%d %H:%M} UTC with deep_oc {deep_oc.__version__}.')
   if found.evaluated:
     yield tag('p', 'Evaluated for this page, having had no results.csv: ' +
               ', '.join(found.evaluated), class_='quiet')
   for error in found.failures:
     yield tag('p', f'Left out: {error}', class_='warning')
+
+
+def _count(found):
+  return f'{len(found.runs)} run{"s" * (len(found.runs) != 1)}'
 
 
 def main() -> None:
@@ -212,7 +216,7 @@ def main() -> None:
     file.write(made)
   for workdir in found.evaluated:
     print(f'evaluated {workdir}, which had no results.csv')
-  print(f'wrote {output}: {len(found.runs)} runs, {len(made) / 1e6:.1f} MB')
+  print(f'wrote {output}: {_count(found)}, {len(made) / 1e6:.1f} MB')
   if found.failures:
     raise InputError(f'{len(found.failures)} left out, as the page says: '
                      f'{found.failures[0]}')
