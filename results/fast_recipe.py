@@ -38,15 +38,13 @@ FULL = {'fashion_mnist': 32_000, 'cifar10': 320_000}
 METHODS = ('rotation', 'dacl')
 CLASSES = range(10)
 PASSES = (3200, 9600, 32_000)
-_IMAGES = {('fashion_mnist', 'validation'): 5400,
-           ('fashion_mnist', 'one_vs_rest'): 6000,
-           ('cifar10', 'validation'): 4500}
 COLUMNS = ('pretext', 'recipe', 'data', 'protocol', 'normal_class', 'passes',
            'steps', 'seed', 'auroc', 'overrides')
 
+_COLOURS = ('brightness', 'contrast', 'saturation', 'hue')
+
 # Tried in turn, beside what was kept so far. `warmup` is a share of the steps,
 # `batch` a factor; the others are fields.
-_COLOURS = ('brightness', 'contrast', 'saturation', 'hue')
 CHOICES = {'fashion_mnist': (
     [{'optimizer.learning_rate': rate} for rate in (0.01, 0.1)],
     [{'batch': factor} for factor in (2.0, 0.5, 0.25)],
@@ -82,7 +80,7 @@ def define_flags() -> None:
 
 def configured(method: str, overrides: dict, passes: int, protocol: str,
                data: str):
-  """Returns the config that spends so many image passes."""
+  """Returns the config that spends so many image passes, and its warm-up."""
   config = small_fmnist.get_config(method)
   config.protocol.name = protocol
   if data == 'cifar10':
@@ -95,13 +93,10 @@ def configured(method: str, overrides: dict, passes: int, protocol: str,
     config.update_from_flattened_dict(given)
   inputs = config.train.batch * experiment.pretext(config).inputs_per_image
   config.train.steps = passes // inputs
-  images = _IMAGES[data, protocol] * experiment.copies(config)
-  config.optimizer.warmup_epochs = warmup * config.train.steps / (
-      images // config.train.batch)
-  return config
+  return config, warmup
 
 
-def aurocs(config):
+def aurocs(config, warmup):
   """Yields the AUROC of KDE on pooled features, a class after the other."""
   mesh, plan = sharding.mesh(), experiment.plan(config)
   pretext, take_steps = experiment.pretext(config), None
@@ -111,6 +106,8 @@ def aurocs(config):
     problem = experiment.problem(config)
     images = distribution.augment(problem.train.image, config.distribution)
     if take_steps is None:  # all classes have as many images
+      config.optimizer.warmup_epochs = (
+          warmup * config.train.steps / plan.steps_per_epoch(len(images)))
       optimizer = experiment.optimizer(config, len(images))
       take_steps = step.make_steps(pretext, optimizer, mesh)
       first = step.create_state(
@@ -129,12 +126,13 @@ def aurocs(config):
 def run(method, recipe, overrides, passes, protocol, seed=0,
         data='fashion_mnist'):
   """Returns a row for each class."""
-  config = configured(method, overrides, passes, protocol, data)
+  config, warmup = configured(method, overrides, passes, protocol, data)
   config.seed = seed
   rows = [dict(zip(COLUMNS, (
       method, recipe, data, protocol, normal, passes, config.train.steps, seed,
       f'{value:.2f}', json.dumps(overrides)), strict=True))
-          for normal, value in zip(CLASSES, aurocs(config), strict=True)]
+          for normal, value in zip(CLASSES, aurocs(config, warmup),
+                                   strict=True)]
   print(method, recipe, passes, f'{_mean(rows):.2f}', overrides, flush=True)
   return rows
 
