@@ -1,21 +1,21 @@
 """AUROC against image passes, for the published recipe and for a faster one.
 
   export PYTHONPATH=.
-  python results/fast_recipe.py --step=choose
-  python results/fast_recipe.py --step=compare
-  python results/fast_recipe.py --step=transfer
-  python results/fast_recipe.py --step=choose --data=cifar10 \\
-      --choice=results/fast_recipe_choice_cifar10.csv
+  python results/fast_recipe.py --step=choose --data=fashion_mnist
+  python results/fast_recipe.py --step=compare --data=fashion_mnist
+  python results/fast_recipe.py --step=choose --data=cifar10
+  python results/fast_recipe.py --step=compare --data=cifar10
 
-Fashion-MNIST with the small encoder of configs/small_fmnist.py. `choose` takes
-one field after the other in the order of CHOICES and keeps what raises the mean
-AUROC over the ten classes of the protocol 'validation', at a tenth of that
-config's image passes; no test image is seen. `compare` trains both recipes for
-all ten classes, to the same numbers of passes, and evaluates them on the test
-split. `transfer` asks the validation part of CIFAR-10 what it thinks of them;
-its own choice is of fewer fields and takes ten times the passes. An image pass
-is one network input. What is done is not repeated.
+The small encoder of configs/small_fmnist.py. `choose` takes one field after the
+other in the order of CHOICES and keeps what raises the mean AUROC over the ten
+classes of the protocol 'validation', at a tenth of the published recipe's image
+passes; no test image is seen. For CIFAR-10 the first to be tried is what
+Fashion-MNIST chose. `compare` trains both recipes for all ten classes and
+evaluates them on the test split. An image pass is one network input. Each row
+is written as it comes, and what is there is not computed again; two processes
+may share a file if each has a method of its own.
 """
+import collections
 import csv
 import itertools
 import json
@@ -25,57 +25,58 @@ import statistics
 import jax
 import jax.numpy as jnp
 import matplotlib
-import numpy as np
 from absl import flags
 from configs import small_fmnist
 
-from deep_oc import (cli, distribution, experiment, features, metrics, oneclass,
-                     sharding, step)
+from deep_oc import (cli, distribution, experiment, features, files, metrics,
+                     oneclass, sharding, step)
 
-# Image passes of which a recipe is to do with a tenth; those of
-# configs/small_fmnist.py, and more for images that are harder.
-FULL = {'fashion_mnist': 32_000, 'cifar10': 320_000}
 METHODS = ('rotation', 'dacl')
 CLASSES = range(10)
-PASSES = (3200, 9600, 32_000)
 COLUMNS = ('pretext', 'recipe', 'data', 'protocol', 'normal_class', 'passes',
            'steps', 'seed', 'auroc', 'overrides')
 
+# Image passes of the comparison, by recipe. The most are those of
+# configs/small_fmnist.py, and more where images are harder.
+PASSES = {
+    'fashion_mnist': {'published': (3200, 9600, 32_000),
+                      'fast': (3200, 9600, 32_000)},
+    'cifar10': {'published': (32_000, 96_000, 320_000),
+                'fast': (32_000, 96_000)}}
+
 _COLOURS = ('brightness', 'contrast', 'saturation', 'hue')
+_DULL = {f'pretext.augment.{name}': 0.1 for name in _COLOURS}
+_ADAM = [{'optimizer.name': 'adam', 'optimizer.learning_rate': rate}
+         for rate in (1e-3, 3e-3)]
 
 # Tried in turn, beside what was kept so far. `warmup` is a share of the steps,
 # `batch` a factor; the others are fields.
 CHOICES = {'fashion_mnist': (
     [{'optimizer.learning_rate': rate} for rate in (0.01, 0.1)],
     [{'batch': factor} for factor in (2.0, 0.5, 0.25)],
-    [{'optimizer.name': 'nesterov'},
-     {'optimizer.name': 'adam', 'optimizer.learning_rate': 1e-3},
-     {'optimizer.name': 'adam', 'optimizer.learning_rate': 3e-3}],
+    [{'optimizer.name': 'nesterov'}, *_ADAM],
     [{'warmup': 0.1}],
     [{'train.ema': 0.9}, {'train.ema': 0.97}],
     [{'pretext.loss': 'nt_xent'}],
     [{'pretext.augment.crop': side} for side in (0.8, 1.0)],
-    [{f'pretext.augment.{name}': 0.1 for name in _COLOURS}],
+    [_DULL],
     [{'optimizer.weight_decay': 0.0}, {'optimizer.weight_decay': 3e-3}],
     [{'optimizer.momentum': 0.8}, {'optimizer.momentum': 0.95}]
 ), 'cifar10': (
-    [{'batch': factor} for factor in (2.0, 0.5)],
-    [{'optimizer.name': 'nesterov'}],
-    [{'pretext.loss': 'nt_xent'}],
-    [{'pretext.augment.crop': side} for side in (0.8, 1.0)],
-    [{'batch': factor} for factor in (1.0, 0.5)],  # once more
-    [{'optimizer.weight_decay': 3e-3}])}
+    [{'optimizer.name': 'nesterov'}, *_ADAM],
+    [{'pretext.temperature': value} for value in (0.05, 0.1, 0.5)],
+    [{'pretext.augment.crop': side} for side in (0.3, 0.8, 1.0)],
+    [{'batch': factor} for factor in (0.5, 1.0, 2.0)],
+    [_DULL])}
+_CONTRASTIVE = {'pretext.loss', 'pretext.temperature'}
 
 
 def define_flags() -> None:
-  flags.DEFINE_enum('step', 'compare', ['choose', 'compare', 'transfer'],
-                    'Which.')
-  flags.DEFINE_enum('data', 'fashion_mnist', list(FULL), 'Of the choice.')
-  flags.DEFINE_list('methods', list(METHODS), 'Of the choice.')
+  flags.DEFINE_enum('step', 'compare', ['choose', 'compare'], 'Which.')
+  flags.DEFINE_enum('data', 'fashion_mnist', list(PASSES), 'Of which images.')
+  flags.DEFINE_multi_enum('method', list(METHODS), list(METHODS), 'Of which.')
   flags.DEFINE_integer('seeds', 1, 'Of the comparison.', 1)
-  flags.DEFINE_string('output', 'results/fast_recipe.csv', 'Of the comparison.')
-  flags.DEFINE_string('choice', 'results/fast_recipe_choice.csv',
-                      'What --step=choose has written.')
+  flags.DEFINE_string('output', 'results', 'The folder of the tables.')
 
 
 def configured(method: str, overrides: dict, passes: int, protocol: str,
@@ -96,12 +97,12 @@ def configured(method: str, overrides: dict, passes: int, protocol: str,
   return config, warmup
 
 
-def aurocs(config, warmup):
-  """Yields the AUROC of KDE on pooled features, a class after the other."""
+def aurocs(config, warmup, classes):
+  """Yields the AUROC of KDE on pooled features, in percent, of each class."""
   mesh, plan = sharding.mesh(), experiment.plan(config)
   pretext, take_steps = experiment.pretext(config), None
   embed = features.embedder(pretext, mesh)
-  for normal in CLASSES:
+  for normal in classes:
     config.protocol.normal = str(normal)
     problem = experiment.problem(config)
     images = distribution.augment(problem.train.image, config.distribution)
@@ -123,79 +124,50 @@ def aurocs(config, warmup):
     yield metrics.auroc(score, problem.test.anomaly)
 
 
-def run(method, recipe, overrides, passes, protocol, seed=0,
-        data='fashion_mnist'):
-  """Returns a row for each class."""
-  config, warmup = configured(method, overrides, passes, protocol, data)
-  config.seed = seed
-  rows = [dict(zip(COLUMNS, (
-      method, recipe, data, protocol, normal, passes, config.train.steps, seed,
-      f'{value:.2f}', json.dumps(overrides)), strict=True))
-          for normal, value in zip(CLASSES, aurocs(config, warmup),
-                                   strict=True)]
-  print(method, recipe, passes, f'{_mean(rows):.2f}', overrides, flush=True)
-  return rows
+class Table:
+  """The rows of one CSV file, of some methods; computes those it lacks."""
+
+  def __init__(self, path: pathlib.Path, data: str, protocol: str, methods):
+    self._path, self._data, self._protocol = path, data, protocol
+    self._methods = methods
+    self._rows = [row for row in read(path) if row['pretext'] in methods]
+
+  def rows(self, recipe: str, method: str, overrides: dict, passes: int,
+           seed: int = 0) -> list[dict]:
+    """Returns a row for each class, and calls them `recipe` from now on."""
+    key = (method, _sorted(overrides), str(passes), str(seed))
+    found = [row for row in self._rows if key == (
+        row['pretext'], _sorted(json.loads(row['overrides'])), row['passes'],
+        row['seed'])]
+    done = {row['normal_class'] for row in found}
+    todo = [normal for normal in CLASSES if str(normal) not in done]
+    config, warmup = configured(method, overrides, passes, self._protocol,
+                                self._data)
+    config.seed = seed
+    for normal, value in zip(todo, aurocs(config, warmup, todo), strict=True):
+      found.append(dict(zip(COLUMNS, (
+          method, recipe, self._data, self._protocol, str(normal), str(passes),
+          str(config.train.steps), str(seed), f'{value:.2f}',
+          json.dumps(overrides)), strict=True)))
+      self._rows.append(found[-1])
+      self.write()
+    for row in found:
+      row['recipe'] = recipe
+    print(method, recipe, passes, f'{mean(found):.2f}', overrides, flush=True)
+    return found
+
+  def write(self) -> None:
+    others = [row for row in read(self._path)
+              if row['pretext'] not in self._methods]
+    with files.replacing(self._path) as file:
+      writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+      writer.writeheader()
+      writer.writerows(sorted(
+          others + self._rows, key=lambda row: METHODS.index(row['pretext'])))
 
 
-def _mean(rows):
-  return statistics.fmean(float(row['auroc']) for row in rows)
-
-
-def choose(output: pathlib.Path, data: str, methods: list[str]) -> None:
-  """Writes what was tried; the last of `kept` rows of a method is its best."""
-  rows, before = [], {}
-  for row in read(output):
-    before.setdefault((row['pretext'], row['overrides']), []).append(
-        row | {'recipe': 'tried'})
-  for method in methods:
-    kept, best = {}, -np.inf
-    for options in ([{}], *CHOICES[data]):
-      if method == 'rotation' and 'pretext.loss' in options[0]:
-        continue
-      found = []
-      for option in options:
-        tried = before.pop((method, json.dumps(kept | option)), None) or run(
-            method, 'tried', kept | option, FULL[data] // 10, 'validation',
-            data=data)
-        rows += tried
-        found.append((_mean(tried), kept | option, tried))
-      value, overrides, tried = max(found, key=lambda each: each[0])
-      if value > best:
-        best, kept = value, overrides
-        for row in tried:
-          row['recipe'] = 'kept'
-      write(output, rows + list(itertools.chain(*before.values())))
-
-
-def chosen(path: str) -> dict[str, dict]:
-  """Returns the overrides that were kept, by method."""
-  return {row['pretext']: json.loads(row['overrides'])
-          for row in read(pathlib.Path(path)) if row['recipe'] == 'kept'}
-
-
-def compare(output: pathlib.Path, choice: str, seeds: int) -> None:
-  rows = read(output)
-  done = {(row['pretext'], row['recipe'], int(row['passes']), int(row['seed']))
-          for row in rows}
-  for seed, passes in itertools.product(range(seeds), PASSES):
-    for method, fast in chosen(choice).items():
-      for recipe, overrides in (('published', {}), ('fast', fast)):
-        if (method, recipe, passes, seed) not in done:
-          rows += run(method, recipe, overrides, passes, 'one_vs_rest', seed)
-          write(output, rows)
-  draw(rows, output.with_suffix('.png'))
-
-
-def transfer(output: pathlib.Path, choice: str) -> None:
-  """Trains both recipes on CIFAR-10, to a tenth of its passes."""
-  rows = read(output)
-  done = {(row['pretext'], row['recipe']) for row in rows}
-  for method, fast in chosen(choice).items():
-    for recipe, overrides in (('published', {}), ('fast', fast)):
-      if (method, recipe) not in done:
-        rows += run(method, recipe, overrides, FULL['cifar10'] // 10,
-                    'validation', data='cifar10')
-        write(output, rows)
+def _sorted(overrides):
+  return json.dumps(overrides, sort_keys=True)
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -205,11 +177,43 @@ def read(path: pathlib.Path) -> list[dict]:
     return list(csv.DictReader(file))
 
 
-def write(path: pathlib.Path, rows: list[dict]) -> None:
-  with path.open('w', newline='', encoding='utf-8') as file:
-    writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
+def mean(rows: list[dict]) -> float:
+  return statistics.fmean(float(row['auroc']) for row in rows)
+
+
+def choose(table: Table, method: str, choices, passes: int) -> None:
+  """Calls 'kept' what was kept; the last of them is the method's best."""
+  kept, best = {}, -1.0
+  for options in ([{}], *choices):
+    if method == 'rotation' and _CONTRASTIVE & set(options[0]):
+      continue
+    found = [(table.rows('tried', method, kept | option, passes), kept | option)
+             for option in options]
+    rows, overrides = max(found, key=lambda each: mean(each[0]))
+    if mean(rows) > best:
+      best, kept = mean(rows), overrides
+      for row in rows:
+        row['recipe'] = 'kept'
+  table.write()
+
+
+def chosen(path: pathlib.Path) -> dict[str, dict]:
+  """Returns the best of the overrides that were kept, by method."""
+  kept = collections.defaultdict(list)
+  for row in read(path):
+    if row['recipe'] == 'kept':
+      kept[row['pretext'], row['overrides']].append(row)
+  return {method: json.loads(overrides) for (method, overrides), rows
+          in sorted(kept.items(), key=lambda item: mean(item[1]))}
+
+
+def compare(table: Table, methods, passes, fast: dict, seeds: int) -> None:
+  for seed in range(seeds):
+    for recipe, counts in passes.items():
+      for count, method in itertools.product(counts, methods):
+        table.rows(recipe, method, fast[method] if recipe == 'fast' else {},
+                   count, seed)
+  table.write()
 
 
 def draw(rows: list[dict], path: pathlib.Path) -> None:
@@ -222,12 +226,13 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
       of = [row for row in rows
             if (row['pretext'], row['recipe']) == (method, recipe)]
       passes = sorted({int(row['passes']) for row in of})
-      axes.plot(passes, [_mean([row for row in of if int(row['passes']) == x])
+      axes.plot(passes, [mean([row for row in of if int(row['passes']) == x])
                          for x in passes], line, color=colour,
                 label=f'{method}, {recipe}')
   axes.set(xscale='log', xlabel='image passes',
            ylabel='AUROC, mean over ten classes, %')
-  axes.set_xticks(PASSES, [f'{x:,}' for x in PASSES])
+  passes = sorted({int(row['passes']) for row in rows})
+  axes.set_xticks(passes, [f'{x:,}' for x in passes])
   axes.set_xticks([], minor=True)
   axes.spines[['top', 'right']].set_visible(False)
   figure.legend(loc='outside upper center', ncols=2, frameon=False)
@@ -236,13 +241,19 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
 
 def main() -> None:
   args = flags.FLAGS
+  folder, data = pathlib.Path(args.output), args.data
+  choices = {name: folder / f'fast_recipe_choice_{name}.csv' for name in PASSES}
   if args.step == 'choose':
-    choose(pathlib.Path(args.choice), args.data, args.methods)
-  elif args.step == 'transfer':
-    transfer(pathlib.Path(args.output).with_stem('fast_recipe_transfer'),
-             args.choice)
+    table = Table(choices[data], data, 'validation', args.method)
+    for method in args.method:
+      first = ([[chosen(choices['fashion_mnist'])[method]]]
+               if data == 'cifar10' else [])
+      choose(table, method, (*first, *CHOICES[data]), PASSES[data]['fast'][0])
   else:
-    compare(pathlib.Path(args.output), args.choice, args.seeds)
+    path = folder / f'fast_recipe_{data}.csv'
+    table = Table(path, data, 'one_vs_rest', args.method)
+    compare(table, args.method, PASSES[data], chosen(choices[data]), args.seeds)
+    draw(read(path), path.with_suffix('.png'))
 
 
 if __name__ == '__main__':
