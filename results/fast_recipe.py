@@ -30,6 +30,7 @@ from configs import small_fmnist
 
 from deep_oc import (cli, distribution, experiment, features, files, metrics,
                      oneclass, sharding, step)
+from deep_oc.errors import InputError
 
 METHODS = ('rotation', 'dacl')
 CLASSES = range(10)
@@ -140,11 +141,12 @@ class Table:
         row['pretext'], _sorted(json.loads(row['overrides'])), row['passes'],
         row['seed'])]
     done = {row['normal_class'] for row in found}
-    todo = [normal for normal in CLASSES if str(normal) not in done]
+    missing = [normal for normal in CLASSES if str(normal) not in done]
     config, warmup = configured(method, overrides, passes, self._protocol,
                                 self._data)
     config.seed = seed
-    for normal, value in zip(todo, aurocs(config, warmup, todo), strict=True):
+    for normal, value in zip(missing, aurocs(config, warmup, missing),
+                             strict=True):
       found.append(dict(zip(COLUMNS, (
           method, recipe, self._data, self._protocol, str(normal), str(passes),
           str(config.train.steps), str(seed), f'{value:.2f}',
@@ -198,13 +200,22 @@ def choose(table: Table, method: str, choices, passes: int) -> None:
 
 
 def chosen(path: pathlib.Path) -> dict[str, dict]:
-  """Returns the best of the overrides that were kept, by method."""
+  """Returns the best of the overrides that were kept, by method.
+
+  Raises:
+    InputError: nothing was chosen for a method.
+  """
   kept = collections.defaultdict(list)
   for row in read(path):
     if row['recipe'] == 'kept':
       kept[row['pretext'], row['overrides']].append(row)
-  return {method: json.loads(overrides) for (method, overrides), rows
+  best = {method: json.loads(overrides) for (method, overrides), rows
           in sorted(kept.items(), key=lambda item: mean(item[1]))}
+  for method in METHODS:
+    if method not in best:
+      raise InputError(f'{path} has no choice for {method}; --step=choose '
+                       'makes it')
+  return best
 
 
 def compare(table: Table, methods, passes, fast: dict, seeds: int) -> None:
