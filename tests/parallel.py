@@ -25,6 +25,7 @@ _TASKS = {
     'cutpaste_colour': dict(name='cutpaste', head=(8, 8), defects=_SCAR),
     'cutpaste_crops': dict(name='cutpaste', head=(8, 8), task='cutpaste',
                            crop=12, joint=False),
+    'csi': dict(name='csi', head=(8, 8)),
     'dacl_nt_xent': dict(name='contrastive', head=(8, 8), loss='nt_xent')}
 
 # by name: the task, BatchNorm's groups and where the images lie

@@ -157,6 +157,60 @@ def test_rotnet_classifies_the_encoders_own_features():
   assert set(pretext.apply(variables, image, method='embed')) == {'pool'}
 
 
+@pytest.mark.parametrize('loss', contrastive.LOSSES)
+def test_csi_contrasts_four_turns_as_four_images_and_classifies_them(loss):
+  image = jax.random.uniform(jax.random.key(2), (3, 8, 8, 3))
+  pretext = _create('csi', (6, 5), turn_weight=3.0, loss=loss, temperature=0.3)
+  variables = _init(pretext, image)
+  (total, metrics), _ = pretext.apply(
+      variables, image, train=True, rngs={'views': jax.random.key(3)},
+      mutable=['batch_stats'])
+
+  # Without augmentation both views of a turned image are the image.
+  turned = np.stack([np.rot90(np.asarray(image[i]), k)
+                     for i in range(3) for k in range(4) for _ in range(2)])
+
+  def forward(module, view):  # one pass, so that all share statistics
+    pool = module.encoder(view, train=True)
+    return module.mlp(pool, train=True), module.classifier(pool)
+  (z, logits), _ = pretext.apply(variables, jnp.asarray(turned), method=forward,
+                                 mutable=['batch_stats'])
+  z, logits = np.asarray(z, np.float64), np.asarray(logits, np.float64)
+  z /= np.linalg.norm(z, axis=1, keepdims=True)
+  similar = np.exp(z @ z.T / 0.3)
+  if loss == 'nt_xent':
+    np.fill_diagonal(similar, 0)
+    contrast = -np.mean([np.log(similar[i, i ^ 1] / similar[i].sum())
+                         for i in range(24)])
+  else:
+    contrast = -np.mean([np.log(similar[i, i + 1] / similar[i, 1::2].sum())
+                         for i in range(0, 24, 2)])
+  p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  turn = np.tile(np.repeat(np.arange(4), 2), 3)
+  cross_entropy = -np.log(p[np.arange(24), turn]).mean()
+  np.testing.assert_allclose(metrics['contrastive_loss'], contrast, rtol=1e-4)
+  np.testing.assert_allclose(metrics['turn_loss'], cross_entropy, rtol=1e-4)
+  np.testing.assert_allclose(total, contrast + 3 * cross_entropy, rtol=1e-4)
+  np.testing.assert_allclose(
+      metrics['turn_accuracy'], (p.argmax(1) == turn).mean())
+
+
+def test_csi_scores_an_image_by_its_classifier_of_four_turns():
+  image = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
+  pretext = _create('csi', (5,))
+  variables = _init(pretext, image)
+  p = []
+  for k in range(4):
+    logits = np.asarray(pretext.apply(
+        variables, jnp.rot90(image, k, (1, 2)),
+        method=lambda module, x: module.classifier(
+            module.encoder(x, train=False))), np.float64)
+    p.append(np.exp(logits[:, k]) / np.exp(logits).sum(1))
+  found = pretext.apply(variables, image, method='scores')
+  np.testing.assert_allclose(found['upright'], 1 - p[0], rtol=1e-4)
+  np.testing.assert_allclose(found['rotation'], 1 - np.prod(p, 0), rtol=1e-4)
+
+
 @pytest.mark.parametrize('name, head, count', [
     ('rotation', (512,) * 8, 2_106_884),
     ('contrastive', (512,) * 8 + (128,), 2_170_880)])
@@ -193,7 +247,8 @@ def test_misspelt_names_and_keys_offer_the_nearest():
   assert models.create('convnet').channels
 
 
-TASKS = [('rotation', (6, 5)), ('rotation', ()), ('contrastive', (6, 5))]
+TASKS = [('rotation', (6, 5)), ('rotation', ()), ('contrastive', (6, 5)),
+         ('csi', (6, 5))]
 
 
 def _places(n, side):
@@ -227,7 +282,8 @@ def test_views_of_a_patch_are_augmented_on_their_own():
   assert len(np.unique(np.asarray(view[..., 0, 0, 0]))) == 12
 
 
-@pytest.mark.parametrize('name, count', [('rotation', 4), ('contrastive', 2)])
+@pytest.mark.parametrize('name, count', [
+    ('rotation', 4), ('contrastive', 2), ('csi', 8)])
 def test_without_a_crop_views_are_drawn_from_the_keys_as_before(name, count):
   """One key per view, split from the one of the task: of a batch, by hand."""
   image = jax.random.uniform(jax.random.key(2), (3, 8, 8, 3))
@@ -238,8 +294,9 @@ def test_without_a_crop_views_are_drawn_from_the_keys_as_before(name, count):
                           (3, count))
   views = [[pretext.augment(keys[i, v], image[i]) for v in range(count)]
            for i in range(3)]
-  if name == 'rotation':
-    views = [[jnp.rot90(each, v) for v, each in enumerate(of)] for of in views]
+  if name in ('rotation', 'csi'):  # CSI has two views of each turn
+    views = [[jnp.rot90(each, 4 * v // count) for v, each in enumerate(of)]
+             for of in views]
 
   seen = []
   def spy(next_fun, args, kwargs, context):

@@ -56,7 +56,11 @@ class Pretext(nn.Module):
     view = pretexts.views(
         self.augment, self.make_rng('views'), image, 2, self.crop)
     pool = self.encoder(view.reshape(2 * n, *view.shape[2:]), train=train)
-    z = unit(self.mlp(pool, train=train)).reshape(n, 2, -1)
+    return self.contrast(pool, train=train)
+
+  def contrast(self, pool: jax.Array, *, train: bool):
+    """Maps f32[2n, d], two views of each image, to the loss and metrics."""
+    z = unit(self.mlp(pool, train=train)).reshape(len(pool) // 2, 2, -1)
     loss, accuracy, chance = LOSSES[self.loss](z, self.temperature)
     return loss, {'loss': loss, 'accuracy': accuracy, 'chance': chance,
                   'alignment': alignment(z), 'uniformity': uniformity(z)}

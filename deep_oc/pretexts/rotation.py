@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deep_oc import augment as augmentations
 from deep_oc import crops, heads, pretexts, scores
 
 
@@ -50,7 +49,7 @@ class Pretext(nn.Module):
     """Maps f32[n, h, w, c] to the mean cross-entropy and metrics."""
     view = pretexts.views(
         self.augment, self.make_rng('views'), image, 4, self.crop)
-    logits = self._logits(_turned(view), train)
+    logits = self._logits(turned(view), train=train)
     target = jnp.broadcast_to(jnp.arange(4), logits.shape[:2])
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
     correct = jnp.argmax(logits, axis=-1) == target
@@ -74,21 +73,32 @@ class Pretext(nn.Module):
 
     Of an image larger than the crop, the largest of its tiles.
     """
-    tile = crops.tiles(image, self.crop)
-    view = jnp.broadcast_to(tile[:, None], (len(tile), 4, *tile.shape[1:]))
-    logits = self._logits(_turned(view), train=False)
-    return crops.over_tiles(
-        jnp.max, {'upright': scores.upright(logits[:, 0], log=log),
-                  'rotation': scores.rotation(logits, log=log)}, image.shape[0])
+    return turn_scores(self._logits, image, self.crop, log)
 
-  def _logits(self, view: jax.Array, train: bool) -> jax.Array:
+  def _logits(self, view: jax.Array, *, train: bool = False) -> jax.Array:
     """Maps f32[n, 4, h, w, c] to f32[n, 4, 4] in one forward pass."""
     n, v = view.shape[:2]
     pool = self.encoder(view.reshape(n * v, *view.shape[2:]), train=train)
     return self.classifier(self.mlp(pool, train=train)).reshape(n, v, 4)
 
 
-def _turned(view: jax.Array) -> jax.Array:
-  """Rotates view i of f32[n, 4, h, w, c] by i quarter turns."""
-  turn = jax.vmap(augmentations.quarter_turn, in_axes=(0, None))
-  return jnp.stack([turn(view[:, k], k) for k in range(4)], axis=1)
+def turned(view: jax.Array) -> jax.Array:
+  """Turns [:, i] of f32[n, 4, ..., h, w, c] by i quarter turns."""
+  return jnp.stack([jnp.rot90(view[:, k], k, axes=(-3, -2))
+                    for k in range(4)], axis=1)
+
+
+def turn_scores(logits_of: Callable, image: jax.Array, crop: int, log: bool
+                ) -> dict[str, jax.Array]:
+  """Returns what `Pretext.scores` does, of any classifier of the four turns.
+
+  Args:
+    logits_of: f32[n, 4, h, w, c], view i turned i times -> f32[n, 4, 4].
+    image, crop, log: those of `Pretext`.
+  """
+  tile = crops.tiles(image, crop)
+  view = jnp.broadcast_to(tile[:, None], (len(tile), 4, *tile.shape[1:]))
+  logits = logits_of(turned(view))
+  return crops.over_tiles(
+      jnp.max, {'upright': scores.upright(logits[:, 0], log=log),
+                'rotation': scores.rotation(logits, log=log)}, image.shape[0])
