@@ -21,7 +21,12 @@ sweep = dacl_cifar10.sweep
 def get_config() -> ConfigDict:
   config = dacl_cifar10.get_config()
   config.experiment = 'fast_dacl_cifar10'
-  config.pretext.temperature = 0.1
-  config.optimizer.update(name='adam', learning_rate=1e-3, per='step')
-  config.train.steps = 128_000
+  config.method = 'csi'
+  config.distribution = 'none'  # the task turns images itself
+  with config.unlocked():
+    config.pretext.update(name='csi', turn_weight=3.0, temperature=0.1)
+  config.pretext.augment.update(
+      brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1)
+  config.optimizer.update(name='adam', learning_rate=2e-3, per='step')
+  config.train.update(batch=8, steps=128_000)  # eight network inputs each
   return config

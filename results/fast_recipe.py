@@ -47,15 +47,18 @@ PASSES = {
 
 _COLOURS = ('brightness', 'contrast', 'saturation', 'hue')
 _DULL = {f'pretext.augment.{name}': 0.1 for name in _COLOURS}
-_ADAM = [{'optimizer.name': 'adam', 'optimizer.learning_rate': rate}
-         for rate in (1e-3, 3e-3)]
+_ADAM = {rate: {'optimizer.name': 'adam', 'optimizer.learning_rate': rate}
+         for rate in (1e-3, 2e-3, 3e-3, 4e-3)}
+# The four turns of an image, which count as images, are in one batch.
+_TURNS = [{'pretext.name': 'csi', 'distribution': 'none', 'batch': 0.25,
+           'pretext.turn_weight': weight} for weight in (1.0, 3.0, 10.0)]
 
 # Tried in turn, beside what was kept so far. `warmup` is a share of the steps,
 # `batch` a factor; the others are fields.
 CHOICES = {'fashion_mnist': (
     [{'optimizer.learning_rate': rate} for rate in (0.01, 0.1)],
     [{'batch': factor} for factor in (2.0, 0.5, 0.25)],
-    [{'optimizer.name': 'nesterov'}, *_ADAM],
+    [{'optimizer.name': 'nesterov'}, _ADAM[1e-3], _ADAM[3e-3]],
     [{'warmup': 0.1}],
     [{'train.ema': 0.9}, {'train.ema': 0.97}],
     [{'pretext.loss': 'nt_xent'}],
@@ -64,12 +67,16 @@ CHOICES = {'fashion_mnist': (
     [{'optimizer.weight_decay': 0.0}, {'optimizer.weight_decay': 3e-3}],
     [{'optimizer.momentum': 0.8}, {'optimizer.momentum': 0.95}]
 ), 'cifar10': (
-    [{'optimizer.name': 'nesterov'}, *_ADAM],
+    [{'optimizer.name': 'nesterov'}, _ADAM[1e-3], _ADAM[3e-3]],
     [{'pretext.temperature': value} for value in (0.05, 0.1, 0.5)],
     [{'pretext.augment.crop': side} for side in (0.3, 0.8, 1.0)],
     [{'batch': factor} for factor in (0.5, 1.0, 2.0)],
-    [_DULL])}
-_CONTRASTIVE = {'pretext.loss', 'pretext.temperature'}
+    [_DULL],
+    _TURNS,
+    [_DULL],
+    [_ADAM[2e-3], _ADAM[4e-3]],
+    [{'pretext.loss': 'nt_xent'}])}
+_CONTRASTIVE = {'pretext.loss', 'pretext.temperature', 'pretext.name'}
 
 
 def define_flags() -> None:
@@ -158,6 +165,11 @@ class Table:
     print(method, recipe, passes, f'{mean(found):.2f}', overrides, flush=True)
     return found
 
+  def forget(self, recipe: str, but: dict[str, dict]) -> None:
+    """Drops the rows of a recipe whose overrides are not its method's."""
+    self._rows = [row for row in self._rows if row['recipe'] != recipe
+                  or json.loads(row['overrides']) == but[row['pretext']]]
+
   def write(self) -> None:
     others = [row for row in read(self._path)
               if row['pretext'] not in self._methods]
@@ -219,6 +231,7 @@ def chosen(path: pathlib.Path) -> dict[str, dict]:
 
 
 def compare(table: Table, methods, passes, fast: dict, seeds: int) -> None:
+  table.forget('fast', but=fast)
   for seed in range(seeds):
     for recipe, counts in passes.items():
       for count, method in itertools.product(counts, methods):

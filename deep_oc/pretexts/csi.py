@@ -1,7 +1,7 @@
 """CSI's task: turned images are other images, and their turn is to be told.
 
 Tack et al., "CSI: Novelty Detection via Contrastive Learning on
-Distributionally Shifted Instances", NeurIPS 2020, section 2.2: contrastive
+Distributionally Shifted Instances", NeurIPS 2020: contrastive
 learning with distribution augmentation, the four turns of an image in one
 batch, and a linear classifier of the turn on the encoder's features. The turns
 are made here, so `config.distribution` is 'none'. CSI's test score, of ten
