@@ -195,6 +195,12 @@ def test_csi_contrasts_four_turns_as_four_images_and_classifies_them(loss):
       metrics['turn_accuracy'], (p.argmax(1) == turn).mean())
 
 
+def test_csi_refuses_a_negative_weight():
+  with pytest.raises(errors.InputError) as error:
+    _create('csi', (5,), turn_weight=-1.0)
+  assert str(error.value) == 'pretext.turn_weight=-1.0 must be 0 or more'
+
+
 def test_csi_scores_an_image_by_its_classifier_of_four_turns():
   image = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
   pretext = _create('csi', (5,))

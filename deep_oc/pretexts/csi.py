@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from deep_oc import pretexts
+from deep_oc.errors import InputError
 from deep_oc.pretexts import contrastive, rotation
 
 
@@ -36,6 +37,12 @@ class Pretext(contrastive.Pretext):
 
   inputs_per_image: ClassVar[int] = 8
   score_turns: ClassVar[int] = 4
+
+  def __post_init__(self):
+    if self.turn_weight < 0:
+      raise InputError(
+          f'pretext.turn_weight={self.turn_weight} must be 0 or more')
+    super().__post_init__()
 
   def setup(self):
     super().setup()
