@@ -27,6 +27,11 @@ def copies(family: str) -> int:
   return len(_members(family))
 
 
+def upright(family: str) -> bool:
+  """Returns whether no copy stands on its side or its head."""
+  return all(k == 0 and axis != _UP for k, axis in _members(family))
+
+
 def augment(image: np.ndarray, family: str) -> np.ndarray:
   """Returns u8[m * n, h, w, c] for u8[n, h, w, c]: all originals come first.
 

@@ -206,10 +206,21 @@ def copies(config: ml_collections.ConfigDict) -> int:
 
 
 def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
-  """Returns the pretext task with its encoder."""
+  """Returns the pretext task with its encoder.
+
+  Raises:
+    InputError: the task is to tell turns, and the images are turned already.
+  """
   from deep_oc import pretexts
-  return pretexts.create(**config.pretext, encoder=config.encoder,
+  task = pretexts.create(**config.pretext, encoder=config.encoder,
                          dtype=dtype(config.dtype))
+  if getattr(task, 'score_turns', 1) > 1 and not distribution.upright(
+      config.distribution):
+    raise InputError(
+        f"distribution='{config.distribution}' turns the images whose turn "
+        f"the pretext task '{config.pretext.name}' is to tell; "
+        '--config.distribution=none')
+  return task
 
 
 def optimizer(config: ml_collections.ConfigDict, images: int

@@ -91,6 +91,19 @@ def test_a_fast_recipe_takes_a_tenth_of_the_image_passes(name):
   assert passes(f'fast_{name}') / passes(name) == pytest.approx(0.1, rel=0.01)
 
 
+@pytest.mark.parametrize('name', ['rotation_cifar10', 'fast_dacl_cifar10'])
+def test_a_task_that_tells_turns_takes_no_turned_copies(name):
+  config = importlib.import_module(f'configs.{name}').get_config()
+  config.distribution = 'hflip'
+  experiment.pretext(config)
+  config.distribution = 'rot'
+  with pytest.raises(errors.InputError) as error:
+    experiment.pretext(config)
+  assert str(error.value) == (
+      "distribution='rot' turns the images whose turn the pretext task "
+      f"'{config.pretext.name}' is to tell; --config.distribution=none")
+
+
 def test_its_data_group_has_keys_that_its_source_takes(module):
   config = module.get_config()
   read = plugins.find('deep_oc.data', config.data.source, 'load')

@@ -48,6 +48,12 @@ def test_copies_counts_what_augment_makes(family):
   np.testing.assert_array_equal(out[:3], IMAGE)
 
 
+def test_upright_families_flip_at_most_from_left_to_right():
+  assert {name for name in distribution.FAMILIES
+          if distribution.upright(name)} == {
+              'none', 'hflip', 'geometric1', 'geometric2'}
+
+
 @pytest.mark.parametrize('ask', [
     distribution.copies, lambda family: distribution.augment(IMAGE, family)])
 def test_an_unknown_family_offers_the_nearest(ask):
