@@ -91,8 +91,8 @@ def section(found: Sequence[runs.Run]) -> Element:
       'distribution augmentation (DA) turned copies count as other images and '
       'take up room, so that the normal images stay closer together.')]
   if not shown:
-    parts.append(tag('p', 'No run here learns by contrast (simclr, without '
-                     'DA, and dacl, with it), so there is nothing to show.'))
+    parts.append(tag('p', 'No run here is of simclr, without DA, or dacl, with '
+                     'it, so there is nothing to show.'))
   elif len(shown[0]) < 2:
     missing = 'dacl, with' if 'without' in shown[0] else 'simclr, without'
     parts.append(tag(
