@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from deep_oc import batch_norm
+
 
 class MLP(nn.Module):
   """Dense-BatchNorm-ReLU layers, then a linear one (Sohn et al., ICLR 2021).
@@ -28,8 +30,9 @@ class MLP(nn.Module):
     init = nn.initializers.glorot_uniform()  # Keras' default, not Flax's
     for dim in self.dims[:-1]:
       x = nn.Dense(dim, use_bias=False, kernel_init=init, dtype=self.dtype)(x)
-      x = nn.BatchNorm(use_running_average=not train, momentum=0.9,
-                       epsilon=1e-5, dtype=self.dtype)(x)
+      x = batch_norm.BatchNorm(
+          use_running_average=not train, momentum=0.9, epsilon=1e-5,
+          dtype=self.dtype)(x)
       x = nn.relu(x)
     x = x.astype(jnp.float32)
     for dim in self.dims[-1:]:

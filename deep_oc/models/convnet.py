@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import convolution
+from deep_oc import batch_norm, convolution
 from deep_oc.errors import InputError
 
 _init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
@@ -44,8 +44,9 @@ class Model(nn.Module):
                   padding=((1, 1), (1, 1)), use_bias=False, kernel_init=_init,
                   dtype=self.dtype,
                   conv_general_dilated=convolution.convolve)(x)
-      x = nn.BatchNorm(use_running_average=not train, momentum=0.9,
-                       epsilon=1e-5, dtype=self.dtype)(x)
+      x = batch_norm.BatchNorm(
+          use_running_average=not train, momentum=0.9, epsilon=1e-5,
+          dtype=self.dtype)(x)
       x = nn.relu(x)
     self.sow('intermediates', 'map', x)  # free unless a caller asks for it
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

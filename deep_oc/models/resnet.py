@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import convolution
+from deep_oc import batch_norm, convolution
 from deep_oc.errors import InputError
 
 _STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3),
@@ -41,8 +41,9 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [n, h, w, c] to [n, h/s, w/s, d]."""
-    norm = functools.partial(nn.BatchNorm, use_running_average=not train,
-                             momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+    norm = functools.partial(
+        batch_norm.BatchNorm, use_running_average=not train, momentum=0.9,
+        epsilon=1e-5, dtype=self.dtype)
     y, total = x, 1
     for i, (channels, kernel, stride) in enumerate(self.layers):
       y = nn.relu(y) if i else y
@@ -101,8 +102,9 @@ class Model(nn.Module):
             (channels * _EXPANSION, 1, 1))
 
   def _stem(self, x: jax.Array, train: bool) -> jax.Array:
-    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9,
-                        epsilon=1e-5, dtype=self.dtype)
+    norm = batch_norm.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5,
+        dtype=self.dtype)
     if max(x.shape[1:3]) <= _SMALL:
       return nn.relu(norm(_conv(64, 3, 1, self.dtype)(x)))
     x = nn.relu(norm(_conv(64, 7, 2, self.dtype)(x)))
