@@ -40,9 +40,10 @@ if cli.works(__name__):
   import flax.linen as nn
   import jax
   import jax.numpy as jnp
+  import optax
 
   from deep_oc import (allocator, classifier_benchmark, convolution, estimate,
-                       features, pretexts, sharding, step, windows)
+                       features, pretexts, sharding, step, trace, windows)
 
 _IMAGES = 1024  # random images that stand for the training set
 _STRAIGHTFORWARD = 'train step, straightforward'
@@ -57,6 +58,9 @@ def define_flags() -> None:
   flags.DEFINE_float('seconds', 2.0, 'At least so long per part and round.')
   flags.DEFINE_string('output', None, 'CSV file for the table.')
   flags.DEFINE_string(
+      'profile', None, 'CSV file for the operations of a train step: how often '
+      'each runs and how long, by the profiler.')
+  flags.DEFINE_string(
       'classifiers', None, "Times one-class classifiers, not a config: 'all', "
       'or some as in deep_oc.evaluate.')
   flags.DEFINE_integer('train_rows', 5000, 'Rows they are fitted to.', 2)
@@ -65,8 +69,9 @@ def define_flags() -> None:
 
 
 def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
-              seconds: float) -> list[dict[str, object]]:
-  """Returns rows of part, value, unit."""
+              seconds: float, profile: str | None = None
+              ) -> list[dict[str, object]]:
+  """Returns rows of part, value, unit; writes operations to `profile`."""
   parts, flops, first_step, memory = _parts(config, size)
   per_second = _rates(parts, rounds, seconds)
   batch = experiment.plan(config).batch
@@ -103,6 +108,8 @@ def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
     rows += [('a window by itself', alone, 'windows/s'),
              ('windows of an image', all_of_image, 'windows/s'),
              ('speed-up', all_of_image / alone, '×')]
+  if profile:
+    tables.write(profile, trace.COLUMNS, trace.operations(*parts['train step']))
   return [_row(*cells) for cells in rows]
 
 
@@ -155,11 +162,11 @@ def _parts(config: ml_collections.ConfigDict, size: int
   parts |= _window_parts(config, pretext, variables, some[:1])
   with convolution.straightforward():  # what is computed, not how
     jax.block_until_ready(forward(variables, there))  # as features has it
-    take_steps = step.make_steps(
-        pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate)
-    flops = _flops(take_steps.lower(state, images, index[:1], key))
+    flops = _flops(pretext, optimizer, state, images, index[:1], key)
     if jax.default_backend() == 'cpu':
-      straightforward = _trainer(take_steps, state, images, index, key)
+      straightforward = _trainer(step.make_steps(
+          pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate),
+                                 state, images, index, key)
       jax.block_until_ready(straightforward())  # compiled in here
       parts[_STRAIGHTFORWARD] = _giving_memory_back(straightforward), count
   return parts, flops, first_step, estimate.memory(compiled)
@@ -214,23 +221,31 @@ def _window_parts(config: ml_collections.ConfigDict, pretext: nn.Module,
               lambda: together(variables, image, place), len(place))}
 
 
-def _flops(lowered: jax.stages.Lowered) -> float:
-  """Returns the floating-point operations of one step.
+def _flops(pretext: nn.Module, optimizer: optax.GradientTransformation,
+           *args: Any) -> float:
+  """Returns the floating-point operations of one step of `step.make_steps`.
 
   XLA's count before it optimizes: afterwards, on a GPU, convolutions are calls
-  into a library that it cannot count.
+  into a library that it cannot count. By the CPU's backend, which counts for
+  all: those of GPUs do not count.
   """
-  cost = lowered.cost_analysis()
-  cost = cost[0] if isinstance(cost, list) else cost
-  return float(cost['flops'])
+  mesh = jax.sharding.Mesh(np.array(jax.local_devices(backend='cpu')[:1]),
+                           ('data',))
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
+  lowered = step.make_steps(pretext, optimizer, mesh).lower(*shapes)
+  return float(lowered.cost_analysis()['flops'])
 
 
 def _matrix_product(dtype: jnp.dtype) -> tuple[Callable[[], object], float]:
   """Returns a large product on all devices, and its FLOPs."""
   mesh = sharding.mesh()
   n = 2048 if jax.default_backend() == 'cpu' else 8192
-  a = jax.device_put(jnp.ones((n * mesh.size, n), dtype), sharding.split(mesh))
-  b = jax.device_put(jnp.ones((n, n), dtype), sharding.replicated(mesh))
+  # Random factors: of equal ones a GPU's product is faster, as it draws less.
+  draw = np.random.default_rng(0).standard_normal
+  a = jax.device_put(draw((n * mesh.size, n), np.float32).astype(dtype),
+                     sharding.split(mesh))
+  b = jax.device_put(draw((n, n), np.float32).astype(dtype),
+                     sharding.replicated(mesh))
   product = jax.jit(jnp.matmul)
   return lambda: product(a, b), 2 * n ** 3 * mesh.size
 
@@ -271,7 +286,7 @@ def main() -> None:
   else:
     config = experiment.from_flag()
     size = args.size or config.data.get('size') or 32
-    rows = benchmark(config, size, args.rounds, args.seconds)
+    rows = benchmark(config, size, args.rounds, args.seconds, args.profile)
     for row in rows:
       print(f"{row['part']:32} {row['value']:>16} {row['unit']}")
   if args.output:

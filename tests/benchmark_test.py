@@ -2,12 +2,15 @@
 import csv
 import math
 
+import jax
+import jax.numpy as jnp
 import pytest
 from configs import cutpaste_quickstart
 from scipy import stats
 from tests import tiny
 
-from deep_oc import benchmark, classifier_benchmark, jitted, oneclass
+from deep_oc import (benchmark, classifier_benchmark, jitted, oneclass,
+                     trace)
 
 
 def _config():
@@ -50,6 +53,30 @@ def test_the_table_goes_to_a_csv(binary, tmp_path):
     rows = list(csv.DictReader(file))
   assert [row['part'] for row in rows] == [
       line[:32].strip() for line in done.stdout.splitlines()]
+
+
+def test_a_profile_has_each_operation_and_their_sum(tmp_path):
+  benchmark.benchmark(_config(), size=16, rounds=1, seconds=0.01,
+                      profile=str(tmp_path / 'p.csv'))
+  with (tmp_path / 'p.csv').open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  total, *each = rows
+  assert tuple(total) == trace.COLUMNS and total['operation'] == 'all'
+  assert len(each) == len({row['operation'] for row in each}) > 30
+  for name in ('calls', 'µs', 'share'):
+    values = [float(row[name]) for row in each]
+    assert math.isclose(sum(values), float(total[name]), rel_tol=1e-2)
+  spent = [float(row['µs']) for row in each]
+  assert spent == sorted(spent, reverse=True) and spent[0] > 0
+
+
+def test_operations_are_counted_for_each_unit_of_work():
+  product = jax.jit(lambda x: x @ x)
+  x = product(jnp.full((500, 500), 1e-3))
+  total, *_ = trace.operations(
+      lambda: [product(x) for _ in range(6)], work=3)
+  # Twice each; a CPU may put an operation off, and both parts count.
+  assert 2 <= float(total['calls']) <= 4
 
 
 def test_windows_of_an_image_are_counted_where_a_config_has_them():
