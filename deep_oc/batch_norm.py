@@ -1,8 +1,10 @@
 """Batch normalisation (Ioffe and Szegedy, ICML 2015), in fewer passes.
 
 `BatchNorm` is Flax's module, variable for variable. Only its train step is
-written out: what XLA makes of the automatic gradient stores several arrays of
-float32 as large as the activations, which took two fifths of a step on a GPU.
+written out: what XLA made of the automatic gradient stored several arrays of
+float32 as large as the activations, and took two fifths of a step on a GPU.
+The sums below are as they are for XLA to read the activations once and store
+nothing but the result; `tests/gpu_program_test.py` compiles them for a GPU.
 
 Under `jax.jit` a batch is one array, so statistics are the global batch's. The
 published code of Sohn et al. normalises on each device by itself. Here that is
@@ -72,9 +74,12 @@ def _forward(x, scale, bias, epsilon):
 def _backward(epsilon, kept, gradients):
   del epsilon
   x, scale, mean, inverse = kept
-  dy = gradients[0].astype(jnp.float32)
-  unit = (x.astype(jnp.float32) - mean) * inverse
-  dbias, dscale = _sums(dy, dy * unit)
+  # The barrier and the plain product: XLA would store any other in float32.
+  dy = lax.optimization_barrier(gradients[0]).astype(jnp.float32)
+  wide = x.astype(jnp.float32)
+  dbias, product = _sums(dy, dy * wide)
+  dscale = inverse * (product - mean * dbias)
+  unit = (wide - mean) * inverse
   count = x.size // x.shape[-1]
   dx = scale * inverse * (dy - (dbias + unit * dscale) / count)
   return dx.astype(x.dtype), dscale, dbias
@@ -84,16 +89,24 @@ normalise.defvjp(_forward, _backward)
 
 
 def _sums(*terms: jax.Array) -> tuple[jax.Array, ...]:
-  """Sums each f32[..., c] over all axes but the last.
+  """Sums each f32[..., c] over all axes but the last, in one pass.
 
   First over the pixels of an image, then over images: in one sum, a GPU has
   few channels to share among its many processors. The barrier keeps XLA from
   making one of them.
   """
   if terms[0].ndim > 2:
-    inner = tuple(range(1, terms[0].ndim - 1))
-    terms = lax.optimization_barrier([each.sum(inner) for each in terms])
-  return tuple(each.sum(0) for each in terms)
+    terms = lax.optimization_barrier(
+        _reduce(terms, range(1, terms[0].ndim - 1)))
+  return _reduce(terms, (0,))
+
+
+def _reduce(terms, axes):
+  """A reduction of several arrays at once, which XLA does not take apart."""
+  def add(x, y):
+    return tuple(a + b for a, b in zip(x, y, strict=True))
+  zeros = (jnp.zeros((), jnp.float32),) * len(terms)
+  return lax.reduce(tuple(terms), zeros, add, tuple(axes))
 
 
 def in_groups(groups: int) -> contextlib.AbstractContextManager:

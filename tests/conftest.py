@@ -17,6 +17,14 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 
+@pytest.fixture(scope='session', autouse=True)
+def full_precision():
+  """A GPU would round the factors of products in float32 to 10 bits."""
+  import jax
+  if jax.default_backend() != 'cpu':
+    jax.config.update('jax_default_matmul_precision', 'highest')
+
+
 @pytest.fixture(scope='session')
 def digits_npz(tmp_path_factory) -> pathlib.Path:
   """scikit-learn's handwritten digits at 16 px: 1,200 to train, 597 to test."""
