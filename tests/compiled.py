@@ -21,7 +21,7 @@ _CONVNET = dict(name='convnet', channels=(4, 8))
 
 
 def traced(task: str, mesh, *, dtype: str = 'float32', steps: int = 3,
-           accumulate: int = 1, encoder: dict | None = None):
+           accumulate: int = 1, encoder: dict | None = None, size: int = 16):
   """Returns the state's shapes and `steps` steps of 16 images, traced."""
   pretext = pretexts.create(
       **parallel._TASKS[task], encoder=encoder or _CONVNET,
@@ -31,8 +31,8 @@ def traced(task: str, mesh, *, dtype: str = 'float32', steps: int = 3,
   state, images, key = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
       jax.eval_shape(lambda: (
-          step.create_state(pretext, optimizer, 0, (16, 16, 3), 0.9),
-          jnp.zeros((64, 16, 16, 3), jnp.uint8), step.root_key(0))))
+          step.create_state(pretext, optimizer, 0, (size, size, 3), 0.9),
+          jnp.zeros((64, size, size, 3), jnp.uint8), step.root_key(0))))
   batch = jax.ShapeDtypeStruct((steps, 16), jnp.int32)
   return state, step.make_steps(pretext, optimizer, mesh, 1, accumulate).trace(
       state, images, batch, key)
