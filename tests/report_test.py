@@ -72,7 +72,8 @@ def _write(folder, seed=0, maps=False, evaluated=True, **meta):
             'map_params': {'classifier': 'gde'}})
   (folder / 'metrics.jsonl').write_text(''.join(json.dumps({
       'step': step, 'loss': 1 / step, 'uniformity': -step / 10,
-      'accuracy': 0.5, 'chance': 0.25}) + '\n' for step in range(1, 8)))
+      'accuracy': 0.5, 'turn_accuracy': step / 10, 'chance': 0.25}) + '\n'
+                                               for step in range(1, 8)))
   (folder / 'config.json').write_text(json.dumps({
       'command': f'python -m deep_oc.train --config={NASTY}'}))
   if evaluated:
@@ -307,6 +308,10 @@ def test_training_curves_show_what_was_logged(tree):
   np.testing.assert_allclose(
       [[float(_text(cell)) for cell in row] for row in rows],
       [[step, 1 / step] for step in range(1, 8)], rtol=1e-4)
+  header, rows = _table(tree, 'run1-turn_accuracy-numbers')
+  assert header == ['Step', 'accuracy of the turn, %']
+  assert [float(_text(row[1])) for row in rows] == [
+      10 * step for step in range(1, 8)]
   assert 'guessing, dashed, has 25' in _text(
       next(each for each in tree.iter('figure')
            if each[0].get('id') == 'run1-accuracy'))

@@ -16,6 +16,7 @@ _RATES = (1, 2, 5, 10, 20, 50)  # at which a ROC curve is told in numbers
 
 # What metrics.jsonl has, and how it is called.
 CURVES = {'loss': 'loss', 'accuracy': 'accuracy, %',
+          'turn_accuracy': 'accuracy of the turn, %',
           'alignment': 'alignment', 'uniformity': 'uniformity',
           'embedding_variance': 'embedding variance',
           'effective_rank': 'effective rank'}
@@ -139,7 +140,7 @@ def _logged(run) -> Sequence[Mapping[str, float]]:
 
 
 def _curve(run, metric, label, rows):
-  scale = 100 if metric == 'accuracy' else 1
+  scale = 100 if metric.endswith('accuracy') else 1
   step = [row['step'] for row in rows]
   value = [scale * row[metric] for row in rows]
   chance = [scale * row['chance'] for row in rows
