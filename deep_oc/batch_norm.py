@@ -74,9 +74,8 @@ def _forward(x, scale, bias, epsilon):
 def _backward(epsilon, kept, gradients):
   del epsilon
   x, scale, mean, inverse = kept
-  # The barrier and the plain product: XLA would store any other in float32.
-  dy = lax.optimization_barrier(gradients[0]).astype(jnp.float32)
-  wide = x.astype(jnp.float32)
+  dy, wide = gradients[0].astype(jnp.float32), x.astype(jnp.float32)
+  # The plain product: one of dy with `unit` XLA would store, in float32.
   dbias, product = _sums(dy, dy * wide)
   dscale = inverse * (product - mean * dbias)
   unit = (wide - mean) * inverse
