@@ -240,7 +240,7 @@ def _matrix_product(dtype: jnp.dtype) -> tuple[Callable[[], object], float]:
   """Returns a large product on all devices, and its FLOPs."""
   mesh = sharding.mesh()
   n = 2048 if jax.default_backend() == 'cpu' else 8192
-  # Random factors: of equal ones a GPU's product is faster, as it draws less.
+  # Random factors: of equal ones a GPU's product is faster.
   draw = np.random.default_rng(0).standard_normal
   a = jax.device_put(draw((n * mesh.size, n), np.float32).astype(dtype),
                      sharding.split(mesh))
