@@ -87,25 +87,20 @@ def _backward(epsilon, kept, gradients):
 normalise.defvjp(_forward, _backward)
 
 
-def _sums(*terms: jax.Array) -> tuple[jax.Array, ...]:
-  """Sums each f32[..., c] over all axes but the last, in one pass.
+def _sums(*terms: jax.Array) -> jax.Array:
+  """Sums each f32[..., c] over all axes but the last, f32[k, c].
 
-  First over the pixels of an image, then over images: in one sum, a GPU has
-  few channels to share among its many processors. The barrier keeps XLA from
-  making one of them.
+  First over the pixels of an image, all terms in one pass, and then over
+  images, which may be spread over devices: in one sum, a GPU has few channels
+  to share among its many processors. The barrier keeps XLA from making one of
+  them.
   """
   if terms[0].ndim > 2:
-    terms = lax.optimization_barrier(
-        _reduce(terms, range(1, terms[0].ndim - 1)))
-  return _reduce(terms, (0,))
-
-
-def _reduce(terms, axes):
-  """A reduction of several arrays at once, which XLA does not take apart."""
-  def add(x, y):
-    return tuple(a + b for a, b in zip(x, y, strict=True))
-  zeros = (jnp.zeros((), jnp.float32),) * len(terms)
-  return lax.reduce(tuple(terms), zeros, add, tuple(axes))
+    zeros = (jnp.zeros((), jnp.float32),) * len(terms)
+    terms = lax.optimization_barrier(lax.reduce(
+        terms, zeros, lambda x, y: tuple(map(jnp.add, x, y)),
+        tuple(range(1, terms[0].ndim - 1))))
+  return jnp.stack(terms).sum(1)
 
 
 def in_groups(groups: int) -> contextlib.AbstractContextManager:

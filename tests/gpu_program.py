@@ -64,7 +64,7 @@ def facts(task: str) -> dict[str, object]:
       'kernels': len(kernels),
       'convolutions': sum('cudnn-conv' in line for line in kernels),
       'of BatchNorm': sum(bool(re.search(
-          r'op_name="[^"]*encoder/[^"]*BatchNorm_\d/reduce"', line))
+          r'op_name="[^"]*encoder/[^"]*BatchNorm_\d/reduce(_sum)?"', line))
                           for line in kernels),
       'wide': [line.strip()[:200] for line in kernels
                if re.search(_ACTIVATIONS, _result(line))],
