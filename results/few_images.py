@@ -61,10 +61,10 @@ def trained(config) -> tuple[float, float]:
   mesh, plan = sharding.mesh(), experiment.plan(config)
   pretext, problem = experiment.pretext(config), experiment.problem(config)
   images = problem.train.image[:IMAGES]
-  take_steps = step.make_steps(
-      pretext, experiment.optimizer(config, IMAGES), mesh)
-  state = step.create_state(pretext, experiment.optimizer(config, IMAGES),
-                            config.seed, images.shape[1:], plan.ema)
+  optimizer = experiment.optimizer(config, IMAGES)
+  take_steps = step.make_steps(pretext, optimizer, mesh)
+  state = step.create_state(
+      pretext, optimizer, config.seed, images.shape[1:], plan.ema)
   stored, right = jax.device_put(images), []
   for now in range(plan.total_steps(IMAGES)):
     batch = step.batch_index(config.seed, IMAGES, plan.batch, now, 1)
