@@ -14,11 +14,25 @@ the train step: no network or task says anything of it.
 """
 import contextlib
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+
+_straightforward = False
+
+
+@contextlib.contextmanager
+def straightforward() -> Iterator[None]:
+  """Leaves the train step inside to Flax and the automatic gradient."""
+  global _straightforward
+  before, _straightforward = _straightforward, True
+  try:
+    yield
+  finally:
+    _straightforward = before
 
 
 class BatchNorm(nn.BatchNorm):
@@ -31,8 +45,8 @@ class BatchNorm(nn.BatchNorm):
   def __call__(self, x: jax.Array,
                use_running_average: bool | None = None) -> jax.Array:
     """Maps [..., c] to the same shape in `dtype`."""
-    if nn.merge_param('use_running_average', self.use_running_average,
-                      use_running_average):
+    if _straightforward or nn.merge_param(
+        'use_running_average', self.use_running_average, use_running_average):
       return super().__call__(x, use_running_average=use_running_average)
     channels = x.shape[-1:]
     running = {

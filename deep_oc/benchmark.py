@@ -8,8 +8,9 @@ matrix-product peak. Figures are medians over rounds in which the parts take
 turns, so that a noisy machine disturbs all of them alike.
 
 On the CPU the train step also stands beside the straightforward one, in which
-XLA computes all convolutions by itself (deep_oc.convolution) and the C library
-does with memory what it does by default (deep_oc.allocator).
+XLA computes all convolutions by itself (deep_oc.convolution), BatchNorm is left
+to Flax (deep_oc.batch_norm) and the C library does with memory what it does by
+default (deep_oc.allocator).
 
 Where the config localizes by windows, it also compares embedding all windows of
 an image with embedding one after the other.
@@ -42,8 +43,9 @@ if cli.works(__name__):
   import jax.numpy as jnp
   import optax
 
-  from deep_oc import (allocator, classifier_benchmark, convolution, estimate,
-                       features, pretexts, sharding, step, trace, windows)
+  from deep_oc import (allocator, batch_norm, classifier_benchmark, convolution,
+                       estimate, features, pretexts, sharding, step, trace,
+                       windows)
 
 _IMAGES = 1024  # random images that stand for the training set
 _STRAIGHTFORWARD = 'train step, straightforward'
@@ -160,7 +162,8 @@ def _parts(config: ml_collections.ConfigDict, size: int
       'forward pass': (lambda: forward(variables, there), 1),
       'matrix product': (product, product_flops)}
   parts |= _window_parts(config, pretext, variables, some[:1])
-  with convolution.straightforward():  # what is computed, not how
+  # What is computed, not how.
+  with convolution.straightforward(), batch_norm.straightforward():
     jax.block_until_ready(forward(variables, there))  # as features has it
     flops = _flops(pretext, optimizer, state, images, index[:1], key)
     if jax.default_backend() == 'cpu':

@@ -100,6 +100,18 @@ def test_evaluation_is_flaxs_own(x):
       flax.apply(same, x, use_running_average=True))
 
 
+def test_straightforward_leaves_the_train_step_to_flax(x):
+  with batch_norm.straightforward():
+    own = _train(batch_norm.BatchNorm, x)
+  jax.tree.map(np.testing.assert_array_equal, own, _train(nn.BatchNorm, x))
+
+  def program():
+    return str(jax.make_jaxpr(lambda: _train(batch_norm.BatchNorm, x))())
+  with batch_norm.straightforward():
+    assert 'optimization_barrier' not in program()
+  assert x.ndim == 2 or 'optimization_barrier' in program()
+
+
 def test_no_gradient_passes_through_the_moments():
   x = jnp.arange(12.).reshape(6, 2)
   gradient = jax.grad(lambda x: sum(each.sum() for each in batch_norm.normalise(
