@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# What one GPU has to say of speed and accuracy. Each part writes its files as
+# soon as it has them and goes on where it was ended.
+#
+#   results/gpu.sh benchmark       # gpu_benchmark_*.csv and gpu_profile_*.csv
+#   results/gpu.sh train fast_rotation_cifar10 0 1 2   # gpu_<config>.csv
+#
+# `benchmark` times the steps of rotation, DACL and CutPaste as published, and of
+# the first two with a large batch. `train` trains classes one after the other,
+# for at most SECONDS_TO_TRAIN if that is set, and evaluates those that are done;
+# it needs CIFAR-10 as a TFDS set. OUT is where files go, results by default.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${OUT:-results} python=${PYTHON:-python}
+
+file() {  # small_fmnist:rotation is configs/small_fmnist.py:rotation
+  local argument=${1#"${1%%:*}"}
+  echo "configs/${1%%:*}.py$argument"
+}
+
+benchmark() {  # name, config, flags
+  $python -m deep_oc.benchmark --config="$(file "$2")" --rounds="${ROUNDS:-3}" \
+    --seconds="${SECONDS_A_PART:-0.4}" --output="$out/gpu_benchmark_$1.csv" \
+    --profile="$out/gpu_profile_$1.csv" "${@:3}"
+}
+
+case ${1:-} in
+  benchmark)
+    benchmark dacl dacl_cifar10
+    benchmark rotation rotation_cifar10
+    benchmark dacl_large dacl_cifar10 --config.train.batch=512
+    benchmark rotation_large rotation_cifar10 --config.train.batch=512
+    benchmark cutpaste cutpaste_mvtec:bottle
+    ;;
+  train)
+    config=${2:?which config} experiment=${2/:/_}
+    shift 2
+    limit=()
+    if [[ -n ${SECONDS_TO_TRAIN:-} ]]; then
+      limit=(timeout --preserve-status "$SECONDS_TO_TRAIN")
+    fi
+    "${limit[@]}" $python -m deep_oc.together --config="$(file "$config")" \
+      --at_once=1 --set=train.monitor_every=4000 \
+      "${@/#/--run=protocol.normal=}" || [[ $? == 75 ]]  # the time was up
+    JAX_PLATFORMS=cpu $python -m deep_oc.evaluate \
+      --runs="runs/$experiment/*/seed0" --features=pool,head,random,score
+    awk 'FNR > 1 || NR == 1' runs/"$experiment"/*/seed0/results.csv \
+      > "$out/gpu_$experiment.csv"
+    ;;
+  *) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"; exit 2 ;;
+esac
