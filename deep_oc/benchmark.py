@@ -8,9 +8,8 @@ matrix-product peak. Figures are medians over rounds in which the parts take
 turns, so that a noisy machine disturbs all of them alike.
 
 On the CPU the train step also stands beside the straightforward one, in which
-XLA computes all convolutions by itself (deep_oc.convolution), BatchNorm is left
-to Flax (deep_oc.batch_norm) and the C library does with memory what it does by
-default (deep_oc.allocator).
+XLA computes all convolutions by itself (deep_oc.convolution) and BatchNorm is
+left to Flax (deep_oc.batch_norm). Both keep freed memory (deep_oc.allocator).
 
 Where the config localizes by windows, it also compares embedding all windows of
 an image with embedding one after the other.
@@ -171,7 +170,7 @@ def _parts(config: ml_collections.ConfigDict, size: int
           pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate),
                                  state, images, index, key)
       jax.block_until_ready(straightforward())  # compiled in here
-      parts[_STRAIGHTFORWARD] = _giving_memory_back(straightforward), count
+      parts[_STRAIGHTFORWARD] = straightforward, count
   return parts, flops, first_step, estimate.memory(compiled)
 
 
@@ -184,15 +183,6 @@ def _trainer(take_steps: Callable, state: step.State, *args: jax.Array
     return metrics
 
   return train
-
-
-def _giving_memory_back(call: Callable[[], object]) -> Callable[[], object]:
-  """Returns the call with the C library's own ways."""
-  def called():
-    with allocator.giving_memory_back():
-      return jax.block_until_ready(call())
-
-  return called
 
 
 def _peaks() -> Iterator[tuple[str, float, str]]:
