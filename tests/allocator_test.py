@@ -10,9 +10,9 @@ from conftest import ROOT
 
 from deep_oc import allocator
 
-# Prints how many pages are new in a convolution, the best of five. Its
-# temporary copy of the images, 18,500 pages, is made by a thread of the backend;
-# the 16,384 of its result may be new while the last one is not dropped.
+# Prints how many pages are new in a convolution, the best of five. A thread of
+# the backend copies the images, 18,500 pages, for it; the 16,384 of the result
+# may be new while the last one is not dropped.
 _CONVOLUTION = '''
 import resource
 import jax, jax.numpy as jnp
