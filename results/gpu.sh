@@ -24,6 +24,11 @@ benchmark() {  # name, config, flags
     --profile="$out/gpu_profile_$1.csv" "${@:3}"
 }
 
+usage() {
+  sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"
+  exit 2
+}
+
 case ${1:-} in
   benchmark)
     benchmark dacl dacl_cifar10
@@ -33,7 +38,8 @@ case ${1:-} in
     benchmark cutpaste cutpaste_mvtec:bottle
     ;;
   train)
-    config=${2:?which config} experiment=${2/:/_}
+    (($# > 2)) || usage
+    config=$2 experiment=${2/:/_}
     shift 2
     limit=()
     if [[ -n ${SECONDS_TO_TRAIN:-} ]]; then
@@ -41,11 +47,12 @@ case ${1:-} in
     fi
     "${limit[@]}" $python -m deep_oc.together --config="$(file "$config")" \
       --at_once=1 --set=train.monitor_every=4000 \
-      "${@/#/--run=protocol.normal=}" || [[ $? == 75 ]]  # the time was up
+      "${@/#/--run=protocol.normal=}" || status=$?
+    ((${status:-0} == 0 || status == 75)) || exit "$status"  # 75: time was up
     JAX_PLATFORMS=cpu $python -m deep_oc.evaluate \
       --runs="runs/$experiment/*/seed0" --features=pool,head,random,score
     awk 'FNR > 1 || NR == 1' runs/"$experiment"/*/seed0/results.csv \
       > "$out/gpu_$experiment.csv"
     ;;
-  *) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"; exit 2 ;;
+  *) usage ;;
 esac
