@@ -2,13 +2,14 @@
 # What one GPU has to say of speed and accuracy. Each part writes its files as
 # soon as it has them and goes on where it was ended.
 #
-#   results/gpu.sh benchmark       # gpu_benchmark_*.csv and gpu_profile_*.csv
+#   results/gpu.sh benchmark [NAME...]  # gpu_benchmark_*.csv, gpu_profile_*.csv
 #   results/gpu.sh train fast_rotation_cifar10 0 1 2   # gpu_<config>.csv
 #
-# `benchmark` times the steps of rotation, DACL and CutPaste as published, and of
-# the first two with a large batch. `train` trains classes one after the other,
-# for at most SECONDS_TO_TRAIN if that is set, and evaluates those that are done;
-# it needs CIFAR-10 as a TFDS set. OUT is where files go, results by default.
+# `benchmark` times the steps of dacl, rotation and cutpaste as published and, with
+# a large batch, of dacl_large and rotation_large. `train` trains classes one after
+# the other, for at most SECONDS_TO_TRAIN if that is set, and evaluates those that
+# are done; it needs CIFAR-10 as a TFDS set. OUT is where files go, results by
+# default.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-results} python=${PYTHON:-python}
@@ -18,7 +19,8 @@ file() {  # small_fmnist:rotation is configs/small_fmnist.py:rotation
   echo "configs/${1%%:*}.py$argument"
 }
 
-benchmark() {  # name, config, flags
+benchmark() {  # name, config, flags; where names were asked for, those alone
+  [[ " ${names:-$1} " == *" $1 "* ]] || return 0
   $python -m deep_oc.benchmark --config="$(file "$2")" --rounds="${ROUNDS:-3}" \
     --seconds="${SECONDS_A_PART:-0.4}" --output="$out/gpu_benchmark_$1.csv" \
     --profile="$out/gpu_profile_$1.csv" "${@:3}"
@@ -31,6 +33,7 @@ usage() {
 
 case ${1:-} in
   benchmark)
+    names="${*:2}"
     benchmark dacl dacl_cifar10
     benchmark rotation rotation_cifar10
     benchmark dacl_large dacl_cifar10 --config.train.batch=512
