@@ -9,7 +9,8 @@ turns, so that a noisy machine disturbs all of them alike.
 
 On the CPU the train step also stands beside the straightforward one, in which
 XLA computes all convolutions by itself (deep_oc.convolution) and BatchNorm is
-left to Flax (deep_oc.batch_norm). Both keep freed memory (deep_oc.allocator).
+left to Flax (deep_oc.batch_norm). It has a process of its own, where the C
+library does with freed memory what it does by default (deep_oc.allocator).
 
 Where the config localizes by windows, it also compares embedding all windows of
 an image with embedding one after the other.
@@ -21,13 +22,17 @@ others, in seconds by scikit-learn's own estimators, by NumPy and jitted.
 """
 from __future__ import annotations
 
+import contextlib
 import math
+import multiprocessing
+import multiprocessing.connection
 import resource
+import signal
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -74,7 +79,11 @@ def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
               ) -> list[dict[str, object]]:
   """Returns rows of part, value, unit; writes operations to `profile`."""
   parts, flops, first_step, memory = _parts(config, size)
-  per_second = _rates(parts, rounds, seconds)
+  with contextlib.ExitStack() as stack:
+    if jax.default_backend() == 'cpu':
+      parts[_STRAIGHTFORWARD] = stack.enter_context(
+          _straightforward(config, size)), 1
+    per_second = _rates(parts, rounds, seconds)
   batch = experiment.plan(config).batch
   inputs = batch * experiment.pretext(config).inputs_per_image
   peak = per_second['matrix product']
@@ -90,7 +99,7 @@ def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
       ('augmentation alone', inputs * per_second['augmentation'], 'images/s'),
       ('augmentation / train step', 100 * per_second['train step']
        / per_second['augmentation'], '%'),
-      ('embedding', features.BATCH * per_second['embedding'], 'images/s'),
+      ('embedding', per_second['embedding'], 'images/s'),
       ('embedding / forward pass alone', 100 * per_second['embedding']
        / per_second['forward pass'], '%'),
       ('operations of a step', flops / 1e9, 'GFLOP'),
@@ -120,34 +129,21 @@ def _parts(config: ml_collections.ConfigDict, size: int
   """Returns {part: (call, work per call)}, and of the train step FLOPs, seconds
   to the end of the first, and bytes.
   """
-  mesh = sharding.mesh()
-  plan, pretext = experiment.plan(config), experiment.pretext(config)
-  sharding.check_batch(plan.batch, mesh, plan.accumulate)
-  everywhere = sharding.replicated(mesh)
-  images = jax.device_put(np.random.default_rng(0).integers(
-      0, 256, (_IMAGES, size, size, 3), np.uint8), everywhere)
-  optimizer = experiment.optimizer(config, _IMAGES)
-  count = step.steps_per_dispatch(plan.log_every)
-  index = jnp.asarray(step.batch_index(
-      config.seed, _IMAGES, plan.batch, 0, count))
-  key = step.root_key(config.seed)
-
+  training = _training(config, size)
+  pretext, mesh, images = training.pretext, training.mesh, training.images
   began = time.perf_counter()
-  state = jax.device_put(step.create_state(
-      pretext, optimizer, config.seed, (size, size, 3), plan.ema), everywhere)
+  state = training.initial()
   # A train step donates its state.
   variables = jax.tree.map(jnp.copy, state.variables)
-  compiled = step.make_steps(
-      pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate).lower(
-          state, images, index, key).compile()
-  train = _trainer(
-      compiled, jax.tree.map(jnp.copy, state), images, index, key)
+  compiled = training.steps().lower(state, *training.inputs).compile()
+  train = _trainer(compiled, state, *training.inputs)
   jax.block_until_ready(train())
   first_step = time.perf_counter() - began
 
   embed = features.embedder(pretext, mesh, features.BATCH)
-  some = np.asarray(images[:features.BATCH])
-  there = jax.device_put(step.to_float(some), sharding.split(mesh))
+  on_host = np.asarray(images)
+  there = jax.device_put(step.to_float(on_host[:features.BATCH]),
+                         sharding.split(mesh))
   forward = jax.jit(lambda variables, image: pretext.apply(
       variables, image, method='embed'))
   views = jax.jit(lambda key, index: pretexts.views(
@@ -155,23 +151,97 @@ def _parts(config: ml_collections.ConfigDict, size: int
       pretext.inputs_per_image, getattr(pretext, 'crop', 0)).sum())
   product, product_flops = _matrix_product(experiment.dtype(config.dtype))
   parts = {
-      'train step': (train, count),
-      'augmentation': (lambda: views(key, index[0]), 1),
-      'embedding': (lambda: embed(variables, some), 1),
-      'forward pass': (lambda: forward(variables, there), 1),
+      'train step': (train, len(training.index)),
+      'augmentation': (lambda: views(training.key, training.index[0]), 1),
+      'embedding': (lambda: embed(variables, on_host), _IMAGES),
+      'forward pass': (lambda: forward(variables, there), features.BATCH),
       'matrix product': (product, product_flops)}
-  parts |= _window_parts(config, pretext, variables, some[:1])
+  parts |= _window_parts(config, pretext, variables, on_host[:1])
   # What is computed, not how.
   with convolution.straightforward(), batch_norm.straightforward():
     jax.block_until_ready(forward(variables, there))  # as features has it
-    flops = _flops(pretext, optimizer, state, images, index[:1], key)
-    if jax.default_backend() == 'cpu':
-      straightforward = _trainer(step.make_steps(
-          pretext, optimizer, mesh, plan.batch_norm_groups, plan.accumulate),
-                                 state, images, index, key)
-      jax.block_until_ready(straightforward())  # compiled in here
-      parts[_STRAIGHTFORWARD] = straightforward, count
+    flops = _flops(training)
   return parts, flops, first_step, estimate.memory(compiled)
+
+
+class _Training(NamedTuple):
+  """What a train step of a config takes."""
+  plan: experiment.Plan
+  pretext: nn.Module
+  optimizer: optax.GradientTransformation
+  mesh: jax.sharding.Mesh
+  seed: int
+  images: jax.Array
+  index: jax.Array
+  key: jax.Array
+
+  @property
+  def inputs(self) -> tuple[jax.Array, ...]:
+    """What `steps` takes besides the state."""
+    return self.images, self.index, self.key
+
+  def initial(self) -> step.State:
+    return jax.device_put(step.create_state(
+        self.pretext, self.optimizer, self.seed, self.images.shape[1:],
+        self.plan.ema), sharding.replicated(self.mesh))
+
+  def steps(self) -> Callable:
+    """Returns as `step.make_steps` does."""
+    return step.make_steps(
+        self.pretext, self.optimizer, self.mesh, self.plan.batch_norm_groups,
+        self.plan.accumulate)
+
+
+def _training(config: ml_collections.ConfigDict, size: int) -> _Training:
+  """Returns it for random images."""
+  mesh, plan = sharding.mesh(), experiment.plan(config)
+  sharding.check_batch(plan.batch, mesh, plan.accumulate)
+  images = np.random.default_rng(0).integers(
+      0, 256, (_IMAGES, size, size, 3), np.uint8)
+  index = step.batch_index(config.seed, _IMAGES, plan.batch, 0,
+                           step.steps_per_dispatch(plan.log_every))
+  return _Training(
+      plan, experiment.pretext(config), experiment.optimizer(config, _IMAGES),
+      mesh, config.seed, jax.device_put(images, sharding.replicated(mesh)),
+      jnp.asarray(index), step.root_key(config.seed))
+
+
+@contextlib.contextmanager
+def _straightforward(config: ml_collections.ConfigDict, size: int
+                     ) -> Iterator[Callable[[], None]]:
+  """Yields a call that takes one straightforward step, in another process."""
+  context = multiprocessing.get_context('spawn')
+  here, there = context.Pipe()
+  process = context.Process(target=_take_steps, daemon=True,
+                            args=(there, config.to_dict(), size))
+  process.start()
+  there.close()  # so that its end is seen
+
+  def take() -> None:
+    here.send(None)
+    here.recv()
+
+  try:
+    here.recv()  # compiled
+    yield take
+  finally:
+    process.terminate()
+    process.join()
+
+
+def _take_steps(pipe: multiprocessing.connection.Connection,
+                config: dict[str, Any], size: int) -> None:
+  """Takes a straightforward step, says so, and another when it is told to."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one ends this one
+  jax.config.update('jax_platforms', 'cpu')
+  with (convolution.straightforward(), batch_norm.straightforward(),
+        contextlib.suppress(EOFError, OSError)):
+    training = _training(ml_collections.ConfigDict(config), size)
+    train = _trainer(training.steps(), training.initial(), *training.inputs)
+    while True:
+      jax.block_until_ready(train())
+      pipe.send(None)
+      pipe.recv()
 
 
 def _trainer(take_steps: Callable, state: step.State, *args: jax.Array
@@ -214,9 +284,8 @@ def _window_parts(config: ml_collections.ConfigDict, pretext: nn.Module,
               lambda: together(variables, image, place), len(place))}
 
 
-def _flops(pretext: nn.Module, optimizer: optax.GradientTransformation,
-           *args: Any) -> float:
-  """Returns the floating-point operations of one step of `step.make_steps`.
+def _flops(training: _Training) -> float:
+  """Returns the floating-point operations of one train step.
 
   XLA's count before it optimizes: afterwards, on a GPU, convolutions are calls
   into a library that it cannot count. By the CPU's backend, which counts for
@@ -224,8 +293,11 @@ def _flops(pretext: nn.Module, optimizer: optax.GradientTransformation,
   """
   mesh = jax.sharding.Mesh(np.array(jax.local_devices(backend='cpu')[:1]),
                            ('data',))
-  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
-  lowered = step.make_steps(pretext, optimizer, mesh).lower(*shapes)
+  images, index, key = training.inputs
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (
+      jax.eval_shape(training.initial), images, index[:1], key))
+  lowered = step.make_steps(
+      training.pretext, training.optimizer, mesh).lower(*shapes)
   return float(lowered.cost_analysis()['flops'])
 
 

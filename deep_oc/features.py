@@ -46,11 +46,12 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
         disable=not description):
       image = images[start:start + size]
       padding = [(0, size - len(image))] + [(0, 0)] * (image.ndim - 1)
-      feature = forward(
-          variables, sharding.put(np.pad(image, padding), spread))
-      parts.append({name: np.asarray(x)[:len(image)]
-                    for name, x in feature.items()})
-    return {name: np.concatenate([part[name] for part in parts])
+      parts.append(forward(
+          variables, sharding.put(np.pad(image, padding), spread)))
+      if len(parts) > 1:  # fetched while the device computes the next
+        parts[-2] = jax.device_get(parts[-2])
+    parts[-1] = jax.device_get(parts[-1])
+    return {name: np.concatenate([part[name] for part in parts])[:len(images)]
             for name in parts[0]}
 
   return embed

@@ -1,6 +1,7 @@
 """The benchmark counts what it says it counts."""
 import csv
 import math
+import multiprocessing
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,8 @@ from configs import cutpaste_quickstart
 from scipy import stats
 from tests import tiny
 
-from deep_oc import (benchmark, classifier_benchmark, jitted, oneclass,
-                     trace)
+from deep_oc import (batch_norm, benchmark, classifier_benchmark, convolution,
+                     jitted, oneclass, trace)
 
 
 def _config():
@@ -33,6 +34,47 @@ def test_every_rate_is_positive_and_the_shares_agree():
   share = 100 * value['train step, achieved'] / value[
       'matrix-product peak, measured']
   assert math.isclose(value['share of the measured peak'], share, rel_tol=1e-2)
+
+
+class _Pipe:
+  """Tells the process to take one step more, and then is closed."""
+
+  def __init__(self):
+    self.said = 0
+
+  def send(self, _):
+    self.said += 1
+
+  def recv(self):
+    if self.said == 2:
+      raise EOFError
+
+
+@pytest.mark.parametrize('module, name', [
+    (batch_norm, 'normalise'), (convolution, '_direct'),
+    (convolution, '_winograd')])
+def test_the_straightforward_step_has_nothing_of_ours(
+    monkeypatch, module, name):
+  def ours(*_, **__):
+    raise AssertionError('ours')
+
+  monkeypatch.setattr(module, name, ours)
+  config = _config()
+  config.encoder.channels = (8, 16, 16)  # Winograd's from 16 to 16
+  training = benchmark._training(config, 16)
+  with pytest.raises(AssertionError, match='ours'):
+    training.steps()(training.initial(), *training.inputs)
+  pipe = _Pipe()
+  benchmark._take_steps(pipe, config.to_dict(), 16)
+  assert pipe.said == 2
+
+
+def test_its_process_takes_steps_and_ends():
+  with benchmark._straightforward(_config(), 16) as take:
+    process, = multiprocessing.active_children()
+    take()
+    assert process.is_alive()
+  assert not process.is_alive() and not multiprocessing.active_children()
 
 
 def test_the_operations_of_a_step_are_three_forward_passes():
