@@ -3,14 +3,20 @@
 # soon as it has them and goes on where it was ended.
 #
 #   results/gpu.sh benchmark [NAME...]  # gpu_benchmark_*.csv, gpu_profile_*.csv
-#   results/gpu.sh train fast_rotation_cifar10 0 1 2   # gpu_<config>.csv
+#   results/gpu.sh train CONFIG CLASS... [FLAG...]  # gpu_<config>.csv
 #
 # `benchmark` times the steps of dacl, rotation and cutpaste as published and, with
 # a large batch, of dacl_large and rotation_large. `train` trains classes one after
 # the other, for at most SECONDS_TO_TRAIN if that is set, and evaluates those that
-# are done; it needs CIFAR-10 as a TFDS set. OUT is where files go, results by
-# default.
+# are done; it needs CIFAR-10 as a TFDS set. Its flags are those of
+# deep_oc.together. OUT is where files go, results by default. To choose by the
+# validation part of the training split:
+#
+#   OUT=/tmp/rate results/gpu.sh train fast_rotation_cifar10 0 1 2 \
+#     --root=/tmp/rate --set=protocol.name=validation \
+#     --set=optimizer.learning_rate=0.03
 set -euo pipefail
+shopt -s globstar
 cd "$(dirname "$0")/.."
 out=${OUT:-results} python=${PYTHON:-python}
 
@@ -42,19 +48,27 @@ case ${1:-} in
     ;;
   train)
     (($# > 2)) || usage
-    config=$2 experiment=${2/:/_}
-    shift 2
+    config=$2 experiment=${2/:/_} root=runs classes=() flags=()
+    for argument in "${@:3}"; do
+      case $argument in
+        --root=*) root=${argument#--root=} ;;
+        --*) flags+=("$argument") ;;
+        *) classes+=("$argument") ;;
+      esac
+    done
+    ((${#classes[@]})) || usage
+    mkdir -p "$out"
     limit=()
     if [[ -n ${SECONDS_TO_TRAIN:-} ]]; then
       limit=(timeout --preserve-status "$SECONDS_TO_TRAIN")
     fi
     "${limit[@]}" $python -m deep_oc.together --config="$(file "$config")" \
-      --at_once=1 --set=train.monitor_every=4000 \
-      "${@/#/--run=protocol.normal=}" || status=$?
+      --at_once=1 --root="$root" --set=train.monitor_every=4000 "${flags[@]}" \
+      "${classes[@]/#/--run=protocol.normal=}" || status=$?
     ((${status:-0} == 0 || status == 75)) || exit "$status"  # 75: time was up
     JAX_PLATFORMS=cpu $python -m deep_oc.evaluate \
-      --runs="runs/$experiment/*/seed0" --features=pool,head,random,score
-    awk 'FNR > 1 || NR == 1' runs/"$experiment"/*/seed0/results.csv \
+      --runs="$root/$experiment/**" --features=pool,head,random,score
+    awk 'FNR > 1 || NR == 1' "$root/$experiment"/**/results.csv \
       > "$out/gpu_$experiment.csv"
     ;;
   *) usage ;;
