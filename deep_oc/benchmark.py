@@ -23,6 +23,7 @@ others, in seconds by scikit-learn's own estimators, by NumPy and jitted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import multiprocessing
 import multiprocessing.connection
@@ -146,13 +147,11 @@ def _parts(config: ml_collections.ConfigDict, size: int
                          sharding.split(mesh))
   forward = jax.jit(lambda variables, image: pretext.apply(
       variables, image, method='embed'))
-  views = jax.jit(lambda key, index: pretexts.views(
-      pretext.augment, key, step.to_float(images[index]),
-      pretext.inputs_per_image, getattr(pretext, 'crop', 0)).sum())
+  views = jax.jit(functools.partial(_augmented, pretext))
   product, product_flops = _matrix_product(experiment.dtype(config.dtype))
   parts = {
       'train step': (train, len(training.index)),
-      'augmentation': (lambda: views(training.key, training.index[0]), 1),
+      'augmentation': (lambda: views(*training.inputs), len(training.index)),
       'embedding': (lambda: embed(variables, on_host), _IMAGES),
       'forward pass': (lambda: forward(variables, there), features.BATCH),
       'matrix product': (product, product_flops)}
@@ -204,6 +203,20 @@ def _training(config: ml_collections.ConfigDict, size: int) -> _Training:
       plan, experiment.pretext(config), experiment.optimizer(config, _IMAGES),
       mesh, config.seed, jax.device_put(images, sharding.replicated(mesh)),
       jnp.asarray(index), step.root_key(config.seed))
+
+
+def _augmented(pretext: nn.Module, images: jax.Array, index: jax.Array,
+               key: jax.Array) -> jax.Array:
+  """Returns a sum of the views of each step, f32[k], in one dispatch."""
+  def one(number, rows):
+    return pretexts.views(
+        pretext.augment, jax.random.fold_in(key, number),
+        step.to_float(images[rows]), pretext.inputs_per_image,
+        getattr(pretext, 'crop', 0)).sum()
+
+  if len(index) == 1:  # as in `step.make_steps`
+    return one(0, index[0])[None]
+  return jax.lax.map(lambda each: one(*each), (jnp.arange(len(index)), index))
 
 
 @contextlib.contextmanager

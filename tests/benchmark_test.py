@@ -11,7 +11,7 @@ from scipy import stats
 from tests import tiny
 
 from deep_oc import (batch_norm, benchmark, classifier_benchmark, convolution,
-                     jitted, oneclass, trace)
+                     jitted, oneclass, step, trace)
 
 
 def _config():
@@ -20,7 +20,10 @@ def _config():
   return config
 
 
-def test_every_rate_is_positive_and_the_shares_agree():
+@pytest.mark.parametrize('steps', [1, 3])
+def test_every_rate_is_positive_and_the_shares_agree(monkeypatch, steps):
+  """With many steps in a dispatch, as on an accelerator, too."""
+  monkeypatch.setattr(step, 'steps_per_dispatch', lambda _: steps)
   rows = {row['part']: row for row in benchmark.benchmark(
       _config(), size=16, rounds=1, seconds=0.01)}
   value = {name: float(row['value']) for name, row in rows.items()
@@ -75,6 +78,17 @@ def test_its_process_takes_steps_and_ends():
     take()
     assert process.is_alive()
   assert not process.is_alive() and not multiprocessing.active_children()
+
+
+def test_each_step_of_a_dispatch_has_its_own_augmentation():
+  training = benchmark._training(_config(), 16)
+  images, index, key = training.inputs
+  index = jnp.concatenate([index, index, index[:, ::-1]])
+  sums = jax.jit(benchmark._augmented, static_argnums=0)(
+      training.pretext, images, index, key)
+  alone = benchmark._augmented(training.pretext, images, index[:1], key)
+  assert sums.shape == (3,) and len(set(sums.tolist())) == 3
+  assert sums[0] == pytest.approx(float(alone[0]), rel=1e-5)
 
 
 def test_the_operations_of_a_step_are_three_forward_passes():
