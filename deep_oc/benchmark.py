@@ -41,6 +41,7 @@ import tqdm
 from absl import flags
 
 from deep_oc import cli, experiment, oneclass, tables
+from deep_oc.errors import InputError
 
 if cli.works(__name__):
   import flax.linen as nn
@@ -195,14 +196,15 @@ def _training(config: ml_collections.ConfigDict, size: int) -> _Training:
   """Returns it for random images."""
   mesh, plan = sharding.mesh(), experiment.plan(config)
   sharding.check_batch(plan.batch, mesh, plan.accumulate)
+  optimizer = experiment.optimizer(config, _IMAGES)  # or it raises
   images = np.random.default_rng(0).integers(
       0, 256, (_IMAGES, size, size, 3), np.uint8)
   index = step.batch_index(config.seed, _IMAGES, plan.batch, 0,
                            step.steps_per_dispatch(plan.log_every))
   return _Training(
-      plan, experiment.pretext(config), experiment.optimizer(config, _IMAGES),
-      mesh, config.seed, jax.device_put(images, sharding.replicated(mesh)),
-      jnp.asarray(index), step.root_key(config.seed))
+      plan, experiment.pretext(config), optimizer, mesh, config.seed,
+      jax.device_put(images, sharding.replicated(mesh)), jnp.asarray(index),
+      step.root_key(config.seed))
 
 
 def _augmented(pretext: nn.Module, images: jax.Array, index: jax.Array,
@@ -222,7 +224,11 @@ def _augmented(pretext: nn.Module, images: jax.Array, index: jax.Array,
 @contextlib.contextmanager
 def _straightforward(config: ml_collections.ConfigDict, size: int
                      ) -> Iterator[Callable[[], None]]:
-  """Yields a call that takes one straightforward step, in another process."""
+  """Yields a call that takes one straightforward step, in another process.
+
+  Raises:
+    InputError: that process has ended, as where memory is short.
+  """
   context = multiprocessing.get_context('spawn')
   here, there = context.Pipe()
   process = context.Process(target=_take_steps, daemon=True,
@@ -237,6 +243,9 @@ def _straightforward(config: ml_collections.ConfigDict, size: int
   try:
     here.recv()  # compiled
     yield take
+  except (EOFError, OSError):
+    raise InputError('the process of the straightforward step has ended; the '
+                     'memory may not be enough for both') from None
   finally:
     process.terminate()
     process.join()

@@ -12,6 +12,7 @@ from tests import tiny
 
 from deep_oc import (batch_norm, benchmark, classifier_benchmark, convolution,
                      jitted, oneclass, step, trace)
+from deep_oc.errors import InputError
 
 
 def _config():
@@ -20,10 +21,19 @@ def _config():
   return config
 
 
-@pytest.mark.parametrize('steps', [1, 3])
-def test_every_rate_is_positive_and_the_shares_agree(monkeypatch, steps):
-  """With many steps in a dispatch, as on an accelerator, too."""
-  monkeypatch.setattr(step, 'steps_per_dispatch', lambda _: steps)
+def test_the_work_of_a_call_is_what_it_does(monkeypatch):
+  """Here many steps, as on an accelerator."""
+  monkeypatch.setattr(step, 'steps_per_dispatch', lambda _: 3)
+  parts, *_ = benchmark._parts(_config(), 16)
+  for name, count in {
+      'train step': lambda found: len(found['loss']), 'augmentation': len,
+      'embedding': lambda found: len(found['pool']),
+      'forward pass': lambda found: len(found['pool'])}.items():
+    call, work = parts[name]
+    assert count(call()) == work > 1, name
+
+
+def test_every_rate_is_positive_and_the_shares_agree():
   rows = {row['part']: row for row in benchmark.benchmark(
       _config(), size=16, rounds=1, seconds=0.01)}
   value = {name: float(row['value']) for name, row in rows.items()
@@ -78,6 +88,23 @@ def test_its_process_takes_steps_and_ends():
     take()
     assert process.is_alive()
   assert not process.is_alive() and not multiprocessing.active_children()
+
+
+def test_the_end_of_its_process_is_told():
+  with pytest.raises(InputError, match='has ended'), \
+      benchmark._straightforward(_config(), 16) as take:
+    process, = multiprocessing.active_children()
+    process.kill()
+    process.join()
+    take()
+
+
+def test_too_large_a_batch_is_one_line(binary):
+  done = binary('benchmark', '--config=tests/tiny.py', '--size=16',
+                '--config.train.batch=4096')
+  assert done.returncode == 2
+  assert done.stderr.splitlines()[-1].startswith('error: ')
+  assert 'Warning' not in done.stderr
 
 
 def test_each_step_of_a_dispatch_has_its_own_augmentation():
