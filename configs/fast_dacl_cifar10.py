@@ -31,4 +31,5 @@ def get_config() -> ConfigDict:
       brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1)
   config.optimizer.update(name='adam', learning_rate=2e-3, per='step')
   config.train.update(batch=8, steps=128_000)  # eight network inputs each
+  config.embed.views = 'flip_rot'
   return config

@@ -28,4 +28,5 @@ def get_config() -> ConfigDict:
       brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1)
   config.optimizer.update(name='nesterov', per='step')
   config.train.update(batch=32, steps=32_000)
+  config.embed.views = 'flip_rot'
   return config

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.utils import gen_batches
 
-from deep_oc import differentiable, gradcam, windows
+from deep_oc import differentiable, gradcam, orientation, windows
 
 Score = Callable[[jax.Array], jax.Array]
 
@@ -143,8 +143,8 @@ def grad_cam(score: differentiable.Score, image: np.ndarray) -> np.ndarray:
 
   Selvaraju et al., ICCV 2017; `deep_oc.gradcam` tells why no backward pass
   through the encoder is needed. Where the encoder sees several tiles of an
-  image their maps are put together; where it sees quarter turns of it, the
-  maps are turned back and added up. Pixels in no tile are 0.
+  image their maps are put together; where it sees it turned or mirrored, the
+  maps are put upright and added up. Pixels in no tile are 0.
   """
   image = np.asarray(image, np.float32)
   heat = np.concatenate([
@@ -159,9 +159,9 @@ def _cam(score, image):
   """Maps f32[n, h, w, c] to f64[n, gh, gw], all tiles in one."""
   weight, feature_map = _weights(score, image)
   heat = np.einsum('nyxk,nk->nyx', np.float64(feature_map), weight)
-  turns = score.turns
-  heat = heat.reshape(-1, turns, *heat.shape[1:])
-  heat = sum(np.rot90(heat[:, k], -k, axes=(1, 2)) for k in range(turns))
+  seen = score.orientations
+  heat = heat.reshape(-1, len(seen), *heat.shape[1:])
+  heat = orientation.undone(heat, seen).sum(1)
   return np.maximum(_untiled(heat, score.pretext, image.shape), 0)
 
 

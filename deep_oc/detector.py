@@ -157,7 +157,8 @@ class Detector:
     At most `batch` go through the network at once, which pads them to so many;
     the last bit of a feature may depend on it.
     """
-    look = features.embedder(self._pretext, sharding.mesh(), batch)
+    look = features.embedder(
+        self._pretext, sharding.mesh(), batch, self.feature)
     return self._in_chunks(
         images, self._train[self.feature].shape[1:], 'embed',
         lambda image: look(self._variables, image)[self.feature])
@@ -251,7 +252,7 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       et al. report for rotation prediction and which follows their OC-SVM
       closely; for CutPaste, as its paper, and where there are fewer training
       images than dimensions, a Gaussian, 'gde_ledoit_wolf'.
-    feature: of the embeddings, as 'pool' and 'head'.
+    feature: of the embeddings, as 'pool', 'head' and 'pool_flip_rot'.
     false_alarm_rate: the share of normal images that may be flagged. A fifth
       of the training images calibrates it; where that is too few, each does in
       turn (`thresholds.calibrated`).

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deep_oc import errors, jitted, oneclass
+from deep_oc import errors, jitted, oneclass, orientation
 from deep_oc.errors import InputError
 
 _ENCODER = ('encoder',)
@@ -49,7 +49,7 @@ class Score(flax.struct.PyTreeNode):
 
     Returns:
       Pooled features f32[m, d] and the last map [m, gh, gw, d], of the m images
-      that the encoder gets to see: m = n, but for tiles and quarter turns.
+      that the encoder gets to see: m = n, but for tiles and orientations.
     """
     _, extra = self._apply(
         image, mutable=['intermediates'],
@@ -67,12 +67,15 @@ class Score(flax.struct.PyTreeNode):
       return self(jnp.zeros_like(image))
 
   @property
-  def turns(self) -> int:
-    """How many quarter turns of each image the encoder sees."""
-    return 1 if self.functions else getattr(self.pretext, 'score_turns', 1)
+  def orientations(self) -> orientation.Members:
+    """How the encoder sees each image."""
+    if self.functions:
+      return orientation.members(self.name)
+    turns = getattr(self.pretext, 'score_turns', 1)
+    return tuple((False, k) for k in range(turns))
 
   def _apply(self, image, **kwargs):
-    method = 'embed' if self.functions else 'scores'
+    method = orientation.embedding(self.name) if self.functions else 'scores'
     if not self.functions:
       kwargs['log'] = True
     return self.pretext.apply(self.variables, image, method=method, **kwargs)
@@ -90,7 +93,7 @@ def one_class(pretext: nn.Module, variables: Mapping[str, Any], feature: str,
 
   Args:
     pretext, variables: the network.
-    feature: what they were fitted to, 'pool' or 'head'.
+    feature: what they were fitted to, as 'pool' and 'head'.
     classifiers: of one kind.
 
   Raises:

@@ -6,7 +6,9 @@ reads the run's config and its newest checkpoint (or --step), and writes
 `embeddings/train.npz` and `embeddings/test.npz`: the features of the normal
 training images, un-augmented, and of the test images, beside two baselines:
 `random`, the same encoder before training, and `pixels`, the images themselves.
-`deep_oc.train` does the same at its end.
+`deep_oc.train` does the same at its end. With --views=flip_rot there is also
+the feature `pool_flip_rot`, of eight views of each image, which takes eight
+forward passes: what stage 2 makes of it is often better.
 """
 from __future__ import annotations
 
@@ -30,6 +32,10 @@ def define_flags() -> None:
   flags.DEFINE_integer('batch', 256, 'Images per forward pass.', 1)
   flags.DEFINE_string(
       'data_dir', None, 'Where the images lie now, if they moved.')
+  flags.DEFINE_enum(
+      'views', None, experiment.VIEWS, 'Add the feature of several views of '
+      'each image, mirrored, turned or both, as pool_flip_rot; by default what '
+      "the config's embed.views says.")
 
 
 def restore(workdir: str, at: int | None = None, data_dir: str | None = None
@@ -57,8 +63,11 @@ def main() -> None:
     raise InputError('--workdir is required: the folder of a trained run')
   with distributed.joined():
     allocator.keep_freed_memory()
-    run = restore(workdir, flags.FLAGS.step, flags.FLAGS.data_dir)
-    features.export(workdir, *run, batch=flags.FLAGS.batch)
+    config, *rest = restore(workdir, flags.FLAGS.step, flags.FLAGS.data_dir)
+    if flags.FLAGS.views:
+      with config.unlocked():
+        config.embed = dict(views=flags.FLAGS.views)
+    features.export(workdir, config, *rest, batch=flags.FLAGS.batch)
     if distributed.is_first():
       print(f'wrote {workdir}/embeddings; next: python -m deep_oc.evaluate '
             f"--runs='{workdir}'")

@@ -10,6 +10,7 @@ A config has these groups; each is the arguments of one function:
   optimizer  deep_oc.optimizers.create
   train      Plan                        how long, how often
   localize   a function of deep_oc.localize, or no such group
+  embed      Embed                       what else is embedded, or no such group
 """
 import dataclasses
 import runpy
@@ -30,7 +31,8 @@ if typing.TYPE_CHECKING:  # JAX takes seconds, and flags need none of it
 
 _KEYS = ('experiment', 'method', 'seed', 'dtype', 'distribution', 'data',
          'protocol', 'pretext', 'encoder', 'optimizer', 'train')
-_OPTIONAL = ('localize',)
+VIEWS = ('none', 'flip', 'rot', 'flip_rot')  # of `deep_oc.orientation`
+_OPTIONAL = ('localize', 'embed')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,20 @@ class Plan:
   def total_steps(self, images: int) -> int:
     """Returns the number of steps of the run."""
     return self.steps or round(self.epochs * self.steps_per_epoch(images))
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed:
+  """The group `embed`: which features there are beside the task's own.
+
+  Attributes:
+    views: a family of `deep_oc.orientation`, whose feature is added; 'none'.
+  """
+  views: str = 'none'
+
+  def __post_init__(self):
+    if self.views not in VIEWS:
+      raise errors.unknown('embed.views', self.views, VIEWS)
 
 
 def define_flag() -> None:
@@ -172,6 +188,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise InputError(f'the config lacks {key}')
   if not isinstance(config.seed, int) or config.seed < 0:
     raise InputError(f'seed={config.seed!r} must be a whole number from 0 on')
+  views(config)
+
+
+def views(config: ml_collections.ConfigDict) -> str:
+  """Returns `views` of the group `embed`."""
+  return plugins.call(Embed, config.get('embed', {}), 'embed').views
 
 
 def plan(config: ml_collections.ConfigDict) -> Plan:

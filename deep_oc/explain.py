@@ -53,7 +53,8 @@ def define_flags() -> None:
       "or a score of the pretext task's own, as rotation; by default the "
       'classifier that `deep_oc.predict` has.')
   flags.DEFINE_string(
-      'feature', 'pool', 'That classifiers are fitted to: pool or head.')
+      'feature', 'pool', 'That classifiers are fitted to: pool, head, '
+      'pool_flip_rot ...')
   flags.DEFINE_list(
       'method', [], 'Some of integrated_gradients, smoothgrad, gradcam, '
       'occlusion; by default all.')

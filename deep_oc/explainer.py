@@ -224,7 +224,8 @@ def networks(found: detector.Detector, name: str, stored: Mapping[str, Any],
   if feature == 'pool' and 'random' in stored:
     train = stored['random']
   else:
-    embed = features.embedder(parts.pretext, sharding.mesh())
+    embed = features.embedder(
+        parts.pretext, sharding.mesh(), feature=feature)
     train = embed(variables, images, 'untrained')[feature]
   untrained = detector.Detector(
       config=parts.config, pretext=parts.pretext, variables=variables,

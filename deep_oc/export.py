@@ -70,7 +70,8 @@ def define_flags() -> None:
       'classifier', None, 'One whose scores have a program; an error names '
       'them. By default kde, of CutPaste and of fewer images than dimensions '
       'gde_ledoit_wolf.')
-  flags.DEFINE_string('feature', 'pool', 'Of the embeddings: pool or head.')
+  flags.DEFINE_string(
+      'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...')
   flags.DEFINE_bool(
       'onnx', False, 'Add model.onnx; takes the extra `onnx`, and jax2onnx.')
   flags.DEFINE_string(

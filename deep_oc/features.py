@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from deep_oc import (convolution, data, distributed, embeddings, experiment,
-                     progress, sharding, step)
+                     orientation, progress, sharding, step)
 
 # Larger images are shrunk for the raw-pixel baseline.
 PIXEL_SIDE = 32
@@ -20,16 +20,26 @@ _PIXELS = 2**20  # of a forward pass; bounds the memory
 
 @functools.cache  # compiled once, for the monitor and for the export
 def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
-             method: str = 'embed') -> Callable:
+             feature: str = 'pool') -> Callable:
   """Returns (variables, images u8[n, h, w, c]) -> {name: f32[n, ...]}.
 
+  With 'pool' that is what `embed` of the task returns, its 'head' too; with the
+  name of one of `deep_oc.orientation` that feature; with 'score' the task's own
+  scores.
+
   Images of one size go through in batches of one size, the last one padded,
-  so that one program serves all: at most `batch` images and _PIXELS pixels,
-  rounded up to what the devices share. Every process gets all features. They
-  come from XLA's own convolutions, which round less than those of training and
-  are those of a bundle: a density may stretch a rounding a thousandfold.
+  so that one program serves all: at most `batch` images and _PIXELS pixels, of
+  all views of them, rounded up to what the devices share. Every process gets
+  all features. They come from XLA's own convolutions, which round less than
+  those of training and are those of a bundle: a density may stretch a rounding
+  a thousandfold.
   """
   spread = sharding.split(mesh)
+  if feature == 'score':
+    method, views = 'scores', getattr(pretext, 'score_turns', 1)
+  else:
+    method = orientation.embedding(feature)
+    views = len(orientation.members(feature))
 
   @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
   def forward(variables, image):
@@ -38,7 +48,8 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
 
   def embed(variables: Mapping[str, Any], images: np.ndarray,
             description: str | None = None) -> dict[str, np.ndarray]:
-    size = min(batch, max(_PIXELS // (images.shape[1] * images.shape[2]), 1))
+    pixels_each = views * images.shape[1] * images.shape[2]
+    size = min(batch, max(_PIXELS // pixels_each, 1))
     size += -size % mesh.size
     parts = []
     for start in progress.bar(
@@ -72,11 +83,16 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   meta = experiment.meta(config, problem, int(state.step))
   more = {'test': {'class_names': problem.class_names}}
   embed = embedder(pretext, mesh, batch)
-  score = embedder(pretext, mesh, batch, method='scores') \
+  views = experiment.views(config)
+  embed_views = embedder(pretext, mesh, batch, orientation.name(views)) \
+      if views != 'none' else None
+  score = embedder(pretext, mesh, batch, 'score') \
       if hasattr(pretext, 'scores') else None
   for split, (examples, about) in _files(problem).items():
     say = functools.partial('{} {}'.format, split)
     arrays = embed(state.variables, examples.image, say('features'))
+    if embed_views:
+      arrays |= embed_views(state.variables, examples.image, say('views'))
     arrays['random'] = embed(untrained, examples.image, say('baseline'))['pool']
     arrays['pixels'] = pixels(examples.image)
     if score and split == 'test':

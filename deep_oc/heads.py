@@ -38,3 +38,8 @@ class MLP(nn.Module):
     for dim in self.dims[-1:]:
       x = nn.Dense(dim, use_bias=self.bias, kernel_init=init)(x)
     return x
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """Scales the rows of f32[n, d] to length 1; a zero row stays zero."""
+  return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))

@@ -65,7 +65,8 @@ def define_flags() -> None:
       'classifier', None, 'One of: ' + ', '.join(oneclass.CLASSIFIERS) +
       '; or as `deep_oc.evaluate` takes them. By default kde, of CutPaste and '
       'of fewer images than dimensions gde_ledoit_wolf.')
-  flags.DEFINE_string('feature', 'pool', 'Of the embeddings: pool or head.')
+  flags.DEFINE_string(
+      'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...')
   flags.DEFINE_bool('maps', True, 'Draw heat maps, if the run localizes.')
   flags.DEFINE_bool(
       'arrays', False, 'Write each heat map as .npz, too: `map`, f32[h, w].')

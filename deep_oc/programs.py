@@ -18,7 +18,8 @@ from flax import traverse_util
 from jax import export, lax
 from scipy import linalg
 
-from deep_oc import classifiers, convolution, jitted, oneclass, step
+from deep_oc import (classifiers, convolution, jitted, oneclass, orientation,
+                     step)
 from deep_oc.errors import InputError
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -80,7 +81,7 @@ def _used(function, arrays, rows):
 def pooled(pretext: nn.Module, feature: str = 'pool') -> Callable:
   """Returns a function for `network`, to a feature of the task's."""
   return lambda variables, image: pretext.apply(
-      variables, image, method='embed')[feature]
+      variables, image, method=orientation.embedding(feature))[feature]
 
 
 def classifier(fitted: Sequence[Any], columns: int) -> Program:

@@ -11,10 +11,11 @@ from deep_oc import files, provenance
 from deep_oc.errors import InputError
 
 # Where data lies and how often to report change no result; what `localize` says
-# changes none of the training, and stands in the rows of the maps.
+# changes none of the training, and stands in the rows of the maps, what `embed`
+# says in the names of features.
 _NOT_HASHED = re.compile(
     r'data\.(data|cache)_dir|train\.(log|monitor|checkpoint)_every|'
-    r'train\.placement|localize\..*')
+    r'train\.placement|(localize|embed)\..*')
 
 
 def default_workdir(config: ml_collections.ConfigDict,

@@ -60,7 +60,7 @@ class Pretext(nn.Module):
 
   def contrast(self, pool: jax.Array, *, train: bool):
     """Maps f32[2n, d], two views of each image, to the loss and metrics."""
-    z = unit(self.mlp(pool, train=train)).reshape(len(pool) // 2, 2, -1)
+    z = heads.unit(self.mlp(pool, train=train)).reshape(len(pool) // 2, 2, -1)
     loss, accuracy, chance = LOSSES[self.loss](z, self.temperature)
     return loss, {'loss': loss, 'accuracy': accuracy, 'chance': chance,
                   'alignment': alignment(z), 'uniformity': uniformity(z)}
@@ -73,11 +73,6 @@ class Pretext(nn.Module):
     pool = self.encoder(crops.tiles(image, self.crop), train=False)
     feature = {'pool': pool, 'head': self.mlp(pool, train=False)}
     return crops.over_tiles(jnp.mean, feature, image.shape[0])
-
-
-def unit(x: jax.Array) -> jax.Array:
-  """Scales the rows of f32[n, d] to length 1; a zero row stays zero."""
-  return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))
 
 
 def one_directional(z: jax.Array, temperature: float):

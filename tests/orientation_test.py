@@ -1,0 +1,231 @@
+"""Orientations, and their features, by plain loops over NumPy arrays."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deep_oc
+from deep_oc import (attributions, bundle, differentiable, embeddings, evaluate,
+                     experiment, explainer, export, gradcam, heads, oneclass,
+                     orientation, pretexts, runs, thresholds, windows)
+from deep_oc.errors import InputError
+from tests import untrained
+
+RANDOM = np.random.default_rng(0)
+IMAGE = RANDOM.uniform(size=(3, 8, 8, 3)).astype(np.float32)
+WEIGHT = RANDOM.normal(size=(8 * 8 * 3, 5)).astype(np.float32)
+
+
+def _oriented(image, step, turns):
+  """Mirrors f[n, h, w, c] if the step is -1, and turns it."""
+  return np.rot90(image[:, :, ::step], turns, axes=(1, 2))
+
+
+def _by_hand(embed, image, family):
+  """Returns f[n, t * d] by loops over turns and mirrors."""
+  count, steps = {'flip': (1, (1, -1)), 'rot': (4, (1,)),
+                  'flip_rot': (4, (1, -1))}[family]
+  side_by_side = []
+  for turns in range(count):
+    mean = 0
+    for step in steps:
+      x = np.asarray(embed(_oriented(image, step, turns)), np.float64)
+      mean = mean + x / np.linalg.norm(x, axis=1, keepdims=True) / len(steps)
+    side_by_side.append(mean)
+  return np.concatenate(side_by_side, axis=1)
+
+
+def _linear(image):
+  return image.reshape(len(image), -1) @ WEIGHT
+
+
+@pytest.mark.parametrize('family', ['flip', 'rot', 'flip_rot'])
+def test_mirrors_are_averaged_and_turns_stand_side_by_side(family):
+  found = orientation.features(
+      _linear, jnp.asarray(IMAGE), orientation.FAMILIES[family])
+  np.testing.assert_allclose(
+      found, _by_hand(_linear, IMAGE, family), rtol=1e-4, atol=1e-5)
+
+
+def test_a_feature_of_zeros_is_no_nan():
+  found = orientation.features(lambda x: jnp.zeros((len(x), 5)),
+                               jnp.asarray(IMAGE),
+                               orientation.FAMILIES['flip_rot'])
+  np.testing.assert_array_equal(found, np.zeros((3, 20)))
+
+
+def test_a_mirrored_image_has_the_same_feature_if_mirrors_are_averaged():
+  for family, same in (('flip', True), ('rot', False)):
+    one, other = (orientation.features(
+        _linear, jnp.asarray(x), orientation.FAMILIES[family])
+                  for x in (IMAGE, IMAGE[:, :, ::-1]))
+    assert np.allclose(one, other, atol=1e-5) == same
+
+
+@pytest.mark.parametrize('family', ['flip', 'rot', 'flip_rot'])
+def test_what_is_undone_is_upright(family):
+  members = orientation.FAMILIES[family]
+  view = np.asarray(orientation.views(jnp.asarray(IMAGE), members))
+  assert len({x.tobytes() for x in view[0]}) == len(members)
+  back = orientation.undone(view[..., 0], members)
+  for i in range(len(members)):
+    np.testing.assert_array_equal(back[:, i], IMAGE[..., 0])
+
+
+def test_only_square_images_can_be_turned():
+  image = jnp.zeros((2, 8, 6, 3))
+  assert orientation.views(
+      image, orientation.FAMILIES['flip']).shape == (2, 2, 8, 6, 3)
+  with pytest.raises(InputError, match='need square images, not 8x6'):
+    orientation.views(image, orientation.FAMILIES['rot'])
+
+
+def _create(name, **kwargs):
+  task = pretexts.create(
+      name, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.float32,
+      head=(6, 5), **kwargs)
+  keys = {'params': jax.random.key(0), 'views': jax.random.key(1)}
+  image = jnp.zeros((2, 32, 32, 3))  # large enough for any task's defects
+  return task, task.init(keys, image, train=False)
+
+
+def _embed(task, variables, image):
+  return np.asarray(task.apply(
+      variables, image, method=orientation.embedding('pool_flip_rot')
+      )['pool_flip_rot'])
+
+
+@pytest.mark.parametrize('name', ['rotation', 'contrastive', 'csi', 'cutpaste'])
+def test_tasks_have_the_features_of_their_views(name):
+  task, variables = _create(name)
+  found = _embed(task, variables, IMAGE)
+  assert found.shape == (3, 4 * 8)
+  np.testing.assert_allclose(found, _by_hand(
+      lambda x: task.apply(variables, x, method='embed')['pool'], IMAGE,
+      'flip_rot'), rtol=1e-4, atol=1e-5)
+
+
+def test_of_an_image_of_several_tiles_the_mean_counts():
+  task, variables = _create('rotation', crop=4)
+  found = _embed(task, variables, IMAGE)
+  whole = task.clone(crop=0)
+  tiles = [_by_hand(lambda x: whole.apply(variables, x, method='embed')['pool'],
+                    IMAGE[:, y:y + 4, x:x + 4], 'flip_rot')
+           for y in (0, 4) for x in (0, 4)]
+  np.testing.assert_allclose(found, np.mean(tiles, axis=0), rtol=1e-4,
+                             atol=1e-5)
+
+
+def _asking(config, **group):
+  with config.unlocked():
+    config.embed = group
+  return config
+
+
+def test_a_misspelt_family_or_key_is_one_line_before_anything_is_done():
+  assert set(experiment.VIEWS) == {'none', *orientation.FAMILIES}
+  for group, words in ((dict(views='flop'), "'flop'; did you mean 'flip'"),
+                       (dict(view='flip'), 'embed.views')):
+    with pytest.raises(InputError, match=words):
+      experiment.check(_asking(untrained.digits('x.npz'), **group))
+
+
+@pytest.fixture(scope='module')
+def run(digits_npz, tmp_path_factory):
+  config = _asking(untrained.digits(digits_npz), views='flip_rot')
+  return untrained.run(config, tmp_path_factory.mktemp('views') / 'run')
+
+
+def test_it_is_no_other_run_for_that(digits_npz):
+  config = untrained.digits(digits_npz)
+  assert runs.config_hash(config) == runs.config_hash(
+      _asking(config.copy_and_resolve_references(), views='flip_rot'))
+
+
+def test_a_run_has_the_feature_beside_the_others(run, digits_npz):
+  train, test, _ = embeddings.read_run(run)
+  assert train['pool_flip_rot'].shape == (121, 4 * train['pool'].shape[1])
+  assert test['pool_flip_rot'].shape == (597, 4 * test['pool'].shape[1])
+  rows = {(row['feature'], row['classifier']): row
+          for row in evaluate.evaluate(run)}
+  fitted = oneclass.fit('kde', train['pool_flip_rot'])
+  found = oneclass.anomaly_score(fitted, test['pool_flip_rot'])
+  order = np.argsort(np.argsort(found)) + 1
+  anomaly = test['anomaly']  # Mann and Whitney's U, by ranks
+  u = order[anomaly].sum() - anomaly.sum() * (anomaly.sum() + 1) / 2
+  auroc = 100 * u / (anomaly.sum() * (~anomaly).sum())
+  row = rows['pool_flip_rot', 'kde']
+  assert float(row['auroc']) == pytest.approx(auroc, abs=0.01)
+  assert row['auroc'] != rows['pool', 'kde']['auroc']
+
+
+def test_a_run_that_did_not_ask_can_be_embedded_again(
+    run, binary, digits_npz, tmp_path):
+  other = untrained.run(untrained.digits(digits_npz), tmp_path / 'run')
+  train, _, _ = embeddings.read_run(other)
+  assert not [name for name in train if name.startswith('pool_')]
+  done = binary('embed', f'--workdir={other}', '--views=flip_rot')
+  assert done.returncode == 0, done.stderr
+  (train, test, _), wanted = (embeddings.read_run(x) for x in (other, run))
+  for found, same in zip((train, test), wanted[:2], strict=True):
+    np.testing.assert_array_equal(
+        found['pool_flip_rot'], same['pool_flip_rot'])
+
+
+@pytest.fixture(scope='module')
+def detector(run):
+  return deep_oc.load(run, feature='pool_flip_rot')
+
+
+def test_a_detector_scores_images_as_stage_2_does(run, detector, digits_npz):
+  train, test, _ = embeddings.read_run(run)
+  fitted, _ = thresholds.calibrate(train['pool_flip_rot'], 'kde', 0)
+  np.testing.assert_allclose(
+      detector.decision_function(np.load(digits_npz)['x_test'][:20]),
+      oneclass.anomaly_score(fitted, test['pool_flip_rot'][:20]), rtol=1e-4)
+
+
+def test_a_bundle_scores_as_its_run_does(detector, tmp_path):
+  about = export.export(detector, tmp_path / 'b', [], '')
+  assert about['parity']['images'] == {'test': 64, 'noise': 14}
+  assert bundle.load(tmp_path / 'b').about['feature'] == 'pool_flip_rot'
+
+
+def test_its_grad_cam_puts_the_maps_upright_and_adds_them_up():
+  """By hand: each of eight orientations, seen by itself."""
+  task, variables = _create('rotation')
+  train = RANDOM.uniform(size=(60, 8, 8, 3)).astype(np.float32)
+  fitted = oneclass.fit('kde', _embed(task, variables, train))
+  score = differentiable.one_class(task, variables, 'pool_flip_rot', [fitted])
+  np.testing.assert_allclose(
+      attributions.values(score, IMAGE),
+      oneclass.anomaly_score(fitted, _embed(task, variables, IMAGE)),
+      rtol=1e-4, atol=1e-5)
+  seen = [(step, k) for k in range(4) for step in (1, -1)]
+  view = [_oriented(IMAGE, *each) for each in seen]
+  pooled = [np.asarray(task.apply(variables, x, method='embed')['pool'])
+            for x in view]
+
+  def of_pooled(pooled):
+    unit = [heads.unit(p) for p in pooled]
+    mean = [(unit[2 * k] + unit[2 * k + 1]) / 2 for k in range(4)]
+    return -score.functions[0](
+        score.arrays[0], jnp.concatenate(mean, axis=1)).sum()
+
+  with jax.enable_x64(True):
+    weight = jax.grad(of_pooled)(pooled)
+  heat = 0
+  for x, w, (step, k) in zip(view, weight, seen, strict=True):
+    each = np.einsum('nyxk,nk->nyx', windows.feature_map(task, variables, x), w)
+    heat = heat + np.rot90(each, -k, (1, 2))[:, :, ::step]
+  wanted = gradcam.resize(np.maximum(heat, 0), 8, 8)
+  assert wanted.max() > 0
+  np.testing.assert_allclose(attributions.grad_cam(score, IMAGE), wanted,
+                             rtol=1e-3, atol=1e-4 * wanted.max())
+
+
+def test_the_untrained_network_is_compared_by_the_same_feature(run, detector):
+  stored, _ = embeddings.read(run / 'embeddings' / 'train.npz')
+  images = RANDOM.integers(0, 256, (30, 20, 20, 3), np.uint8)
+  _, other = explainer.networks(detector, 'kde', stored, images)
+  assert other.train.shape == (30, stored['pool_flip_rot'].shape[1])
