@@ -175,8 +175,8 @@ def test_the_trainer_is_asked_with_the_batches_of_the_bundle(
   for each in np.split(images, np.cumsum(parity.SIZES)):
     taken.judge(each)
   made = features.embedder
-  monkeypatch.setattr(features, 'embedder', lambda pretext, mesh, batch: (
-      asked.append(batch), made(pretext, mesh, batch))[1])
+  monkeypatch.setattr(features, 'embedder', lambda pretext, mesh, batch, *of: (
+      asked.append(batch), made(pretext, mesh, batch, *of))[1])
   parity._wanted(images, found)
   assert asked == batches == [1, 2, 8, 128]
 
