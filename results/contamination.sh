@@ -5,8 +5,6 @@
 # already is not made again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# XLA's large temporaries otherwise go back to the system after every step.
-export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-runs/xla}
 for seed in ${SEEDS:-0}; do
   for normal in 0 1 2 3 4 5 6 7 8 9; do

@@ -4,8 +4,6 @@
 # Needs MVTEC_AD=/where/mvtec_ad/lies, with the categories named below.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# XLA's large temporaries otherwise go back to the system after every step.
-export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
 python=${PYTHON:-python}
 run() {
   local start=$SECONDS
