@@ -10,8 +10,9 @@ beside it (CSI's objective; Tack et al., NeurIPS 2020), colours jittered by a
 quarter as much, Adam, and a rate that falls with each step. With a small
 encoder that was best of what results/fast_recipe.py tried on the validation
 part of CIFAR-10's training split; with a tenth of the passes it had two points
-more than the published recipe with all (results/README.md). With this encoder
-and schedule its AUROC has not been measured.
+more than the published recipe with all, and three more by the feature of eight
+views of each image, `pool_flip_rot` (results/README.md). With this encoder and
+schedule its AUROC has not been measured.
 """
 from ml_collections import ConfigDict
 

@@ -107,9 +107,23 @@ def configured(method: str, overrides: dict, passes: int, protocol: str,
 
 def aurocs(config, warmup, classes):
   """Yields the AUROC of KDE on pooled features, in percent, of each class."""
+  embed = features.embedder(experiment.pretext(config), sharding.mesh())
+  for problem, variables in trained(config, warmup, classes):
+    yield auroc(problem, lambda image, variables=variables: embed(
+        variables, image)['pool'])
+
+
+def auroc(problem, embed) -> float:
+  """Returns that of KDE on the features of `embed`, in percent."""
+  train, test = (embed(split.image) for split in (problem.train, problem.test))
+  score = oneclass.anomaly_score(oneclass.fit('kde', train), test)
+  return metrics.auroc(score, problem.test.anomaly)
+
+
+def trained(config, warmup, classes):
+  """Yields the images and the trained network of each class."""
   mesh, plan = sharding.mesh(), experiment.plan(config)
   pretext, take_steps = experiment.pretext(config), None
-  embed = features.embedder(pretext, mesh)
   for normal in classes:
     config.protocol.normal = str(normal)
     problem = experiment.problem(config)
@@ -126,10 +140,7 @@ def aurocs(config, warmup, classes):
     for now in range(plan.total_steps(len(images))):
       batch = step.batch_index(config.seed, len(images), plan.batch, now, 1)
       state, _ = take_steps(state, stored, batch, step.root_key(config.seed))
-    train, test = (embed(state.variables, split.image)['pool']
-                   for split in (problem.train, problem.test))
-    score = oneclass.anomaly_score(oneclass.fit('kde', train), test)
-    yield metrics.auroc(score, problem.test.anomaly)
+    yield problem, state.variables
 
 
 class Table:
