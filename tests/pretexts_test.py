@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deep_oc import augment, errors, models, pretexts, scores
+from deep_oc import augment, errors, heads, models, pretexts, scores
 from deep_oc.pretexts import contrastive
 
 
@@ -82,9 +82,9 @@ def test_alignment_and_uniformity_equal_loops_over_pairs():
 
 
 def test_unit_leaves_a_zero_row_finite():
-  x = contrastive.unit(jnp.array([[0., 0.], [3., 4.]]))
+  x = heads.unit(jnp.array([[0., 0.], [3., 4.]]))
   np.testing.assert_allclose(x, [[0, 0], [0.6, 0.8]], rtol=1e-6)
-  assert np.isfinite(jax.grad(lambda x: contrastive.unit(x).sum())(
+  assert np.isfinite(jax.grad(lambda x: heads.unit(x).sum())(
       jnp.zeros((1, 2)))).all()
 
 
