@@ -184,11 +184,7 @@ class Table:
   def write(self) -> None:
     others = [row for row in read(self._path)
               if row['pretext'] not in self._methods]
-    with files.replacing(self._path) as file:
-      writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-      writer.writeheader()
-      writer.writerows(sorted(
-          others + self._rows, key=lambda row: METHODS.index(row['pretext'])))
+    write(self._path, COLUMNS, others + self._rows)
 
 
 def _sorted(overrides):
@@ -200,6 +196,16 @@ def read(path: pathlib.Path) -> list[dict]:
     return []
   with path.open(newline='', encoding='utf-8') as file:
     return list(csv.DictReader(file))
+
+
+def write(path: pathlib.Path, columns, rows: list[dict]) -> None:
+  """Writes the rows, those of a method together."""
+  order = (*METHODS, 'csi')
+  with files.replacing(path) as file:
+    writer = csv.DictWriter(file, columns, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(sorted(
+        rows, key=lambda row: order.index(row['pretext'])))
 
 
 def mean(rows: list[dict]) -> float:

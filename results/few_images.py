@@ -11,7 +11,6 @@ row to row. The protocol is 'validation': no test image is seen. KDE on pooled
 features, fitted to the same 200 images. Each row of few_images.csv is written
 as it comes, and what is there is not computed again.
 """
-import csv
 import pathlib
 import statistics
 
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 from absl import flags
 
 import fast_recipe
-from deep_oc import (cli, experiment, features, files, metrics, oneclass,
+from deep_oc import (cli, experiment, features, metrics, oneclass,
                      sharding, step)
 
 IMAGES = 200
@@ -79,14 +78,6 @@ def trained(config) -> tuple[float, float]:
           metrics.auroc(score, problem.test.anomaly))
 
 
-def write(path: pathlib.Path, rows: list[dict]) -> None:
-  with files.replacing(path) as file:
-    writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(sorted(
-        rows, key=lambda row: list(METHODS).index(row['pretext'])))
-
-
 def main() -> None:
   args = flags.FLAGS
   path = pathlib.Path(args.output) / 'few_images.csv'
@@ -105,7 +96,7 @@ def main() -> None:
           config.train.steps, config.seed, f'{accuracy:.1f}', f'{auroc:.2f}'),
                      strict=True))
       print(row, flush=True)
-      write(path, [*fast_recipe.read(path), row])
+      fast_recipe.write(path, COLUMNS, [*fast_recipe.read(path), row])
 
 
 if __name__ == '__main__':

@@ -12,14 +12,13 @@ test split. Each row of views.csv is written as it comes, and what is there is
 not computed again; two processes may share the file if each has a method of its
 own.
 """
-import csv
 import functools
 import pathlib
 
 import fast_recipe
 from absl import flags
 
-from deep_oc import cli, experiment, features, files, orientation, sharding
+from deep_oc import cli, experiment, features, orientation, sharding
 
 PASSES = 32_000
 PROTOCOLS = ('validation', 'one_vs_rest')
@@ -58,14 +57,6 @@ def evaluated(pretext, problem, variables) -> dict[str, float]:
           for family in experiment.VIEWS}
 
 
-def write(path: pathlib.Path, rows: list[dict]) -> None:
-  with files.replacing(path) as file:
-    writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(sorted(
-        rows, key=lambda row: list(RECIPES).index(row['pretext'])))
-
-
 def main() -> None:
   method = flags.FLAGS.method
   path = pathlib.Path(flags.FLAGS.output) / 'views.csv'
@@ -85,7 +76,7 @@ def main() -> None:
             str(config.seed), family, f'{auroc:.2f}'), strict=True))
                 for family, auroc in found.items()]
         print(method, recipe, protocol, normal, found, flush=True)
-        write(path, [*fast_recipe.read(path), *rows])
+        fast_recipe.write(path, COLUMNS, [*fast_recipe.read(path), *rows])
 
 
 if __name__ == '__main__':
