@@ -203,9 +203,19 @@ def plan(config: ml_collections.ConfigDict) -> Plan:
 
 def problem(config: ml_collections.ConfigDict, split: data.Split | None = None
             ) -> data.Problem:
-  """Splits images, by default those that it loads, into a one-class problem."""
-  return plugins.call(data.one_class, config.protocol, 'protocol',
-                      split=split or data.load(**config.data), seed=config.seed)
+  """Splits images, by default those that it loads, into a one-class problem.
+
+  Raises:
+    InputError: it cannot be, or `embed.views` turns what is not square.
+  """
+  found = plugins.call(
+      data.one_class, config.protocol, 'protocol',
+      split=split or data.load(**config.data), seed=config.seed)
+  height, width = found.train.image.shape[1:3]
+  if 'rot' in views(config) and height != width:  # known before the training
+    raise InputError(f"embed.views='{views(config)}' turns images, which must "
+                     f'be square, not {height}x{width}')
+  return found
 
 
 def resolved(config: ml_collections.ConfigDict, problem: data.Problem

@@ -130,6 +130,17 @@ def test_a_misspelt_family_or_key_is_one_line_before_anything_is_done():
       experiment.check(_asking(untrained.digits('x.npz'), **group))
 
 
+def test_images_that_cannot_be_turned_are_told_before_the_training(tmp_path):
+  image, label = np.zeros((40, 8, 6), np.uint8), np.arange(40) % 4
+  np.savez(tmp_path / 'x.npz', x_train=image, y_train=label, x_test=image,
+           y_test=label)
+  config = untrained.digits(tmp_path / 'x.npz')
+  config.data.pad = 0
+  assert experiment.problem(_asking(config, views='flip'))
+  with pytest.raises(InputError, match="'flip_rot' turns .* square, not 8x6"):
+    experiment.problem(_asking(config, views='flip_rot'))
+
+
 @pytest.fixture(scope='module')
 def run(digits_npz, tmp_path_factory):
   config = _asking(untrained.digits(digits_npz), views='flip_rot')
