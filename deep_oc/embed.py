@@ -8,7 +8,8 @@ training images, un-augmented, and of the test images, beside two baselines:
 `random`, the same encoder before training, and `pixels`, the images themselves.
 `deep_oc.train` does the same at its end. With --views=flip_rot there is also
 the feature `pool_flip_rot`, of eight views of each image, which takes eight
-forward passes: what stage 2 makes of it is often better.
+forward passes: what stage 2 makes of it is often better. Mirrors are for tasks
+that mirror in training; an encoder of digits, say, has only --views=rot.
 """
 from __future__ import annotations
 

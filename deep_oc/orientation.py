@@ -2,7 +2,8 @@
 
 An image may be mirrored and then turned by quarter turns. Tasks that augment by
 mirroring want features that do not change with it, but learn so only nearly:
-the mean over both is nearer. Tasks that tell turns apart know each turn on its
+the mean over both is nearer; where none is mirrored in training it harms, and
+'rot' alone remains. Tasks that tell turns apart know each turn on its
 own: their features stand side by side. Sohn et al., ICLR 2021, look at upright
 images alone; that turns are an ensemble is CSI's idea (Tack et al., NeurIPS
 2020), of scores and with crops.
