@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import ml_collections
 import numpy as np
 
@@ -309,12 +308,8 @@ def _restore(workdir, config, pretext, about):
   """Returns the variables of the network that made the features."""
   plan = experiment.plan(config)
   optimizer = experiment.optimizer(config, plan.batch)  # any number will do
-  like = jax.eval_shape(functools.partial(
-      step.create_state, pretext, optimizer, config.seed,
-      tuple(about['image_shape']), plan.ema))
-  replicated = sharding.replicated(sharding.mesh())
-  like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=replicated), like)
+  like = step.state_like(pretext, optimizer, tuple(about['image_shape']),
+                         plan.ema, sharding.replicated(sharding.mesh()))
   with checkpoints.Checkpoints(workdir) as saved:
     if not files.exists(saved.folder / str(about['step'])):
       raise InputError(

@@ -50,10 +50,10 @@ def restore(workdir: str, at: int | None = None, data_dir: str | None = None
   problem = experiment.problem(config)
   pretext = experiment.pretext(config)
   copies = experiment.copies(config)
-  like = step.create_state(
+  like = step.state_like(
       pretext, experiment.optimizer(config, copies * len(problem.train.image)),
-      config.seed, problem.train.image.shape[1:], experiment.plan(config).ema)
-  like = sharding.put(like, sharding.replicated(sharding.mesh()))
+      problem.train.image.shape[1:], experiment.plan(config).ema,
+      sharding.replicated(sharding.mesh()))
   with checkpoints.Checkpoints(workdir) as saved:
     return config, problem, pretext, saved.restore(like, at)
 

@@ -266,6 +266,11 @@ class _Fleet:
     return step.create_state(self.pretext, self.optimizer, of.config.seed,
                              of.images.shape[1:], of.plan.ema)
 
+  def like(self, of: Member, where: jax.sharding.Sharding) -> step.State:
+    """Returns the shapes of a member's state, placed so."""
+    return step.state_like(self.pretext, self.optimizer, of.images.shape[1:],
+                           of.plan.ema, where)
+
   def stack(self, states: Sequence[step.State]) -> step.State:
     """Puts states on the devices of their members, arrays [m, ...]."""
     return jax.tree.map(lambda *x: sharding.put(
@@ -292,7 +297,7 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
     log = [stack.enter_context(logs.Metrics(each.workdir, start))
            for each in members]
     states = fleet.stack([
-        each.restore(sharding.put(fleet.one(of), whole), start) if start
+        each.restore(fleet.like(of, whole), start) if start
         else fleet.one(of) for of, each in zip(members, saved, strict=True)])
     for each in members:
       train.announce(each.config, each.problem, each.workdir,

@@ -66,9 +66,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
     runs.claim(workdir, config)
   distributed.agree('the training images', lambda: zlib.crc32(images))
 
-  state = sharding.put(
-      step.create_state(pretext, optimizer, config.seed, images.shape[1:],
-                        plan.ema), sharding.replicated(mesh))
   stored = storage.Storage(
       images, storage.choose(plan.placement, images.nbytes, mesh), mesh)
   take_steps = step.make_steps(
@@ -79,8 +76,13 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   dispatch = step.steps_per_dispatch(plan.log_every)
 
   with checkpoints.Checkpoints(workdir) as saved:
-    if saved.newest() is not None:
-      state = saved.restore(state)
+    shape, whole = images.shape[1:], sharding.replicated(mesh)
+    if saved.newest() is None:
+      state = sharding.put(step.create_state(
+          pretext, optimizer, config.seed, shape, plan.ema), whole)
+    else:
+      state = saved.restore(step.state_like(
+          pretext, optimizer, shape, plan.ema, whole))
     start = int(state.step)
     distributed.agree(f'the newest checkpoint that they see in {workdir}, '
                       'which must be one folder for all', lambda: start)

@@ -54,7 +54,7 @@ def images(task):
 def state(module, descent, shape):
   """Returns any state of the right shapes; a real one takes long to compile."""
   rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(lambda: step.create_state(module, descent, 0, shape))
+  shapes = step.state_like(module, descent, shape)
   return shapes.replace(
       step=np.int32(0), params=jax.tree.map(
           lambda x: rng.normal(0, 0.5, x.shape).astype(x.dtype), shapes.params),

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from deep_oc import optimizers, pretexts, sharding, step
 
@@ -36,6 +37,27 @@ def run(task, steps, at_once):
     state, metrics = take(state, images, jnp.asarray(index), step.root_key(0))
     losses.append(np.asarray(metrics['loss']))
   return np.concatenate(losses), jax.device_get(state.params)
+
+
+@pytest.mark.parametrize('ema', [0.0, 0.9])
+def test_a_state_is_like_what_is_created(ema):
+  pretext, optimizer, mesh, *_ = make('contrastive')
+  state = step.create_state(pretext, optimizer, 0, (16, 16, 3), ema)
+  where = sharding.replicated(mesh)
+  like = step.state_like(pretext, optimizer, (16, 16, 3), ema, where)
+  assert jax.tree.structure(like) == jax.tree.structure(state)
+  for shape, array in zip(*map(jax.tree.leaves, (like, state)), strict=True):
+    assert (shape.shape, shape.dtype) == (array.shape, array.dtype)
+    assert isinstance(shape, jax.ShapeDtypeStruct) and shape.sharding == where
+
+
+def test_the_network_is_that_of_flax_by_the_same_key():
+  pretext, *_ = make('contrastive')
+  params, views = jax.random.split(jax.random.fold_in(jax.random.key(3), 0))
+  wanted = pretext.init({'params': params, 'views': views},
+                        jnp.zeros((2, 16, 16, 3)), train=False)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+               step.init(pretext, 3, (16, 16, 3)), dict(wanted))
 
 
 def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
