@@ -14,6 +14,7 @@ environment has DEEP_OC_XLA_CONVOLUTIONS=1.
 """
 import contextlib
 import functools
+import operator
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -266,11 +267,8 @@ def _to_tiles(matrix, x):
 
 def _split(x, axis, size):
   """Returns the first elements of all tiles along an axis, the second, ..."""
-  x = x.reshape(*x.shape[:axis], -1, _TILE, *x.shape[axis + 1:])
-  count = x.shape[axis] - (size > _TILE)
-  return [lax.index_in_dim(
-      lax.slice_in_dim(x, k // _TILE, k // _TILE + count, axis=axis),
-      k % _TILE, axis + 1, keepdims=False) for k in range(size)]
+  end = x.shape[axis] - size + 1
+  return [lax.slice_in_dim(x, k, k + end, _TILE, axis) for k in range(size)]
 
 
 def _transform(matrix, grid):
@@ -285,6 +283,7 @@ def _combine(matrix, arrays):
   The barrier keeps XLA from computing each array again for all that use it.
   """
   return lax.optimization_barrier([
-      sum(x if c == 1 else -x if c == -1 else np.float32(c) * x
-          for c, x in zip(row, arrays, strict=True) if c)
+      functools.reduce(operator.add, (
+          x if c == 1 else -x if c == -1 else np.float32(c) * x
+          for c, x in zip(row, arrays, strict=True) if c))
       for row in matrix])
