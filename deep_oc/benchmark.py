@@ -316,10 +316,12 @@ def _flops(training: _Training) -> float:
   mesh = jax.sharding.Mesh(np.array(jax.local_devices(backend='cpu')[:1]),
                            ('data',))
   images, index, key = training.inputs
+  state = step.state_like(
+      training.pretext, training.optimizer, images.shape[1:], training.plan.ema)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (
-      jax.eval_shape(training.initial), images, index[:1], key))
+      images, index[:1], key))
   lowered = step.make_steps(
-      training.pretext, training.optimizer, mesh).lower(*shapes)
+      training.pretext, training.optimizer, mesh).lower(state, *shapes)
   return float(lowered.cost_analysis()['flops'])
 
 

@@ -28,10 +28,11 @@ def traced(task: str, mesh, *, dtype: str = 'float32', steps: int = 3,
       dtype=jnp.dtype(dtype), augment=augment.DROC)
   optimizer = optimizers.create(total_steps=10, steps_per_epoch=2)
   everywhere = sharding.replicated(mesh)
-  state, images, key = jax.tree.map(
+  state = step.state_like(
+      pretext, optimizer, (size, size, 3), 0.9, everywhere)
+  images, key = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
       jax.eval_shape(lambda: (
-          step.create_state(pretext, optimizer, 0, (size, size, 3), 0.9),
           jnp.zeros((64, size, size, 3), jnp.uint8), step.root_key(0))))
   batch = jax.ShapeDtypeStruct((steps, 16), jnp.int32)
   return state, step.make_steps(pretext, optimizer, mesh, 1, accumulate).trace(
