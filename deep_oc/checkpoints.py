@@ -92,6 +92,10 @@ class Checkpoints:
         network.
     """
     if step is not None:
+      if step not in self._steps():
+        there = ', '.join(map(str, sorted(self._steps()))) or 'none'
+        raise InputError(f'no checkpoint of step {step} in {self.folder}; '
+                         f'there: {there}')
       try:
         return self._load(like, step)
       except _Damaged as error:

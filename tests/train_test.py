@@ -186,6 +186,11 @@ def test_a_damaged_checkpoint_that_is_asked_for_names_its_folder(
     embed.restore(str(tmp_path / 'run'), 60)
 
 
+def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(finished):
+  with pytest.raises(train.InputError, match=r'of step 77 in .*: 40, 60$'):
+    embed.restore(str(finished), 77)
+
+
 def test_too_few_images_for_the_batch(digits_npz, tmp_path):
   with pytest.raises(train.InputError, match=r'\d+ normal images.*batch=500'):
     train.train(_config(digits_npz, **{'train.batch': 500}), str(tmp_path))
