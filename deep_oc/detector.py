@@ -20,7 +20,7 @@ import numpy as np
 
 from deep_oc import (checkpoints, embeddings, errors, experiment, features,
                      files, maps, oneclass, plugins, progress, runs, sharding,
-                     step, thresholds, unseen)
+                     thresholds, unseen)
 from deep_oc.errors import InputError
 
 _CHUNK = 256  # images held at once, fewer if they are large
@@ -306,10 +306,7 @@ def _read_features(workdir):
 
 def _restore(workdir, config, pretext, about):
   """Returns the variables of the network that made the features."""
-  plan = experiment.plan(config)
-  optimizer = experiment.optimizer(config, plan.batch)  # any number will do
-  like = step.state_like(pretext, optimizer, tuple(about['image_shape']),
-                         plan.ema, sharding.replicated(sharding.mesh()))
+  like = experiment.state_like(config, pretext, tuple(about['image_shape']))
   with checkpoints.Checkpoints(workdir) as saved:
     if not files.exists(saved.folder / str(about['step'])):
       raise InputError(

@@ -22,7 +22,7 @@ from deep_oc.errors import InputError
 if cli.works(__name__):
   import flax.linen as nn
 
-  from deep_oc import allocator, checkpoints, features, sharding, step
+  from deep_oc import allocator, checkpoints, features, step
 
 
 def define_flags() -> None:
@@ -49,11 +49,8 @@ def restore(workdir: str, at: int | None = None, data_dir: str | None = None
     config.data['path' if 'path' in config.data else 'data_dir'] = data_dir
   problem = experiment.problem(config)
   pretext = experiment.pretext(config)
-  copies = experiment.copies(config)
-  like = step.state_like(
-      pretext, experiment.optimizer(config, copies * len(problem.train.image)),
-      problem.train.image.shape[1:], experiment.plan(config).ema,
-      sharding.replicated(sharding.mesh()))
+  like = experiment.state_like(
+      config, pretext, problem.train.image.shape[1:])
   with checkpoints.Checkpoints(workdir) as saved:
     return config, problem, pretext, saved.restore(like, at)
 

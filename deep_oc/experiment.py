@@ -29,6 +29,8 @@ if typing.TYPE_CHECKING:  # JAX takes seconds, and flags need none of it
   import jax.numpy as jnp
   import optax
 
+  from deep_oc import step
+
 _KEYS = ('experiment', 'method', 'seed', 'dtype', 'distribution', 'data',
          'protocol', 'pretext', 'encoder', 'optimizer', 'train')
 VIEWS = ('none', 'flip', 'rot', 'flip_rot')  # of `deep_oc.orientation`
@@ -232,11 +234,6 @@ def resolved(config: ml_collections.ConfigDict, problem: data.Problem
   return config
 
 
-def copies(config: ml_collections.ConfigDict) -> int:
-  """Returns how many copies of each image distribution augmentation makes."""
-  return distribution.copies(config.distribution)
-
-
 def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
   """Returns the pretext task with its encoder.
 
@@ -264,6 +261,24 @@ def optimizer(config: ml_collections.ConfigDict, images: int
       optimizers.create, config.optimizer, 'optimizer',
       total_steps=run.total_steps(images),
       steps_per_epoch=run.steps_per_epoch(images))
+
+
+def state_like(config: ml_collections.ConfigDict, task: 'nn.Module',
+               image_shape: tuple[int, int, int]) -> 'step.State':
+  """Returns what a run's checkpoint is like, for it to be read.
+
+  Args:
+    task: from `pretext`.
+
+  Returns:
+    Shapes and dtypes, to be placed on every device; see `step.state_like`.
+  """
+  from deep_oc import sharding, step
+  run = plan(config)
+  anything = run.batch  # a schedule's length changes no shape
+  return step.state_like(
+      task, optimizer(config, anything), image_shape, run.ema,
+      sharding.replicated(sharding.mesh()))
 
 
 def dtype(name: str) -> 'jnp.dtype':

@@ -85,7 +85,7 @@ def test_the_published_schedules_have_their_number_of_steps(
 def test_a_fast_recipe_takes_a_tenth_of_the_image_passes(name):
   def passes(name):
     config = importlib.import_module(f'configs.{name}').get_config()
-    images = 5000 * experiment.copies(config)
+    images = 5000 * distribution.copies(config.distribution)
     return (config.train.batch * experiment.pretext(config).inputs_per_image
             * experiment.plan(config).total_steps(images))
   assert passes(f'fast_{name}') / passes(name) == pytest.approx(0.1, rel=0.01)
