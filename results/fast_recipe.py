@@ -109,15 +109,10 @@ def aurocs(config, warmup, classes):
   """Yields the AUROC of KDE on pooled features, in percent, of each class."""
   embed = features.embedder(experiment.pretext(config), sharding.mesh())
   for problem, variables in trained(config, warmup, classes):
-    yield auroc(problem, lambda image, variables=variables: embed(
-        variables, image)['pool'])
-
-
-def auroc(problem, embed) -> float:
-  """Returns that of KDE on the features of `embed`, in percent."""
-  train, test = (embed(split.image) for split in (problem.train, problem.test))
-  score = oneclass.anomaly_score(oneclass.fit('kde', train), test)
-  return metrics.auroc(score, problem.test.anomaly)
+    train, test = (embed(variables, split.image)['pool']
+                   for split in (problem.train, problem.test))
+    score = oneclass.anomaly_score(oneclass.fit('kde', train), test)
+    yield metrics.auroc(score, problem.test.anomaly)
 
 
 def trained(config, warmup, classes):

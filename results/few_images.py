@@ -3,18 +3,23 @@
   PYTHONPATH=. python results/few_images.py --method=rotation --classes=10
   PYTHONPATH=. python results/few_images.py --method=csi
   PYTHONPATH=. python results/few_images.py --about=optimizer --classes=10
+  PYTHONPATH=. python results/few_images.py --method=csi --about=batch
+  PYTHONPATH=. python results/few_images.py --method=csi --about=resnet
 
 A small encoder never learns the 5,000 images of a CIFAR-10 class by heart; a
 ResNet-18 does. So here the small encoder of configs/small_fmnist.py has 200
 images, and sees each as often as configs/fast_*_cifar10.py see theirs: 820
 times for rotation, 1,640 for CSI's task. From row to row the augmentation alone
-differs (few_images.csv), or weight decay and learning rate
-(few_images_optimizer.csv), there with crops and the weaker jitter. The protocol
-is 'validation': no test image is seen. KDE, fitted to the same 200 images. The
-rows of a run are written as they come, and what is there is not computed again.
+differs (few_images.csv); or weight decay and learning rate, with crops and the
+weaker jitter (few_images_optimizer.csv); or the batch (few_images_batch.csv);
+or the augmentation of a ResNet-18 of half the width (few_images_resnet.csv).
+The protocol is 'validation': no test image is seen. KDE, fitted to the same 200
+images. The rows of a run are written as they come, and what is there is not
+computed again.
 """
 import pathlib
 import statistics
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +29,27 @@ import fast_recipe
 from deep_oc import (cli, errors, experiment, features, metrics, oneclass,
                      sharding, step)
 
-IMAGES = 200
 COLUMNS = ('pretext', 'recipe', 'normal_class', 'images', 'passes', 'steps',
            'seed', 'accuracy', 'feature', 'auroc')
 _CHOSEN = pathlib.Path(__file__).with_name('fast_recipe_choice_cifar10.csv')
 METHODS = {'rotation': ('rotation', 820), 'csi': ('dacl', 1640)}
+_BOTH = ('pool', 'pool_flip_rot')
+
+
+class Question(NamedTuple):
+  """What a table compares.
+
+  Attributes:
+    recipes: by method and name, what differs from the choice with a small
+      encoder.
+    features: whose AUROC is in the table.
+    encoder: for the encoder of configs/small_fmnist.py.
+  """
+  file: str
+  recipes: dict[str, dict[str, dict]]
+  features: tuple[str, ...] = _BOTH
+  images: int = 200
+  encoder: dict | None = None
 
 
 def _augment(crop: float, jitter: float) -> dict:
@@ -37,26 +58,33 @@ def _augment(crop: float, jitter: float) -> dict:
       f'pretext.augment.{name}': jitter for name in colours}}
 
 
+def _batch(images: int, rate: float = 2e-3, crop: float = 0.5,
+           jitter: float = 0.1) -> dict:
+  return _augment(crop, jitter) | {
+      'train.batch': images, 'optimizer.learning_rate': rate}
+
+
 def _optimizer(decay: float, rate: float) -> dict:
   return _augment(0.5, 0.1) | {
       'optimizer.weight_decay': decay, 'optimizer.learning_rate': rate}
 
 
-# By question and method. An augmentation is called by the smallest side of a
-# crop and the strength of the jitter: first by the choice with a small encoder,
-# with one of the two as published, and with both. Decay, rate and steps say how
-# far decay alone would shrink the weights: as in configs/rotation_cifar10.py,
-# by 2.3 powers of e, with the first pair and the third; as in
-# configs/fast_rotation_cifar10.py, by a fifth of that, with the second.
-RECIPES = {
-    'augmentation': {
+# An augmentation is called by the smallest side of a crop and the strength of
+# the jitter: first by the choice with a small encoder, with one of the two as
+# published, and with both. Decay, rate and steps say how far decay alone would
+# shrink the weights: as in configs/rotation_cifar10.py, by 2.3 powers of e,
+# with the first pair and the third; as in configs/fast_rotation_cifar10.py, by
+# a fifth of that, with the second.
+QUESTIONS = {
+    'augmentation': Question('few_images.csv', {
         'rotation': {
             'no crop, 0.1': _augment(1.0, 0.1), '0.5, 0.1': _augment(0.5, 0.1),
             'no crop, 0.4': _augment(1.0, 0.4), '0.5, 0.4': _augment(0.5, 0.4),
             '0.3, 0.1': _augment(0.3, 0.1), '0.75, 0.1': _augment(0.75, 0.1)},
         'csi': {
-            '0.5, 0.1': _augment(0.5, 0.1), '0.5, 0.4': _augment(0.5, 0.4)}},
-    'optimizer': {
+            '0.5, 0.1': _augment(0.5, 0.1), '0.5, 0.4': _augment(0.5, 0.4)}
+    }, features=('pool',)),
+    'optimizer': Question('few_images_optimizer.csv', {
         'rotation': {
             'decay 0.003, rate 0.03': _optimizer(0.003, 0.03),
             'decay 0.0006, rate 0.03': _optimizer(0.0006, 0.03),
@@ -65,51 +93,58 @@ RECIPES = {
             'Adam, rate 0.002': _optimizer(
                 3e-4, 0.002) | {'optimizer.name': 'adam'},
             'decay 0.003, rate 0.03, EMA 0.999': _optimizer(
-                0.003, 0.03) | {'train.ema': 0.999}}}}
-FILES = {'augmentation': 'few_images.csv',
-         'optimizer': 'few_images_optimizer.csv'}
-FEATURES = {'augmentation': ('pool',), 'optimizer': ('pool', 'pool_flip_rot')}
+                0.003, 0.03) | {'train.ema': 0.999}}}),
+    'batch': Question('few_images_batch.csv', {
+        'csi': {
+            'batch 8': _batch(8), 'batch 16': _batch(16),
+            'batch 32': _batch(32),
+            'batch 32, rate 0.004': _batch(32, rate=4e-3),
+            'batch 32, crops from 0.75': _batch(32, crop=0.75)}}),
+    'resnet': Question('few_images_resnet.csv', {
+        'csi': {
+            '0.75, 0.1': _batch(32, crop=0.75),
+            '0.75, 0.4': _batch(32, crop=0.75, jitter=0.4),
+            '0.5, 0.4': _batch(32, jitter=0.4)}
+    }, encoder=dict(name='resnet', depth=18, width=0.5))}
 
 
 def define_flags() -> None:
-  flags.DEFINE_enum('about', 'augmentation', list(RECIPES), 'Which question.')
+  flags.DEFINE_enum('about', 'augmentation', list(QUESTIONS), 'Which question.')
   flags.DEFINE_enum('method', 'rotation', list(METHODS), 'Of which.')
   flags.DEFINE_integer('first', 0, 'The first class.', 0, 9)
   flags.DEFINE_integer('classes', 5, 'How many, from the first on.', 1)
   flags.DEFINE_string('output', 'results', 'The folder of the table.')
 
 
-def configured(method: str, changes: dict, normal: int):
+def configured(question: Question, method: str, changes: dict, normal: int):
   """Returns the config of a run."""
   base, views = METHODS[method]
   overrides = fast_recipe.chosen(_CHOSEN)[base] | changes
   config, _ = fast_recipe.configured(
-      base, overrides, IMAGES * views, 'validation', 'cifar10')
+      base, overrides, question.images * views, 'validation', 'cifar10')
   config.protocol.normal = str(normal)
+  if question.encoder:
+    config.encoder = question.encoder
   return config
 
 
-def evaluated(config, names) -> tuple[float, dict[str, float]]:
-  """Trains; returns the accuracy of telling turns at the end, and AUROCs, in %.
-
-  Args:
-    names: of the features whose AUROC is returned.
-  """
+def evaluated(config, question) -> tuple[float, dict[str, float]]:
+  """Returns, after training, the turns told at the end, and AUROCs, in %."""
   mesh, plan = sharding.mesh(), experiment.plan(config)
   pretext, problem = experiment.pretext(config), experiment.problem(config)
-  images = problem.train.image[:IMAGES]
-  optimizer = experiment.optimizer(config, IMAGES)
+  images = problem.train.image[:question.images]
+  optimizer = experiment.optimizer(config, len(images))
   take_steps = step.make_steps(pretext, optimizer, mesh)
   state = step.create_state(
       pretext, optimizer, config.seed, images.shape[1:], plan.ema)
   stored, right = jax.device_put(images), []
-  for now in range(plan.total_steps(IMAGES)):
-    batch = step.batch_index(config.seed, IMAGES, plan.batch, now, 1)
+  for now in range(plan.total_steps(len(images))):
+    batch = step.batch_index(config.seed, len(images), plan.batch, now, 1)
     state, found = take_steps(state, stored, jnp.asarray(batch),
                               step.root_key(config.seed))
     right.append(found.get('turn_accuracy', found['accuracy']))
   aurocs = {}
-  for name in names:
+  for name in question.features:
     embed = features.embedder(pretext, mesh, feature=name)
     train, test = (embed(state.variables, each)[name]
                    for each in (images, problem.test.image))
@@ -120,23 +155,24 @@ def evaluated(config, names) -> tuple[float, dict[str, float]]:
 
 def main() -> None:
   args = flags.FLAGS
-  recipes = RECIPES[args.about].get(args.method)
+  question = QUESTIONS[args.about]
+  recipes = question.recipes.get(args.method)
   if recipes is None:
-    raise errors.unknown('method', args.method, RECIPES[args.about])
-  path = pathlib.Path(args.output) / FILES[args.about]
+    raise errors.unknown('method', args.method, question.recipes)
+  path = pathlib.Path(args.output) / question.file
   for normal in range(args.first, args.first + args.classes):
     for name, changes in recipes.items():
       rows = fast_recipe.read(path)  # another method may have written
       if any((args.method, name, str(normal)) == (
           row['pretext'], row['recipe'], row['normal_class']) for row in rows):
         continue
-      config = configured(args.method, changes, normal)
-      accuracy, aurocs = evaluated(config, FEATURES[args.about])
-      views = METHODS[args.method][1]
+      config = configured(question, args.method, changes, normal)
+      accuracy, aurocs = evaluated(config, question)
+      passes = question.images * METHODS[args.method][1]
       rows = [dict(zip(COLUMNS, (
-          args.method, name, normal, IMAGES, IMAGES * views, config.train.steps,
-          config.seed, f'{accuracy:.1f}', feature, f'{auroc:.2f}'),
-                       strict=True)) for feature, auroc in aurocs.items()]
+          args.method, name, normal, question.images, passes,
+          config.train.steps, config.seed, f'{accuracy:.1f}', feature,
+          f'{auroc:.2f}'), strict=True)) for feature, auroc in aurocs.items()]
       print(*rows, sep='\n', flush=True)
       fast_recipe.write(path, COLUMNS, [*fast_recipe.read(path), *rows])
 

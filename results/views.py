@@ -2,37 +2,60 @@
 
   PYTHONPATH=. python results/views.py --method=rotation
   PYTHONPATH=. python results/views.py --method=dacl
+  PYTHONPATH=. python results/views.py --method=dacl --about=classifiers
 
 Each network of RECIPES is trained once, with the small encoder of
 configs/small_fmnist.py on CIFAR-10, 32,000 image passes, and evaluated with
 each family of `deep_oc.orientation`: KDE on the feature; 'none' is that of the
-upright image, as published. The protocol
-'validation', which sees no test image, is what chooses; 'one_vs_rest' is the
-test split. Each row of views.csv is written as it comes, and what is there is
-not computed again; two processes may share the file if each has a method of its
-own.
+upright image, as published. The protocol 'validation', which sees no test
+image, is what chooses; 'one_vs_rest' is the test split. `classifiers` compares
+the paper's five, on the upright image and on eight views, on the validation
+part. Each row is written as it comes, and what is there is not computed again;
+two processes may share a file if each has a method of its own.
 """
-import functools
+import itertools
 import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import fast_recipe
 from absl import flags
 
-from deep_oc import cli, experiment, features, orientation, sharding
+from deep_oc import (cli, experiment, features, metrics, oneclass, orientation,
+                     sharding)
 
 PASSES = 32_000
-PROTOCOLS = ('validation', 'one_vs_rest')
 COLUMNS = ('pretext', 'recipe', 'protocol', 'normal_class', 'passes', 'seed',
-           'views', 'auroc')
+           'views', 'classifier', 'auroc')
 _CHOSEN = pathlib.Path(__file__).with_name('fast_recipe_choice_cifar10.csv')
 
 # The fast recipe of rotation has no crops with a small encoder, and has them
 # with a ResNet-18.
 RECIPES = {'rotation': ('published', 'fast', 'fast, crops'),
            'dacl': ('published', 'fast')}
+_AT_FULL_SIZE = {'rotation': ('fast, crops',), 'dacl': ('fast',)}
+
+
+class Question(NamedTuple):
+  """What a table compares: recipes by method, protocols, and so on."""
+  file: str
+  recipes: dict[str, tuple[str, ...]]
+  protocols: tuple[str, ...]
+  families: tuple[str, ...]
+  classifiers: tuple[str, ...]
+
+
+QUESTIONS = {
+    'views': Question(
+        'views.csv', RECIPES, ('validation', 'one_vs_rest'), experiment.VIEWS,
+        ('kde',)),
+    'classifiers': Question(
+        'views_classifiers.csv', _AT_FULL_SIZE, ('validation',),
+        ('none', 'flip_rot'), oneclass.PUBLISHED)}
 
 
 def define_flags() -> None:
+  flags.DEFINE_enum('about', 'views', list(QUESTIONS), 'Which question.')
   flags.DEFINE_enum('method', 'rotation', list(RECIPES), 'Of which.')
   flags.DEFINE_string('output', 'results', 'The folder of the table.')
 
@@ -46,37 +69,40 @@ def configured(method: str, recipe: str, protocol: str):
   return fast_recipe.configured(method, overrides, PASSES, protocol, 'cifar10')
 
 
-def evaluated(pretext, problem, variables) -> dict[str, float]:
-  """Returns the AUROC of each family, in percent."""
-  def embed(image, family):
+def evaluated(question: Question, pretext, problem, variables
+              ) -> Iterator[tuple[str, str, float]]:
+  """Yields families, classifiers and AUROCs, in percent."""
+  for family in question.families:
     feature = 'pool' if family == 'none' else orientation.name(family)
-    look = features.embedder(pretext, sharding.mesh(), feature=feature)
-    return look(variables, image)[feature]
-  return {family: fast_recipe.auroc(
-      problem, functools.partial(embed, family=family))
-          for family in experiment.VIEWS}
+    embed = features.embedder(pretext, sharding.mesh(), feature=feature)
+    train, test = (embed(variables, split.image)[feature]
+                   for split in (problem.train, problem.test))
+    for name in question.classifiers:
+      score = oneclass.anomaly_score(oneclass.fit(name, train), test)
+      yield family, name, metrics.auroc(score, problem.test.anomaly)
 
 
 def main() -> None:
   method = flags.FLAGS.method
-  path = pathlib.Path(flags.FLAGS.output) / 'views.csv'
-  for protocol in PROTOCOLS:
-    for recipe in RECIPES[method]:
-      done = {row['normal_class'] for row in fast_recipe.read(path)
-              if (row['pretext'], row['recipe'], row['protocol'])
-              == (method, recipe, protocol)}
-      missing = [each for each in fast_recipe.CLASSES if str(each) not in done]
-      config, warmup = configured(method, recipe, protocol)
-      pretext = experiment.pretext(config)
-      for normal, (problem, variables) in zip(
-          missing, fast_recipe.trained(config, warmup, missing), strict=True):
-        found = evaluated(pretext, problem, variables)
-        rows = [dict(zip(COLUMNS, (
-            method, recipe, protocol, str(normal), str(PASSES),
-            str(config.seed), family, f'{auroc:.2f}'), strict=True))
-                for family, auroc in found.items()]
-        print(method, recipe, protocol, normal, found, flush=True)
-        fast_recipe.write(path, COLUMNS, [*fast_recipe.read(path), *rows])
+  question = QUESTIONS[flags.FLAGS.about]
+  path = pathlib.Path(flags.FLAGS.output) / question.file
+  for protocol, recipe in itertools.product(
+      question.protocols, question.recipes[method]):
+    done = {row['normal_class'] for row in fast_recipe.read(path)
+            if (row['pretext'], row['recipe'], row['protocol'])
+            == (method, recipe, protocol)}
+    missing = [each for each in fast_recipe.CLASSES if str(each) not in done]
+    config, warmup = configured(method, recipe, protocol)
+    pretext = experiment.pretext(config)
+    for normal, (problem, variables) in zip(
+        missing, fast_recipe.trained(config, warmup, missing), strict=True):
+      rows = [dict(zip(COLUMNS, (
+          method, recipe, protocol, str(normal), str(PASSES),
+          str(config.seed), family, classifier, f'{auroc:.2f}'), strict=True))
+              for family, classifier, auroc in evaluated(
+                  question, pretext, problem, variables)]
+      print(*rows, sep='\n', flush=True)
+      fast_recipe.write(path, COLUMNS, [*fast_recipe.read(path), *rows])
 
 
 if __name__ == '__main__':
