@@ -58,8 +58,9 @@ def _augment(crop: float, jitter: float) -> dict:
       f'pretext.augment.{name}': jitter for name in colours}}
 
 
-def _batch(images: int, rate: float = 2e-3, crop: float = 0.5) -> dict:
-  return _augment(crop, 0.1) | {
+def _batch(images: int, rate: float = 2e-3, crop: float = 0.5,
+           jitter: float = 0.1) -> dict:
+  return _augment(crop, jitter) | {
       'train.batch': images, 'optimizer.learning_rate': rate}
 
 
@@ -98,7 +99,9 @@ QUESTIONS = {
             'batch 8': _batch(8), 'batch 16': _batch(16),
             'batch 32': _batch(32),
             'batch 32, rate 0.004': _batch(32, rate=4e-3),
-            'batch 32, crops from 0.75': _batch(32, crop=0.75)}}),
+            'batch 32, crops from 0.75': _batch(32, crop=0.75),
+            'batch 32, crops from 0.75, jitter 0.4': _batch(
+                32, crop=0.75, jitter=0.4)}}),
     # With 200 images to fit, the Gaussian needs a covariance that is shrunk.
     'classifiers': Question('few_images_classifiers.csv', {
         'csi': {'batch 32, crops from 0.75': _batch(32, crop=0.75)}
