@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 
 from deep_oc import (checkpoints, embeddings, errors, experiment, features,
-                     files, maps, oneclass, plugins, progress, runs, sharding,
+                     files, maps, oneclass, plugins, progress, sharding,
                      thresholds, unseen)
 from deep_oc.errors import InputError
 
@@ -262,7 +262,8 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
     InputError: no such run, classifier or feature, no rate, too few images for
       it, or files that do not belong together.
   """
-  config, pretext = _read_config(workdir, data_dir)
+  config = experiment.of_run(workdir, data_dir)
+  pretext = experiment.pretext(config)
   thresholds.needed(false_alarm_rate)  # raises unless it is a rate
   train, about = _read_features(workdir)
   if feature not in train:
@@ -282,14 +283,6 @@ def default_classifier(config: ml_collections.ConfigDict, train: np.ndarray
   fewer = len(train) < train.shape[1]
   cutpaste = config.pretext.name == 'cutpaste'
   return 'gde_ledoit_wolf' if fewer or cutpaste else 'kde'
-
-
-def _read_config(workdir, data_dir):
-  config = runs.read_config(workdir)
-  experiment.check(config)
-  if data_dir is not None:
-    config.data['path' if 'path' in config.data else 'data_dir'] = data_dir
-  return config, experiment.pretext(config)
 
 
 def _read_features(workdir):

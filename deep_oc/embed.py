@@ -16,7 +16,7 @@ from __future__ import annotations
 import ml_collections
 from absl import flags
 
-from deep_oc import cli, data, distributed, experiment, runs
+from deep_oc import cli, data, distributed, experiment
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -43,10 +43,7 @@ def restore(workdir: str, at: int | None = None, data_dir: str | None = None
             ) -> tuple[ml_collections.ConfigDict, data.Problem, nn.Module,
                        step.State]:
   """Returns config, images, pretext task and state of a trained run."""
-  config = runs.read_config(workdir)
-  experiment.check(config)
-  if data_dir is not None:
-    config.data['path' if 'path' in config.data else 'data_dir'] = data_dir
+  config = experiment.of_run(workdir, data_dir)
   problem = experiment.problem(config)
   pretext = experiment.pretext(config)
   like = experiment.state_like(

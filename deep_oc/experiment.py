@@ -180,6 +180,23 @@ def points(path: str) -> list[dict[str, object]]:
   return list(sweep()) if sweep else [{}]
 
 
+def of_run(workdir: str, data_dir: str | None = None
+           ) -> ml_collections.ConfigDict:
+  """Returns the config of a trained run.
+
+  Args:
+    data_dir: where the images lie now, if they moved.
+
+  Raises:
+    InputError: there is no run, or `check` finds its config wrong.
+  """
+  config = runs.read_config(workdir)
+  check(config)
+  if data_dir is not None:
+    config.data['path' if 'path' in config.data else 'data_dir'] = data_dir
+  return config
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises InputError if a group is missing or misspelt."""
   for key in config:

@@ -111,8 +111,13 @@ def aurocs(config, warmup, classes):
   for problem, variables in trained(config, warmup, classes):
     train, test = (embed(variables, split.image)['pool']
                    for split in (problem.train, problem.test))
-    score = oneclass.anomaly_score(oneclass.fit('kde', train), test)
-    yield metrics.auroc(score, problem.test.anomaly)
+    yield auroc('kde', train, test, problem.test.anomaly)
+
+
+def auroc(classifier: str, train, test, anomaly) -> float:
+  """Returns that of a classifier of features, in percent."""
+  score = oneclass.anomaly_score(oneclass.fit(classifier, train), test)
+  return metrics.auroc(score, anomaly)
 
 
 def trained(config, warmup, classes):

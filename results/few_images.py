@@ -26,8 +26,7 @@ import jax.numpy as jnp
 from absl import flags
 
 import fast_recipe
-from deep_oc import (cli, errors, experiment, features, metrics, oneclass,
-                     sharding, step)
+from deep_oc import cli, errors, experiment, features, sharding, step
 
 IMAGES = 200
 COLUMNS = ('pretext', 'recipe', 'normal_class', 'images', 'passes', 'steps',
@@ -153,8 +152,8 @@ def evaluated(config, question: Question
     train, test = (embed(state.variables, each)[name]
                    for each in (images, problem.test.image))
     for classifier in question.classifiers:
-      score = oneclass.anomaly_score(oneclass.fit(classifier, train), test)
-      aurocs[name, classifier] = metrics.auroc(score, problem.test.anomaly)
+      aurocs[name, classifier] = fast_recipe.auroc(
+          classifier, train, test, problem.test.anomaly)
   return 100 * statistics.fmean(float(x[0]) for x in right[-100:]), aurocs
 
 

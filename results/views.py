@@ -21,7 +21,7 @@ from typing import NamedTuple
 import fast_recipe
 from absl import flags
 
-from deep_oc import (cli, experiment, features, metrics, oneclass, orientation,
+from deep_oc import (cli, experiment, features, oneclass, orientation,
                      sharding)
 
 PASSES = 32_000
@@ -78,8 +78,8 @@ def evaluated(question: Question, pretext, problem, variables
     train, test = (embed(variables, split.image)[feature]
                    for split in (problem.train, problem.test))
     for name in question.classifiers:
-      score = oneclass.anomaly_score(oneclass.fit(name, train), test)
-      yield family, name, metrics.auroc(score, problem.test.anomaly)
+      yield family, name, fast_recipe.auroc(
+          name, train, test, problem.test.anomaly)
 
 
 def main() -> None:
