@@ -168,9 +168,9 @@ def _cam(score, image):
 @_in_float64
 @jax.jit
 def _weights(score, image):
-  pooled, feature_map = score.look(image)
-  return jax.grad(lambda p: score.of_pooled(p, image).sum())(
-      pooled), feature_map
+  seen = score.look(image)
+  return jax.grad(lambda pooled: score.of_pooled(
+      pooled, seen.earlier, image).sum())(seen.pooled), seen.map
 
 
 def _untiled(heat, pretext, shape):

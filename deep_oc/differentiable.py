@@ -6,7 +6,7 @@ task's own classifier. BatchNorm is in inference mode.
 """
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -14,10 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deep_oc import errors, jitted, oneclass, orientation
+from deep_oc import errors, jitted, oneclass, orientation, pretexts
 from deep_oc.errors import InputError
 
-_ENCODER = ('encoder',)
+
+class Look(NamedTuple):
+  """What the encoder makes of the m images that it gets to see.
+
+  There are as many as images, but for tiles and orientations.
+
+  Attributes:
+    pooled: f32[m, d].
+    earlier: of its stages but the last, f32[m, ...] each.
+    map: the last one, [m, gh, gw, d].
+  """
+  pooled: jax.Array
+  earlier: tuple[jax.Array, ...]
+  map: jax.Array
 
 
 class Score(flax.struct.PyTreeNode):
@@ -42,27 +55,23 @@ class Score(flax.struct.PyTreeNode):
 
   def __call__(self, image: jax.Array) -> jax.Array:
     """Maps f32[n, h, w, 3] to f[n]."""
-    return self._judge(self._apply(image)[self.name])
+    return self._judge(self._look(image)[0][self.name])
 
-  def look(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Maps f32[n, h, w, 3] to what the encoder makes of it.
+  def look(self, image: jax.Array) -> Look:
+    """Maps f32[n, h, w, 3] to what the encoder makes of it."""
+    sown = self._look(image)[1]
+    return Look(sown['__call__'][0], sown.get('stage', ())[:-1], sown['map'][0])
 
-    Returns:
-      Pooled features f32[m, d] and the last map [m, gh, gw, d], of the m images
-      that the encoder gets to see: m = n, but for tiles and orientations.
-    """
-    _, extra = self._apply(
-        image, mutable=['intermediates'],
-        capture_intermediates=lambda module, _: module.path == _ENCODER)
-    found = extra['intermediates']['encoder']
-    return found['__call__'][0], found['map'][0]
-
-  def of_pooled(self, pooled: jax.Array, image: jax.Array) -> jax.Array:
-    """Maps pooled features f32[m, d] to f[n]; of the images, only the shape."""
+  def of_pooled(self, pooled: jax.Array, earlier: Sequence[jax.Array],
+                image: jax.Array) -> jax.Array:
+    """Maps what `look` returned to f[n]; of the images, only the shape."""
     def instead(call, args, kwargs, context):
-      if context.module.path == _ENCODER and context.method_name == '__call__':
-        return pooled
-      return call(*args, **kwargs)
+      encoder = context.module
+      if encoder.path != pretexts.ENCODER or context.method_name != '__call__':
+        return call(*args, **kwargs)
+      for each in (*earlier, pooled):
+        encoder.sow('intermediates', 'stage', each)
+      return pooled
     with nn.intercept_methods(instead):
       return self(jnp.zeros_like(image))
 
@@ -74,11 +83,11 @@ class Score(flax.struct.PyTreeNode):
     turns = getattr(self.pretext, 'score_turns', 1)
     return tuple((False, k) for k in range(turns))
 
-  def _apply(self, image, **kwargs):
-    method = orientation.embedding(self.name) if self.functions else 'scores'
-    if not self.functions:
-      kwargs['log'] = True
-    return self.pretext.apply(self.variables, image, method=method, **kwargs)
+  def _look(self, image):
+    if self.functions:
+      return orientation.look(self.pretext, self.variables, image, self.name)
+    return pretexts.look(
+        self.pretext, self.variables, image, method='scores', log=True)
 
   def _judge(self, found):
     if not self.functions:

@@ -9,7 +9,9 @@ training images, un-augmented, and of the test images, beside two baselines:
 `deep_oc.train` does the same at its end. With --views=flip_rot there is also
 the feature `pool_flip_rot`, of eight views of each image, which takes eight
 forward passes: what stage 2 makes of it is often better. Mirrors are for tasks
-that mirror in training; an encoder of digits, say, has only --views=rot.
+that mirror in training; an encoder of digits, say, has only --views=rot. With
+--stages=2 it is of the encoder's last two stages, as `stages2_flip_rot`, or as
+`stages2` of the upright image alone, which takes no longer than `pool`.
 """
 from __future__ import annotations
 
@@ -37,13 +39,22 @@ def define_flags() -> None:
       'views', None, experiment.VIEWS, 'Add the feature of several views of '
       'each image, mirrored, turned or both, as pool_flip_rot; by default what '
       "the config's embed.views says.")
+  flags.DEFINE_integer(
+      'stages', None, "Of how many of the encoder's last stages it is, as "
+      "stages2_flip_rot; by default what the config's embed.stages says.", 1)
 
 
-def restore(workdir: str, at: int | None = None, data_dir: str | None = None
-            ) -> tuple[ml_collections.ConfigDict, data.Problem, nn.Module,
-                       step.State]:
-  """Returns config, images, pretext task and state of a trained run."""
+def restore(workdir: str, at: int | None = None, data_dir: str | None = None,
+            **asked: object) -> tuple[ml_collections.ConfigDict, data.Problem,
+                                      nn.Module, step.State]:
+  """Returns config, images, pretext task and state of a trained run.
+
+  What is not None of `asked` stands in the config's group `embed`.
+  """
   config = experiment.of_run(workdir, data_dir)
+  asked = {name: value for name, value in asked.items() if value is not None}
+  with config.unlocked():
+    config.embed = {**config.get('embed', {}), **asked}
   problem = experiment.problem(config)
   pretext = experiment.pretext(config)
   like = experiment.state_like(
@@ -58,10 +69,9 @@ def main() -> None:
     raise InputError('--workdir is required: the folder of a trained run')
   with distributed.joined():
     allocator.keep_freed_memory()
-    config, *rest = restore(workdir, flags.FLAGS.step, flags.FLAGS.data_dir)
-    if flags.FLAGS.views:
-      with config.unlocked():
-        config.embed = dict(views=flags.FLAGS.views)
+    config, *rest = restore(
+        workdir, flags.FLAGS.step, flags.FLAGS.data_dir,
+        views=flags.FLAGS.views, stages=flags.FLAGS.stages)
     features.export(workdir, config, *rest, batch=flags.FLAGS.batch)
     if distributed.is_first():
       print(f'wrote {workdir}/embeddings; next: python -m deep_oc.evaluate '

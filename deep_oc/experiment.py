@@ -110,13 +110,19 @@ class Embed:
   """The group `embed`: which features there are beside the task's own.
 
   Attributes:
-    views: a family of `deep_oc.orientation`, whose feature is added; 'none'.
+    views: a family of `deep_oc.orientation`; where it is not 'none', or there
+      are several stages, their feature is added.
+    stages: of how many of the encoder's last stages that feature is.
   """
   views: str = 'none'
+  stages: int = 1
 
   def __post_init__(self):
     if self.views not in VIEWS:
       raise errors.unknown('embed.views', self.views, VIEWS)
+    if type(self.stages) is not int or self.stages < 1:
+      raise InputError(f'embed.stages={self.stages!r} must be a whole number '
+                       'from 1 on')
 
 
 def define_flag() -> None:
@@ -207,12 +213,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise InputError(f'the config lacks {key}')
   if not isinstance(config.seed, int) or config.seed < 0:
     raise InputError(f'seed={config.seed!r} must be a whole number from 0 on')
-  views(config)
+  embed(config)
 
 
-def views(config: ml_collections.ConfigDict) -> str:
-  """Returns `views` of the group `embed`."""
-  return plugins.call(Embed, config.get('embed', {}), 'embed').views
+def embed(config: ml_collections.ConfigDict) -> Embed:
+  """Returns the group `embed`."""
+  return plugins.call(Embed, config.get('embed', {}), 'embed')
 
 
 def plan(config: ml_collections.ConfigDict) -> Plan:
@@ -231,9 +237,10 @@ def problem(config: ml_collections.ConfigDict, split: data.Split | None = None
       data.one_class, config.protocol, 'protocol',
       split=split or data.load(**config.data), seed=config.seed)
   height, width = found.train.image.shape[1:3]
-  if 'rot' in views(config) and height != width:  # known before the training
-    raise InputError(f"embed.views='{views(config)}' turns images, which must "
-                     f'be square, not {height}x{width}')
+  views = embed(config).views
+  if 'rot' in views and height != width:  # known before the training
+    raise InputError(f"embed.views='{views}' turns images, which must be "
+                     f'square, not {height}x{width}')
   return found
 
 
@@ -255,7 +262,8 @@ def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
   """Returns the pretext task with its encoder.
 
   Raises:
-    InputError: the task is to tell turns, and the images are turned already.
+    InputError: the task is to tell turns, and the images are turned already;
+      or the encoder has not as many stages as `embed` asks for.
   """
   from deep_oc import pretexts
   task = pretexts.create(**config.pretext, encoder=config.encoder,
@@ -266,6 +274,10 @@ def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
         f"distribution='{config.distribution}' turns the images whose turn "
         f"the pretext task '{config.pretext.name}' is to tell; "
         '--config.distribution=none')
+  asked, has = embed(config).stages, getattr(task.encoder, 'stages', 1)
+  if asked > has:
+    raise InputError(f"embed.stages={asked}, and the encoder "
+                     f"'{config.encoder.name}' has {has}")
   return task
 
 

@@ -36,15 +36,17 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
   """
   spread = sharding.split(mesh)
   if feature == 'score':
-    method, views = 'scores', getattr(pretext, 'score_turns', 1)
+    views = getattr(pretext, 'score_turns', 1)
   else:
-    method = orientation.embedding(feature)
     views = len(orientation.members(feature))
 
   @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
   def forward(variables, image):
+    image = step.to_float(image)
     with convolution.straightforward():
-      return pretext.apply(variables, step.to_float(image), method=method)
+      if feature == 'score':
+        return pretext.apply(variables, image, method='scores')
+      return orientation.look(pretext, variables, image, feature)[0]
 
   def embed(variables: Mapping[str, Any], images: np.ndarray,
             description: str | None = None) -> dict[str, np.ndarray]:
@@ -81,18 +83,18 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   mesh = sharding.mesh()
   untrained = step.init(pretext, config.seed, problem.train.image.shape[1:])
   meta = experiment.meta(config, problem, int(state.step))
-  more = {'test': {'class_names': problem.class_names}}
+  about_test = {'class_names': problem.class_names}
   embed = embedder(pretext, mesh, batch)
-  views = experiment.views(config)
-  embed_views = embedder(pretext, mesh, batch, orientation.name(views)) \
-      if views != 'none' else None
+  asked = experiment.embed(config)
+  more = orientation.name(asked.views, asked.stages)
+  embed_more = embedder(pretext, mesh, batch, more) if more != 'pool' else None
   score = embedder(pretext, mesh, batch, 'score') \
       if hasattr(pretext, 'scores') else None
   for split, (examples, about) in _files(problem).items():
     say = functools.partial('{} {}'.format, split)
     arrays = embed(state.variables, examples.image, say('features'))
-    if embed_views:
-      arrays |= embed_views(state.variables, examples.image, say('views'))
+    if embed_more:
+      arrays |= embed_more(state.variables, examples.image, say(more))
     arrays['random'] = embed(untrained, examples.image, say('baseline'))['pool']
     arrays['pixels'] = pixels(examples.image)
     if score and split == 'test':
@@ -103,7 +105,7 @@ def export(workdir: str, config: ml_collections.ConfigDict,
       arrays['path'] = examples.path
     if distributed.is_first():
       embeddings.write(f'{workdir}/embeddings/{split}.npz', arrays,
-                       meta | more.get(split, {}))
+                       meta | (about_test if split == 'test' else {}))
 
 
 def _files(problem: data.Problem

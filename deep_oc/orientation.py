@@ -1,4 +1,4 @@
-"""The eight orientations of an image, and features of several of them.
+"""What stage 2 sees of an image: orientations of it, stages of the encoder.
 
 An image may be mirrored and then turned by quarter turns. Tasks that augment by
 mirroring want features that do not change with it, but learn so only nearly:
@@ -8,44 +8,58 @@ own: their features stand side by side. Sohn et al., ICLR 2021, look at upright
 images alone; that turns are an ensemble is CSI's idea (Tack et al., NeurIPS
 2020), of scores and with crops.
 
-Such a feature is called by its family, as 'pool_flip_rot'. It needs nothing of
-the task but its own pooled features, and no training.
+An encoder's last stage is the best fitted to the task, and to the training
+images; the one before it sees more of what there is. Pooled features of several
+levels are usual where the encoder was trained on other images (Rippel et al.,
+ICPR 2020, https://arxiv.org/abs/2005.14140). Here they stand side by side.
+
+Such a feature is called by its family and the number of its stages, if that is
+not one: 'pool_flip_rot', 'stages2_flip_rot', 'stages2'. It needs nothing of the
+task but its own pooled features, and no training.
 """
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deep_oc import crops, heads
+from deep_oc import crops, heads, pretexts
 from deep_oc.errors import InputError
 
 # What is seen of an image: (mirrored, quarter turns counter-clockwise then).
 Members = Sequence[tuple[bool, int]]
 
-UPRIGHT = ((False, 0),)
 FAMILIES = {
+    'none': ((False, 0),),
     'flip': tuple((flip, 0) for flip in (False, True)),
     'rot': tuple((False, k) for k in range(4)),
     'flip_rot': tuple((flip, k) for k in range(4) for flip in (False, True)),
 }
 
 
-def name(family: str) -> str:
-  """Returns the name of a family's feature."""
-  return f'pool_{family}'
+def name(family: str, stages: int = 1) -> str:
+  """Returns the name of a feature; 'pool' is that of the task itself."""
+  level = 'pool' if stages == 1 else f'stages{stages}'
+  return level if family == 'none' else f'{level}_{family}'
+
+
+@functools.cache
+def _parts(feature: str) -> tuple[str, int]:
+  """Returns family and number of stages, ('none', 1) if it is the task's."""
+  found = re.fullmatch(r'(?:pool|stages(\d+))(?:_(\w+))?', feature)
+  level, family = found.groups() if found else (None, None)
+  if (family or 'none') not in FAMILIES:
+    return 'none', 1
+  return family or 'none', int(level or 1)
 
 
 def members(feature: str) -> Members:
   """Returns what a feature sees of an image, by its name."""
-  return FAMILIES.get(feature.removeprefix('pool_'), UPRIGHT)
-
-
-def embedding(feature: str) -> str | Callable:
-  """Returns the method of a task that makes the feature, for `task.apply`."""
-  return _METHODS.get(feature, 'embed')
+  return FAMILIES[_parts(feature)[0]]
 
 
 def views(image: jax.Array, members: Members) -> jax.Array:
@@ -72,40 +86,48 @@ def undone(heat: np.ndarray, members: Members) -> np.ndarray:
                   axis=1)
 
 
-def features(embed: Callable[[jax.Array], jax.Array], image: jax.Array,
-             members: Members) -> jax.Array:
+def together(pooled: jax.Array, members: Members) -> jax.Array:
   """Returns the features of an image's orientations as one.
 
   Each is scaled to length 1; mirrored and not, their mean counts; turns stand
   side by side.
 
   Args:
-    embed: f32[k, h, w, c] -> f32[k, d].
-    image: f32[n, h, w, c].
-    members: of a family, those of a turn together.
+    pooled: f32[n, m, d].
+    members: m, of a family; those of a turn together.
 
   Returns:
     f32[n, t * d], t the number of turns.
   """
-  n, turns = image.shape[0], len({k for _, k in members})
-  view = views(image, members)
-  feature = heads.unit(embed(view.reshape(-1, *image.shape[1:])))
-  columns = feature.shape[-1]
-  feature = feature.reshape(n, turns, len(members) // turns, columns)
-  return feature.mean(2).reshape(n, turns * columns)
+  n, m, d = pooled.shape
+  turns = len({k for _, k in members})
+  return heads.unit(pooled).reshape(n, turns, m // turns, d).mean(2).reshape(
+      n, turns * d)
 
 
-def _embed(task: nn.Module, image: jax.Array, family: str
-           ) -> dict[str, jax.Array]:
-  """Maps f32[n, h, w, c] to a family's feature, f32[n, t * d], by its name.
+def look(task: nn.Module, variables: Mapping[str, Any], image: jax.Array,
+         feature: str = 'pool') -> tuple[dict[str, jax.Array], Mapping]:
+  """Maps f32[n, h, w, c] to features f32[n, d] by name.
 
-  Of an image larger than the task's crop, the mean over its tiles.
+  Those are all that the task has, or the one of several orientations or stages
+  that is asked for. Of an image larger than the task's crop, it is the mean
+  over its tiles.
+
+  Returns:
+    The features, and what the encoder sowed of each tile and orientation, as
+    `pretexts.look`.
   """
-  feature = features(lambda view: task.embed(view)['pool'],
-                     crops.tiles(image, getattr(task, 'crop', 0)),
-                     FAMILIES[family])
-  return crops.over_tiles(jnp.mean, {name(family): feature}, image.shape[0])
-
-
-_METHODS = {name(family): functools.partial(_embed, family=family)
-            for family in FAMILIES}  # made once, for what is cached by them
+  family, stages = _parts(feature)
+  if name(family, stages) != feature or feature == 'pool':
+    return pretexts.look(task, variables, image)
+  seen = FAMILIES[family]
+  tiles = crops.tiles(image, getattr(task, 'crop', 0))
+  view = views(tiles, seen)
+  found, sown = pretexts.look(
+      task.clone(crop=0) if hasattr(task, 'crop') else task, variables,
+      view.reshape(-1, *view.shape[2:]))
+  levels = sown['stage'][-stages:] if stages > 1 else (found['pool'],)
+  per_tile = (tiles.shape[0], len(seen), -1)
+  value = jnp.concatenate(
+      [together(level.reshape(per_tile), seen) for level in levels], axis=1)
+  return crops.over_tiles(jnp.mean, {feature: value}, image.shape[0]), sown

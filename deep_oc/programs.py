@@ -80,8 +80,8 @@ def _used(function, arrays, rows):
 
 def pooled(pretext: nn.Module, feature: str = 'pool') -> Callable:
   """Returns a function for `network`, to a feature of the task's."""
-  return lambda variables, image: pretext.apply(
-      variables, image, method=orientation.embedding(feature))[feature]
+  return lambda variables, image: orientation.look(
+      pretext, variables, image, feature)[0][feature]
 
 
 def classifier(fitted: Sequence[Any], columns: int) -> Program:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deep_oc import features, sharding, step
+from deep_oc import features, pretexts, sharding, step
 from deep_oc.errors import InputError
 
 BATCH = 512  # windows per forward pass, if each has one of its own
@@ -148,9 +148,7 @@ def shared_pass(pretext: nn.Module, side: int, variables: Mapping[str, Any],
 def feature_map(pretext: nn.Module, variables: Mapping[str, Any],
                 image: jax.Array) -> jax.Array:
   """Maps f32[n, h, w, c] to the encoder's last map, [n, gh, gw, d]."""
-  _, extra = pretext.apply(variables, image, method='embed',
-                           mutable=['intermediates'])
-  return extra['intermediates']['encoder']['map'][0]
+  return pretexts.look(pretext, variables, image)[1]['map'][0]
 
 
 def upsample(score: np.ndarray, height: int, width: int, side: int,

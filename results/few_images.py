@@ -6,6 +6,11 @@
   PYTHONPATH=. python results/few_images.py --method=csi --about=batch
   PYTHONPATH=. python results/few_images.py --method=csi --about=classifiers \\
       --classes=10
+  PYTHONPATH=. python results/few_images.py --method=rotation --about=stages \\
+      --classes=10
+  PYTHONPATH=. python results/few_images.py --method=csi --about=stages \\
+      --classes=10
+  PYTHONPATH=. python results/few_images.py --method=rotation --about=resnet
 
 A small encoder never learns the 5,000 images of a CIFAR-10 class by heart; a
 ResNet-18 does. So here the small encoder of configs/small_fmnist.py has 200
@@ -14,8 +19,10 @@ times for rotation, 1,640 for CSI's task. From row to row the augmentation alone
 differs (few_images.csv); or weight decay and learning rate, with crops and the
 weaker jitter (few_images_optimizer.csv); or the batch (few_images_batch.csv);
 or the classifier (few_images_classifiers.csv), which elsewhere is KDE, fitted
-to the same 200 images. The protocol is 'validation': no test image is seen. The
-rows of a run are written as they come, and what is there is not computed again.
+to the same 200 images; or how many stages of the encoder the feature is of
+(few_images_stages.csv, and few_images_resnet.csv of a small ResNet). The
+protocol is 'validation': no test image is seen. The rows of a run are written
+as they come, and what is there is not computed again.
 """
 import pathlib
 import statistics
@@ -34,6 +41,8 @@ COLUMNS = ('pretext', 'recipe', 'normal_class', 'images', 'passes', 'steps',
 _CHOSEN = pathlib.Path(__file__).with_name('fast_recipe_choice_cifar10.csv')
 METHODS = {'rotation': ('rotation', 820), 'csi': ('dacl', 1640)}
 _BOTH = ('pool', 'pool_flip_rot')
+_STAGES = ('pool', 'stages2', 'pool_flip_rot', 'stages2_flip_rot')
+_RESNET = dict(name='resnet', depth=10, width=0.25)
 
 
 class Question(NamedTuple):
@@ -44,11 +53,13 @@ class Question(NamedTuple):
       encoder.
     features: whose AUROC is in the table,
     classifiers: by these.
+    encoder: whose, where it is not the small one.
   """
   file: str
   recipes: dict[str, dict[str, dict]]
   features: tuple[str, ...] = _BOTH
   classifiers: tuple[str, ...] = ('kde',)
+  encoder: dict | None = None
 
 
 def _augment(crop: float, jitter: float) -> dict:
@@ -104,7 +115,15 @@ QUESTIONS = {
     # With 200 images to fit, the Gaussian needs a covariance that is shrunk.
     'classifiers': Question('few_images_classifiers.csv', {
         'csi': {'batch 32, crops from 0.75': _batch(32, crop=0.75)}
-    }, classifiers=('ocsvm_rbf', 'kde', 'gde_ledoit_wolf', 'nn'))}
+    }, classifiers=('ocsvm_rbf', 'kde', 'gde_ledoit_wolf', 'nn')),
+    # As at full size.
+    'stages': Question('few_images_stages.csv', {
+        'rotation': {'crops from 0.5': _augment(0.5, 0.1)},
+        'csi': {'batch 32, crops from 0.75': _batch(32, crop=0.75)}
+    }, _STAGES, ('kde', 'gde_ledoit_wolf')),
+    'resnet': Question('few_images_resnet.csv', {
+        'rotation': {'crops from 0.5': _augment(0.5, 0.1)}
+    }, _STAGES, ('kde', 'gde_ledoit_wolf'), _RESNET)}
 
 
 def define_flags() -> None:
@@ -115,13 +134,16 @@ def define_flags() -> None:
   flags.DEFINE_string('output', 'results', 'The folder of the table.')
 
 
-def configured(method: str, changes: dict, normal: int):
+def configured(method: str, changes: dict, normal: int,
+               encoder: dict | None = None):
   """Returns the config of a run."""
   base, views = METHODS[method]
   overrides = fast_recipe.chosen(_CHOSEN)[base] | changes
   config, _ = fast_recipe.configured(
       base, overrides, IMAGES * views, 'validation', 'cifar10')
   config.protocol.normal = str(normal)
+  if encoder:
+    config.encoder = encoder
   return config
 
 
@@ -170,7 +192,7 @@ def main() -> None:
       if any((args.method, name, str(normal)) == (
           row['pretext'], row['recipe'], row['normal_class']) for row in rows):
         continue
-      config = configured(args.method, changes, normal)
+      config = configured(args.method, changes, normal, question.encoder)
       accuracy, aurocs = evaluated(config, question)
       passes = IMAGES * METHODS[args.method][1]
       rows = [dict(zip(COLUMNS, (

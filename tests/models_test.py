@@ -146,6 +146,30 @@ def test_the_last_map_has_the_papers_size(side, expected):
   assert out.shape == (2, 512)
 
 
+@pytest.mark.parametrize('name, stages', [
+    ('resnet', [64, 128, 256, 512]), ('convnet', [32, 64, 128, 128]),
+    ('patchnet', [64, 64, 128, 128, 256, 256])])
+def test_an_encoder_tells_of_its_stages(name, stages):
+  model = models.create(name)
+  assert model.stages == len(stages)
+  image = np.random.default_rng(0).uniform(size=(2, 32, 32, 3))
+  variables = random_variables(model, image.astype(np.float32))
+  out, state = jax.jit(lambda: model.apply(
+      variables, image, train=False, mutable='intermediates',
+      capture_intermediates=True))()
+  seen = state['intermediates']
+  assert [each.shape for each in seen['stage']] == [(2, d) for d in stages]
+  np.testing.assert_array_equal(seen['stage'][-1], out)
+  if name == 'resnet':  # two blocks a stage
+    maps = [seen[f'Block_{2 * k + 1}']['__call__'][0] for k in range(4)]
+  else:
+    maps = [np.maximum(seen[f'BatchNorm_{k}']['__call__'][0], 0)
+            for k in range(len(stages))]
+  for pooled, each in zip(seen['stage'], maps, strict=True):
+    np.testing.assert_allclose(
+        pooled, np.asarray(each, np.float64).mean((1, 2)), rtol=1e-4, atol=1e-6)
+
+
 def test_the_large_stem_equals_numpy():
   image = np.random.default_rng(0).uniform(size=(1, 66, 66, 1))
   image = image.astype(np.float32)

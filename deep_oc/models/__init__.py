@@ -7,9 +7,11 @@ The contract: the module's fields are the config's keys, and
 for any n, and any h and w. Images are in [0, 1], not standardised. Parameters
 and the collection 'batch_stats' are float32 whatever the compute dtype;
 `train` chooses the batch's statistics over the running ones. An encoder may
-sow its last feature map as ('intermediates', 'map') for explanations; one that
-does not pad may tell the map's geometry, `receptive_field` and `stride` in
-pixels, and overlapping windows of an image share one computation.
+sow as 'intermediates' its last feature map, 'map', for explanations, and the
+pooled features of each of its stages, 'stage', the last of which it returns, if
+it tells how many, `stages`; one that does not pad may tell the map's geometry,
+`receptive_field` and `stride` in pixels, and overlapping windows of an image
+share one computation.
 """
 from typing import Any
 

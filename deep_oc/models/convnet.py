@@ -34,6 +34,11 @@ class Model(nn.Module):
                        f'not {self.channels!r}')
     super().__post_init__()
 
+  @property
+  def stages(self) -> int:
+    """Its layers: each counts as a stage."""
+    return len(self.channels)
+
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Maps f32[n, h, w, c] to pooled features f32[n, d]."""
@@ -48,5 +53,7 @@ class Model(nn.Module):
           use_running_average=not train, momentum=0.9, epsilon=1e-5,
           dtype=self.dtype)(x)
       x = nn.relu(x)
-    self.sow('intermediates', 'map', x)  # free unless a caller asks for it
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+      pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+      self.sow('intermediates', 'stage', pool)  # free unless asked for
+    self.sow('intermediates', 'map', x)
+    return pool

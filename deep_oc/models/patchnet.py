@@ -45,6 +45,11 @@ class Model(nn.Module):
     super().__post_init__()
 
   @property
+  def stages(self) -> int:
+    """Its layers: each counts as a stage."""
+    return len(self.channels)
+
+  @property
   def stride(self) -> int:
     """Pixels between neighbours of the last map."""
     return math.prod(self.strides)
@@ -78,5 +83,7 @@ class Model(nn.Module):
           use_running_average=not train, momentum=0.9, epsilon=1e-5,
           dtype=self.dtype)(x)
       x = nn.relu(x)
-    self.sow('intermediates', 'map', x)  # free unless a caller asks for it
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+      pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+      self.sow('intermediates', 'stage', pool)  # free unless asked for
+    self.sow('intermediates', 'map', x)
+    return pool

@@ -79,6 +79,11 @@ class Model(nn.Module):
                        f'not {self.width!r}')
     super().__post_init__()
 
+  @property
+  def stages(self) -> int:
+    """How many maps of one size after the other it has."""
+    return len(_STAGES[self.depth])
+
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Maps f32[n, h, w, c] to pooled features f32[n, d]."""
@@ -92,8 +97,10 @@ class Model(nn.Module):
       for block in range(blocks):
         stride = 2 if stage and not block else 1
         x = apply(Block(self._layers(channels, stride), self.dtype), x)
-    self.sow('intermediates', 'map', x)  # free unless a caller asks for it
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+      pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+      self.sow('intermediates', 'stage', pool)  # free unless asked for
+    self.sow('intermediates', 'map', x)
+    return pool
 
   def _layers(self, channels: int, stride: int):
     if self.depth < 50:

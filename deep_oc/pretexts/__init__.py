@@ -38,6 +38,9 @@ from deep_oc import augment as augmentations
 from deep_oc import crops, models, plugins
 
 
+ENCODER = ('encoder',)  # its path in a task
+
+
 def create(name: str, *, encoder: Mapping[str, Any], dtype: Any,
            augment: Mapping[str, Any] | None = None, **kwargs) -> nn.Module:
   """Returns the task `name`; the arguments are groups of a config."""
@@ -71,3 +74,17 @@ def views(augment, key: jax.Array, image: jax.Array, count: int, crop: int = 0
   keys = jax.random.split(key, (len(image), count))
   per_view = jax.vmap(augment, in_axes=(0, None))
   return jax.vmap(per_view)(keys, image)
+
+
+def look(task: nn.Module, variables: Mapping[str, Any], image: jax.Array,
+         method: str = 'embed', **kwargs: Any
+         ) -> tuple[dict[str, jax.Array], Mapping[str, Any]]:
+  """Returns what a method of the task says of f32[n, h, w, c].
+
+  And what its encoder sowed, tuples by name, with what the encoder returned as
+  '__call__'; nothing of it costs anything if it is not used.
+  """
+  value, extra = task.apply(
+      variables, image, method=method, mutable=['intermediates'],
+      capture_intermediates=lambda module, _: module.path == ENCODER, **kwargs)
+  return value, extra['intermediates']['encoder']
