@@ -73,7 +73,8 @@ def get_config(category: str = 'bottle') -> ConfigDict:
           ema=0.0,  # decay of an average of the weights, which then counts
           log_every=256, monitor_every=2048, checkpoint_every=4096),
       # Of which layer and score, the paper does not state.
-      localize=dict(name='gradcam', classifier='gde_ledoit_wolf')))
+      localize=dict(name='gradcam', classifier='gde_ledoit_wolf'),
+      embed=dict(views='none', stages=1)))
 
 
 def sweep():

@@ -34,7 +34,8 @@ def get_config() -> ConfigDict:
           schedule='cosine', per='step', warmup_epochs=0.0),
       train=dict(batch=32, epochs=1.0, steps=1000, log_every=100,
                  monitor_every=500, checkpoint_every=500),
-      localize=dict(name='windows', side=16, stride=2, positions='shared')))
+      localize=dict(name='windows', side=16, stride=2, positions='shared'),
+      embed=dict(views='none', stages=1)))
 
 
 def sweep():

@@ -29,7 +29,8 @@ def get_config() -> ConfigDict:
           name='sgd', learning_rate=0.05, momentum=0.9, weight_decay=3e-4,
           schedule='cosine', per='step', warmup_epochs=0.0),
       train=dict(batch=16, epochs=1.0, steps=1000, log_every=100,
-                 monitor_every=500, checkpoint_every=500)))
+                 monitor_every=500, checkpoint_every=500),
+      embed=dict(views='none', stages=1)))
 
 
 def sweep():

@@ -52,6 +52,13 @@ def test_its_groups_build_what_they_name(module):
   experiment.optimizer(config, 5000)
 
 
+def test_other_features_can_be_asked_of_it_by_flags(module):
+  config = module.get_config()
+  config.update_from_flattened_dict({'embed.views': 'rot', 'embed.stages': 2})
+  assert experiment.embed(config) == experiment.Embed('rot', 2)
+  assert experiment.pretext(config).encoder.stages >= 2
+
+
 def test_every_point_of_its_sweep_is_a_valid_and_different_config(module):
   hashes = set()
   for point in module.sweep():
