@@ -4,17 +4,15 @@
 #
 #   results/gpu.sh benchmark [NAME...]  # gpu_benchmark_*.csv, gpu_profile_*.csv
 #   results/gpu.sh train CONFIG CLASS... [FLAG...]  # gpu_<config>.csv
+#   results/gpu.sh choose CONFIG CLASS... [FLAG...]  # gpu_choice_<config>.csv
 #
 # `benchmark` times the steps of dacl, rotation and cutpaste as published and, with
 # a large batch, of dacl_large and rotation_large. `train` trains classes one after
 # the other, for at most SECONDS_TO_TRAIN if that is set, and evaluates those that
 # are done; it needs CIFAR-10 as a TFDS set. Its flags are those of
-# deep_oc.together. OUT is where files go, results by default. To choose by the
-# validation part of the training split:
-#
-#   OUT=/tmp/rate results/gpu.sh train fast_rotation_cifar10 0 1 2 \
-#     --root=/tmp/rate --set=protocol.name=validation \
-#     --set=optimizer.learning_rate=0.03
+# deep_oc.together. `choose` trains each candidate for a quarter of the steps and
+# evaluates it on the validation part of the training split; no test image is
+# seen. OUT is where files go, results by default.
 set -euo pipefail
 shopt -s globstar
 cd "$(dirname "$0")/.."
@@ -30,6 +28,24 @@ benchmark() {  # name, config, flags; where names were asked for, those alone
   $python -m deep_oc.benchmark --config="$(file "$2")" --rounds="${ROUNDS:-3}" \
     --seconds="${SECONDS_A_PART:-0.4}" --output="$out/gpu_benchmark_$1.csv" \
     --profile="$out/gpu_profile_$1.csv" "${@:3}"
+}
+
+candidates() {  # of CONFIG: lines of a name, a tab, and flags
+  local jitter='' field
+  for field in brightness contrast saturation hue; do
+    jitter+=" --set=pretext.augment.$field=0.4"
+  done
+  printf '%s\t%s\n' 'as it is' ''
+  printf '%s\t%s\n' 'jitter 0.4' "$jitter"
+  printf '%s\t%s\n' 'jitter 0.4, crops from 0.5' \
+    "$jitter --set=pretext.augment.crop=0.5"
+  case $1 in
+    fast_dacl_*)
+      printf '%s\t%s\n' 'turn weight 1' '--set=pretext.turn_weight=1.0'
+      printf '%s\t%s\n' 'temperature 0.2' '--set=pretext.temperature=0.2' ;;
+    fast_rotation_*)
+      printf '%s\t%s\n' 'crops from 0.75' '--set=pretext.augment.crop=0.75' ;;
+  esac
 }
 
 usage() {
@@ -72,6 +88,22 @@ case ${1:-} in
       --runs="$root/$experiment/**" --features="$features"
     awk 'FNR > 1 || NR == 1' "$root/$experiment"/**/results.csv \
       > "$out/gpu_$experiment.csv"
+    ;;
+  choose)
+    (($# > 2)) || usage
+    experiment=${2/:/_} root=runs/choice/${2/:/_}
+    candidates "$2" | while IFS=$'\t' read -r name flags; do
+      # shellcheck disable=SC2086  # several flags
+      OUT=$root/$name results/gpu.sh train "$2" --root="$root/$name" \
+        --set=protocol.name=validation --set=train.steps=8000 $flags \
+        "${@:3}" < /dev/null
+      awk -v OFS=, 'NR == 1 {print "candidate", $0}
+        FNR == 1 {n = split(FILENAME, path, "/"); next}
+        {print "\"" path[n - 1] "\"", $0}' "$root"/*/"gpu_$experiment.csv" \
+        > "$root/table.csv"
+      mkdir -p "$out"
+      mv "$root/table.csv" "$out/gpu_choice_$experiment.csv"
+    done
     ;;
   *) usage ;;
 esac
