@@ -17,7 +17,6 @@ Such a feature is called by its family and the number of its stages, if that is
 not one: 'pool_flip_rot', 'stages2_flip_rot', 'stages2'. It needs nothing of the
 task but its own pooled features, and no training.
 """
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,19 +46,19 @@ def name(family: str, stages: int = 1) -> str:
   return level if family == 'none' else f'{level}_{family}'
 
 
-@functools.cache
-def _parts(feature: str) -> tuple[str, int]:
-  """Returns family and number of stages, ('none', 1) if it is the task's."""
+def _parts(feature: str) -> tuple[Members, int] | None:
+  """Returns members and number of stages; None if it is the task's own."""
   found = re.fullmatch(r'(?:pool|stages(\d+))(?:_(\w+))?', feature)
-  level, family = found.groups() if found else (None, None)
-  if (family or 'none') not in FAMILIES:
-    return 'none', 1
-  return family or 'none', int(level or 1)
+  if not found or feature == 'pool':
+    return None
+  stages, family = found[1] or 1, found[2] or 'none'
+  return (FAMILIES[family], int(stages)) if family in FAMILIES else None
 
 
 def members(feature: str) -> Members:
   """Returns what a feature sees of an image, by its name."""
-  return FAMILIES[_parts(feature)[0]]
+  parts = _parts(feature)
+  return parts[0] if parts else FAMILIES['none']
 
 
 def views(image: jax.Array, members: Members) -> jax.Array:
@@ -117,10 +116,10 @@ def look(task: nn.Module, variables: Mapping[str, Any], image: jax.Array,
     The features, and what the encoder sowed of each tile and orientation, as
     `pretexts.look`.
   """
-  family, stages = _parts(feature)
-  if name(family, stages) != feature or feature == 'pool':
+  parts = _parts(feature)
+  if not parts:
     return pretexts.look(task, variables, image)
-  seen = FAMILIES[family]
+  seen, stages = parts
   tiles = crops.tiles(image, getattr(task, 'crop', 0))
   view = views(tiles, seen)
   found, sown = pretexts.look(
