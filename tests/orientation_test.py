@@ -84,9 +84,9 @@ def test_only_square_images_can_be_turned():
     orientation.views(image, orientation.FAMILIES['rot'])
 
 
-def _create(name, **kwargs):
+def _create(name, channels=(4, 8), **kwargs):
   task = pretexts.create(
-      name, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.float32,
+      name, encoder=dict(name='convnet', channels=channels), dtype=jnp.float32,
       head=(6, 5), **kwargs)
   keys = {'params': jax.random.key(0), 'views': jax.random.key(1)}
   image = jnp.zeros((2, 32, 32, 3))  # large enough for any task's defects
@@ -150,6 +150,16 @@ def test_stages_stand_side_by_side(family, crop):
       for level in (0, 1)], axis=1) for y, x in sides], axis=0)
   found = _embed(task, variables, IMAGE, orientation.name(family, 2))
   np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_they_are_the_last_of_more():
+  task, variables = _create('rotation', channels=(4, 8, 6))
+  found = _embed(task, variables, IMAGE, 'stages2')
+  assert found.shape == (3, 8 + 6)
+  last = np.asarray(task.apply(variables, IMAGE, method='embed')['pool'])
+  np.testing.assert_allclose(
+      found[:, 8:], last / np.linalg.norm(last, axis=1, keepdims=True),
+      rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('name, seen', [
