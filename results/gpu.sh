@@ -82,10 +82,7 @@ case ${1:-} in
       --at_once=1 --root="$root" --set=train.monitor_every=4000 "${flags[@]}" \
       "${classes[@]/#/--run=protocol.normal=}" || status=$?
     ((${status:-0} == 0 || status == 75)) || exit "$status"  # 75: time was up
-    features=pool,head,random,score
-    [[ $config != fast_* ]] || features+=,pool_flip_rot
-    JAX_PLATFORMS=cpu $python -m deep_oc.evaluate \
-      --runs="$root/$experiment/**" --features="$features"
+    JAX_PLATFORMS=cpu $python -m deep_oc.evaluate --runs="$root/$experiment/**"
     awk 'FNR > 1 || NR == 1' "$root/$experiment"/**/results.csv \
       > "$out/gpu_$experiment.csv"
     ;;
