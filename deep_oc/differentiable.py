@@ -25,7 +25,7 @@ class Look(NamedTuple):
 
   Attributes:
     pooled: f32[m, d].
-    earlier: of its stages but the last, f32[m, ...] each.
+    earlier: pooled features of its stages but the last, f32[m, d'] each.
     map: the last one, [m, gh, gw, d].
   """
   pooled: jax.Array

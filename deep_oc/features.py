@@ -83,18 +83,19 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   mesh = sharding.mesh()
   untrained = step.init(pretext, config.seed, problem.train.image.shape[1:])
   meta = experiment.meta(config, problem, int(state.step))
-  about_test = {'class_names': problem.class_names}
+  more = {'test': {'class_names': problem.class_names}}
   embed = embedder(pretext, mesh, batch)
   asked = experiment.embed(config)
-  more = orientation.name(asked.views, asked.stages)
-  embed_more = embedder(pretext, mesh, batch, more) if more != 'pool' else None
+  other = orientation.name(asked.views, asked.stages)
+  embed_other = embedder(pretext, mesh, batch, other) \
+      if other != 'pool' else None
   score = embedder(pretext, mesh, batch, 'score') \
       if hasattr(pretext, 'scores') else None
   for split, (examples, about) in _files(problem).items():
     say = functools.partial('{} {}'.format, split)
     arrays = embed(state.variables, examples.image, say('features'))
-    if embed_more:
-      arrays |= embed_more(state.variables, examples.image, say(more))
+    if embed_other:
+      arrays |= embed_other(state.variables, examples.image, say(other))
     arrays['random'] = embed(untrained, examples.image, say('baseline'))['pool']
     arrays['pixels'] = pixels(examples.image)
     if score and split == 'test':
@@ -105,7 +106,7 @@ def export(workdir: str, config: ml_collections.ConfigDict,
       arrays['path'] = examples.path
     if distributed.is_first():
       embeddings.write(f'{workdir}/embeddings/{split}.npz', arrays,
-                       meta | (about_test if split == 'test' else {}))
+                       meta | more.get(split, {}))
 
 
 def _files(problem: data.Problem
