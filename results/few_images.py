@@ -11,6 +11,8 @@
   PYTHONPATH=. python results/few_images.py --method=csi --about=stages \\
       --classes=10
   PYTHONPATH=. python results/few_images.py --method=rotation --about=resnet
+  PYTHONPATH=. python results/few_images.py --method=csi --about=turns \\
+      --classes=10
 
 A small encoder never learns the 5,000 images of a CIFAR-10 class by heart; a
 ResNet-18 does. So here the small encoder of configs/small_fmnist.py has 200
@@ -20,9 +22,10 @@ differs (few_images.csv); or weight decay and learning rate, with crops and the
 weaker jitter (few_images_optimizer.csv); or the batch (few_images_batch.csv);
 or the classifier (few_images_classifiers.csv), which elsewhere is KDE, fitted
 to the same 200 images; or how many stages of the encoder the feature is of
-(few_images_stages.csv, and few_images_resnet.csv of a small ResNet). The
-protocol is 'validation': no test image is seen. The rows of a run are written
-as they come, and what is there is not computed again.
+(few_images_stages.csv, and few_images_resnet.csv of a small ResNet); or how
+much the turns count in CSI's task (few_images_turns.csv). The protocol is
+'validation': no test image is seen. The rows of a run are written as they come,
+and what is there is not computed again.
 """
 import pathlib
 import statistics
@@ -112,6 +115,14 @@ QUESTIONS = {
             'batch 32, crops from 0.75': _batch(32, crop=0.75),
             'batch 32, crops from 0.75, jitter 0.4': _batch(
                 32, crop=0.75, jitter=0.4)}}),
+    # Against the row of CSI's task in few_images_stages.csv, of turn weight 3.
+    'turns': Question('few_images_turns.csv', {
+        'csi': {
+            'turn weight 1': _batch(32, crop=0.75) | {
+                'pretext.turn_weight': 1.0},
+            'turn weight 0.3': _batch(32, crop=0.75) | {
+                'pretext.turn_weight': 0.3}}
+    }, _STAGES, ('kde', 'gde_ledoit_wolf')),
     # With 200 images to fit, the Gaussian needs a covariance that is shrunk.
     'classifiers': Question('few_images_classifiers.csv', {
         'csi': {'batch 32, crops from 0.75': _batch(32, crop=0.75)}

@@ -41,7 +41,6 @@ candidates() {  # of CONFIG: lines of a name, a tab, and flags
     "$jitter --set=pretext.augment.crop=0.5"
   case $1 in
     fast_dacl_*)
-      printf '%s\t%s\n' 'turn weight 1' '--set=pretext.turn_weight=1.0'
       printf '%s\t%s\n' 'temperature 0.2' '--set=pretext.temperature=0.2' ;;
     fast_rotation_*)
       printf '%s\t%s\n' 'crops from 0.75' '--set=pretext.augment.crop=0.75' ;;
