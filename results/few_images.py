@@ -23,9 +23,9 @@ weaker jitter (few_images_optimizer.csv); or the batch (few_images_batch.csv);
 or the classifier (few_images_classifiers.csv), which elsewhere is KDE, fitted
 to the same 200 images; or how many stages of the encoder the feature is of
 (few_images_stages.csv, and few_images_resnet.csv of a small ResNet); or how
-much the turns count in CSI's task (few_images_turns.csv). The protocol is
-'validation': no test image is seen. The rows of a run are written as they come,
-and what is there is not computed again.
+much the turns count in CSI's task, with its published contrast alone in the end
+(few_images_turns.csv). The protocol is 'validation': no test image is seen. The
+rows of a run are written as they come, and what is there is not computed again.
 """
 import pathlib
 import statistics
@@ -121,7 +121,11 @@ QUESTIONS = {
             'turn weight 1': _batch(32, crop=0.75) | {
                 'pretext.turn_weight': 1.0},
             'turn weight 0.3': _batch(32, crop=0.75) | {
-                'pretext.turn_weight': 0.3}}
+                'pretext.turn_weight': 0.3},
+            'contrast alone, as published': _batch(
+                8, rate=0.01, crop=0.5, jitter=0.4) | {
+                    'pretext.turn_weight': 0.0, 'pretext.temperature': 0.2,
+                    'optimizer.name': 'sgd'}}
     }, _STAGES, ('kde', 'gde_ledoit_wolf')),
     # With 200 images to fit, the Gaussian needs a covariance that is shrunk.
     'classifiers': Question('few_images_classifiers.csv', {

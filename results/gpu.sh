@@ -10,7 +10,7 @@
 # a large batch, of dacl_large and rotation_large. `train` trains classes one after
 # the other, for at most SECONDS_TO_TRAIN if that is set, and evaluates those that
 # are done; it needs CIFAR-10 as a TFDS set. Its flags are those of
-# deep_oc.together. `choose` trains each candidate for a quarter of the steps and
+# deep_oc.together. `choose` trains each candidate for a quarter of its passes and
 # evaluates it on the validation part of the training split; no test image is
 # seen. OUT is where files go, results by default.
 set -euo pipefail
@@ -31,19 +31,26 @@ benchmark() {  # name, config, flags; where names were asked for, those alone
 }
 
 candidates() {  # of CONFIG: lines of a name, a tab, and flags
-  local jitter='' field
+  local jitter='' field crop=pretext.augment.crop
   for field in brightness contrast saturation hue; do
     jitter+=" --set=pretext.augment.$field=0.4"
   done
+  local published="$jitter --set=optimizer.name=sgd"
   printf '%s\t%s\n' 'as it is' ''
-  printf '%s\t%s\n' 'jitter 0.4' "$jitter"
-  printf '%s\t%s\n' 'jitter 0.4, crops from 0.5' \
-    "$jitter --set=pretext.augment.crop=0.5"
   case $1 in
-    fast_dacl_*)
-      printf '%s\t%s\n' 'temperature 0.2' '--set=pretext.temperature=0.2' ;;
-    fast_rotation_*)
-      printf '%s\t%s\n' 'crops from 0.75' '--set=pretext.augment.crop=0.75' ;;
+    # Published: 64 network inputs a step, so four times the steps.
+    fast_dacl_*) printf '%s\t%s\n' \
+      'jitter 0.4' "$jitter" \
+      'jitter 0.4, crops from 0.5' "$jitter --set=$crop=0.5" \
+      'temperature 0.2' '--set=pretext.temperature=0.2' \
+      'contrast alone, as published' "$published --set=$crop=0.5 \
+--set=pretext.turn_weight=0.0 --set=pretext.temperature=0.2 \
+--set=optimizer.learning_rate=0.01 --set=train.batch=8 \
+--set=train.steps=32000" ;;
+    fast_rotation_*) printf '%s\t%s\n' \
+      'as published' "$published --set=train.batch=64 --set=train.steps=4000" \
+      'jitter 0.4' "$jitter" \
+      'crops from 0.75' "--set=$crop=0.75" ;;
   esac
 }
 
