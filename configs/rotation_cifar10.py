@@ -52,8 +52,8 @@ def get_config() -> ConfigDict:
           accumulate=1,  # parts of a batch, one after the other
           ema=0.0,  # decay of an average of the weights, which then counts
           log_every=100, monitor_every=1000, checkpoint_every=5000),
-      # Another feature, of several views (flip, rot, flip_rot) and of as many
-      # of the encoder's last stages.
+      # Another feature, of several views (flip, rot, flip_rot, crop_flip_rot)
+      # and of as many of the encoder's last stages.
       embed=dict(views='none', stages=1)))
 
 

@@ -41,11 +41,19 @@ def crop_and_resize(key: jax.Array, image: jax.Array,
   side = smallest + jnp.floor(draw[0] * (shorter + 1 - smallest))
   top = jnp.floor(draw[1] * (height - side + 1))
   left = jnp.floor(draw[2] * (width - side + 1))
+  return stretch(image, top, left, side)
+
+
+def stretch(image: jax.Array, top: jax.Array | float, left: jax.Array | float,
+            side: jax.Array | float) -> jax.Array:
+  """Stretches a square of f32[h, w, c], in pixels, to the whole of it."""
+  height, width, _ = image.shape
   return _separable(_resize(height, top, side), image,
                     _resize(width, left, side))
 
 
-def _resize(size: int, start: jax.Array, side: jax.Array) -> jax.Array:
+def _resize(size: int, start: jax.Array | float,
+            side: jax.Array | float) -> jax.Array:
   """Returns the weights f32[size, size] that stretch [start, start + side)."""
   pixel = jnp.arange(size)
   source = (pixel + 0.5) * (side / size) - 0.5  # half-pixel centres

@@ -81,7 +81,7 @@ class Score(flax.struct.PyTreeNode):
     if self.functions:
       return orientation.members(self.name)
     turns = getattr(self.pretext, 'score_turns', 1)
-    return tuple((False, k) for k in range(turns))
+    return tuple(orientation.Member(turn=turn) for turn in range(turns))
 
   def _look(self, image):
     if self.functions:

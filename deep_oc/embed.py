@@ -10,6 +10,7 @@ training images, un-augmented, and of the test images, beside two baselines:
 the feature `pool_flip_rot`, of eight views of each image, which takes eight
 forward passes: what stage 2 makes of it is often better. Mirrors are for tasks
 that mirror in training; an encoder of digits, say, has only --views=rot. With
+--views=crop_flip_rot there are forty, of five crops, for tasks that crop. With
 --stages=2 it is of the encoder's last two stages, as `stages2_flip_rot`, or as
 `stages2` of the upright image alone, which takes no longer than `pool`.
 """
@@ -37,8 +38,8 @@ def define_flags() -> None:
       'data_dir', None, 'Where the images lie now, if they moved.')
   flags.DEFINE_enum(
       'views', None, experiment.VIEWS, 'Add the feature of several views of '
-      'each image, mirrored, turned or both, as pool_flip_rot; by default what '
-      "the config's embed.views says.")
+      'each image, mirrored, turned or both, and of five crops, as '
+      "pool_flip_rot; by default what the config's embed.views says.")
   flags.DEFINE_integer(
       'stages', None, "Of how many of the encoder's last stages it is, as "
       "stages2_flip_rot; by default what the config's embed.stages says.", 1)

@@ -33,7 +33,8 @@ if typing.TYPE_CHECKING:  # JAX takes seconds, and flags need none of it
 
 _KEYS = ('experiment', 'method', 'seed', 'dtype', 'distribution', 'data',
          'protocol', 'pretext', 'encoder', 'optimizer', 'train')
-VIEWS = ('none', 'flip', 'rot', 'flip_rot')  # of `deep_oc.orientation`
+# Of `deep_oc.orientation`.
+VIEWS = ('none', 'flip', 'rot', 'flip_rot', 'crop_flip_rot')
 _OPTIONAL = ('localize', 'embed')
 
 

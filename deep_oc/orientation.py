@@ -1,12 +1,14 @@
 """What stage 2 sees of an image: orientations of it, stages of the encoder.
 
-An image may be mirrored and then turned by quarter turns. Tasks that augment by
-mirroring want features that do not change with it, but learn so only nearly:
-the mean over both is nearer; where none is mirrored in training it harms, and
-'rot' alone remains. Tasks that tell turns apart know each turn on its
-own: their features stand side by side. Sohn et al., ICLR 2021, look at upright
-images alone; that turns are an ensemble is CSI's idea (Tack et al., NeurIPS
-2020), of scores and with crops.
+An image may be cropped, mirrored and then turned by quarter turns. Tasks that
+augment by mirroring want features that do not change with it, but learn so only
+nearly: the mean over both is nearer; where none is mirrored in training it
+harms, and 'rot' alone remains. So it is with crops, of which there are five, as
+Krizhevsky et al. (NeurIPS 2012) have them at test time: the corners and the
+middle. Tasks that tell turns apart know each turn on its own: their features
+stand side by side. Sohn et al., ICLR 2021, look at upright images alone; that
+turns and crops are an ensemble is CSI's idea (Tack et al., NeurIPS 2020), of
+scores.
 
 An encoder's last stage is the best fitted to the task, and to the training
 images; the one before it sees more of what there is. Pooled features of several
@@ -19,24 +21,46 @@ task but its own pooled features, and no training.
 """
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deep_oc import crops, heads, pretexts
+from deep_oc import augment, crops, heads, pretexts
 from deep_oc.errors import InputError
 
-# What is seen of an image: (mirrored, quarter turns counter-clockwise then).
-Members = Sequence[tuple[bool, int]]
+_SIDE = 7 / 8  # of a crop, as a share of the image's
 
+
+class Member(NamedTuple):
+  """One look at an image.
+
+  Attributes:
+    mirrored: left to right.
+    turn: quarter turns counter-clockwise, after that.
+    crop: before both, where the crop lies, down and right, as shares of the way
+      from one edge to the other; None = the whole image.
+  """
+  mirrored: bool = False
+  turn: int = 0
+  crop: tuple[float, float] | None = None
+
+
+Members = Sequence[Member]
+
+_BOTH = (False, True)
+_FIVE = ((0., 0.), (0., 1.), (1., 0.), (1., 1.), (0.5, 0.5))
 FAMILIES = {
-    'none': ((False, 0),),
-    'flip': tuple((flip, 0) for flip in (False, True)),
-    'rot': tuple((False, k) for k in range(4)),
-    'flip_rot': tuple((flip, k) for k in range(4) for flip in (False, True)),
+    'none': (Member(),),
+    'flip': tuple(Member(mirrored) for mirrored in _BOTH),
+    'rot': tuple(Member(turn=turn) for turn in range(4)),
+    'flip_rot': tuple(Member(mirrored, turn)
+                      for turn in range(4) for mirrored in _BOTH),
+    'crop_flip_rot': tuple(
+        Member(mirrored, turn, crop)
+        for turn in range(4) for mirrored in _BOTH for crop in _FIVE),
 }
 
 
@@ -68,28 +92,58 @@ def views(image: jax.Array, members: Members) -> jax.Array:
     InputError: images to be turned are not square.
   """
   height, width = image.shape[1:3]
-  if height != width and any(k % 2 for _, k in members):
+  if height != width and any(each.turn % 2 for each in members):
     raise InputError('quarter turns need square images, '
                      f'not {height}x{width}')
-  return jnp.stack([
-      jnp.rot90(jnp.flip(image, 2) if flip else image, k, axes=(1, 2))
-      for flip, k in members], axis=1)
+  return jnp.stack([_view(image, *each) for each in members], axis=1)
+
+
+def _view(image, mirrored, turn, crop):
+  if crop:
+    side = _SIDE * min(image.shape[1:3])
+    top, left = (share * (size - side)
+                 for share, size in zip(crop, image.shape[1:3], strict=True))
+    image = jax.vmap(augment.stretch, (0, None, None, None))(
+        image, top, left, side)
+  if mirrored:
+    image = jnp.flip(image, 2)
+  return jnp.rot90(image, turn, axes=(1, 2))
 
 
 def undone(heat: np.ndarray, members: Members) -> np.ndarray:
-  """Maps f[n, m, h, w], of what `views` returns, to upright f[n, m, h, w]."""
-  upright = [np.rot90(heat[:, i], -k, axes=(1, 2))
-             for i, (_, k) in enumerate(members)]
-  return np.stack([np.flip(each, 2) if flip else each
-                   for each, (flip, _) in zip(upright, members, strict=True)],
-                  axis=1)
+  """Maps f[n, m, h, w], of what `views` returns, to upright f[n, m, h, w].
+
+  What lies outside a crop is 0.
+  """
+  return np.stack([_upright(heat[:, i], *each)
+                   for i, each in enumerate(members)], axis=1)
+
+
+def _upright(heat, mirrored, turn, crop):
+  heat = np.rot90(heat, -turn, axes=(1, 2))
+  if mirrored:
+    heat = np.flip(heat, 2)
+  if crop:
+    rows, columns = map(_spread, heat.shape[1:], crop)
+    heat = np.einsum('ij,njk,lk->nil', rows, heat, columns)
+  return heat
+
+
+def _spread(size, share):
+  """Returns weights f64[size, size]: of the crop's cells, in each cell of the
+  whole; bilinear."""
+  cell = np.arange(size)
+  source = (cell + 0.5 - share * (1 - _SIDE) * size) / _SIDE - 0.5
+  within = np.abs(source - (size - 1) / 2) <= size / 2
+  source = np.clip(source, 0, size - 1)
+  return within[:, None] * np.maximum(0, 1 - np.abs(source[:, None] - cell))
 
 
 def together(pooled: jax.Array, members: Members) -> jax.Array:
   """Returns the features of an image's orientations as one.
 
-  Each is scaled to length 1; mirrored and not, their mean counts; turns stand
-  side by side.
+  Each is scaled to length 1; of crops, mirrored and not, the mean counts; turns
+  stand side by side.
 
   Args:
     pooled: f32[n, m, d].
@@ -99,7 +153,7 @@ def together(pooled: jax.Array, members: Members) -> jax.Array:
     f32[n, t * d], t the number of turns.
   """
   n, m, d = pooled.shape
-  turns = len({k for _, k in members})
+  turns = len({each.turn for each in members})
   return heads.unit(pooled).reshape(n, turns, m // turns, d).mean(2).reshape(
       n, turns * d)
 

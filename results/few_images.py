@@ -13,6 +13,10 @@
   PYTHONPATH=. python results/few_images.py --method=rotation --about=resnet
   PYTHONPATH=. python results/few_images.py --method=csi --about=turns \\
       --classes=10
+  PYTHONPATH=. python results/few_images.py --method=rotation --about=crops \\
+      --classes=10
+  PYTHONPATH=. python results/few_images.py --method=csi --about=crops \\
+      --classes=10
 
 A small encoder never learns the 5,000 images of a CIFAR-10 class by heart; a
 ResNet-18 does. So here the small encoder of configs/small_fmnist.py has 200
@@ -24,7 +28,8 @@ or the classifier (few_images_classifiers.csv), which elsewhere is KDE, fitted
 to the same 200 images; or how many stages of the encoder the feature is of
 (few_images_stages.csv, and few_images_resnet.csv of a small ResNet); or how
 much the turns count in CSI's task, with its published contrast alone in the end
-(few_images_turns.csv). The protocol is 'validation': no test image is seen. The
+(few_images_turns.csv); or of how many views the feature is, with crops or not
+(few_images_crops.csv). The protocol is 'validation': no test image is seen. The
 rows of a run are written as they come, and what is there is not computed again.
 """
 import pathlib
@@ -45,6 +50,7 @@ _CHOSEN = pathlib.Path(__file__).with_name('fast_recipe_choice_cifar10.csv')
 METHODS = {'rotation': ('rotation', 820), 'csi': ('dacl', 1640)}
 _BOTH = ('pool', 'pool_flip_rot')
 _STAGES = ('pool', 'stages2', 'pool_flip_rot', 'stages2_flip_rot')
+_CROPS = (*_BOTH, 'pool_crop_flip_rot')
 _RESNET = dict(name='resnet', depth=10, width=0.25)
 
 
@@ -81,6 +87,10 @@ def _optimizer(decay: float, rate: float) -> dict:
   return _augment(0.5, 0.1) | {
       'optimizer.weight_decay': decay, 'optimizer.learning_rate': rate}
 
+
+_FAST = {  # as at full size
+    'rotation': {'crops from 0.5': _augment(0.5, 0.1)},
+    'csi': {'batch 32, crops from 0.75': _batch(32, crop=0.75)}}
 
 # An augmentation is called by the smallest side of a crop and the strength of
 # the jitter: first by the choice with a small encoder, with one of the two as
@@ -131,11 +141,10 @@ QUESTIONS = {
     'classifiers': Question('few_images_classifiers.csv', {
         'csi': {'batch 32, crops from 0.75': _batch(32, crop=0.75)}
     }, classifiers=('ocsvm_rbf', 'kde', 'gde_ledoit_wolf', 'nn')),
-    # As at full size.
-    'stages': Question('few_images_stages.csv', {
-        'rotation': {'crops from 0.5': _augment(0.5, 0.1)},
-        'csi': {'batch 32, crops from 0.75': _batch(32, crop=0.75)}
-    }, _STAGES, ('kde', 'gde_ledoit_wolf')),
+    'stages': Question('few_images_stages.csv', _FAST, _STAGES,
+                       ('kde', 'gde_ledoit_wolf')),
+    'crops': Question('few_images_crops.csv', _FAST, _CROPS,
+                      ('kde', 'gde_ledoit_wolf')),
     'resnet': Question('few_images_resnet.csv', {
         'rotation': {'crops from 0.5': _augment(0.5, 0.1)}
     }, _STAGES, ('kde', 'gde_ledoit_wolf'), _RESNET)}

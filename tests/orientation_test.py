@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import signal
+from scipy import ndimage, signal
 
 import deep_oc
 from deep_oc import (attributions, bundle, differentiable, embeddings, evaluate,
@@ -22,17 +22,34 @@ def _oriented(image, step, turns):
   return np.rot90(image[:, :, ::step], turns, axes=(1, 2))
 
 
+FIVE = [(0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)]
+
+
+def _cropped(image, down, right):
+  """Cuts seven eighths of a side out of f[n, h, h, c], and stretches them."""
+  size = image.shape[1]
+  side = size * 7 / 8
+  source = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+  at = np.meshgrid(*(share * (size - side) + source for share in (down, right)),
+                   indexing='ij')
+  return np.stack([np.stack([
+      ndimage.map_coordinates(one[..., c], at, order=1)
+      for c in range(one.shape[-1])], axis=-1) for one in image])
+
+
 def _by_hand(embed, image, family):
-  """Returns f[n, t * d] by loops over turns and mirrors."""
-  count, steps = {'none': (1, (1,)), 'flip': (1, (1, -1)), 'rot': (4, (1,)),
-                  'flip_rot': (4, (1, -1))}[family]
+  """Returns f[n, t * d] by loops over turns, mirrors and crops."""
+  turns, steps, crops = {
+      'none': (1, (1,), None), 'flip': (1, (1, -1), None),
+      'rot': (4, (1,), None), 'flip_rot': (4, (1, -1), None),
+      'crop_flip_rot': (4, (1, -1), FIVE)}[family]
+  parts = [_cropped(image, *each) for each in crops] if crops else [image]
   side_by_side = []
-  for turns in range(count):
-    mean = 0
-    for step in steps:
-      x = np.asarray(embed(_oriented(image, step, turns)), np.float64)
-      mean = mean + x / np.linalg.norm(x, axis=1, keepdims=True) / len(steps)
-    side_by_side.append(mean)
+  for k in range(turns):
+    each = [np.asarray(embed(_oriented(part, step, k)), np.float64)
+            for part in parts for step in steps]
+    side_by_side.append(np.mean([
+        x / np.linalg.norm(x, axis=1, keepdims=True) for x in each], axis=0))
   return np.concatenate(side_by_side, axis=1)
 
 
@@ -47,8 +64,8 @@ def _together(image, family):
       len(image), len(seen), -1), seen)
 
 
-@pytest.mark.parametrize('family', ['flip', 'rot', 'flip_rot'])
-def test_mirrors_are_averaged_and_turns_stand_side_by_side(family):
+@pytest.mark.parametrize('family', ['flip', 'rot', 'flip_rot', 'crop_flip_rot'])
+def test_crops_and_mirrors_are_averaged_and_turns_stand_side_by_side(family):
   found = _together(IMAGE, family)
   np.testing.assert_allclose(
       found, _by_hand(_linear, IMAGE, family), rtol=1e-4, atol=1e-5)
@@ -61,7 +78,8 @@ def test_a_feature_of_zeros_is_no_nan():
 
 
 def test_a_mirrored_image_has_the_same_feature_if_mirrors_are_averaged():
-  for family, same in (('flip', True), ('rot', False)):
+  for family, same in (
+      ('flip', True), ('rot', False), ('crop_flip_rot', True)):
     one, other = (_together(x, family) for x in (IMAGE, IMAGE[:, :, ::-1]))
     assert np.allclose(one, other, atol=1e-5) == same
 
@@ -74,6 +92,21 @@ def test_what_is_undone_is_upright(family):
   back = orientation.undone(view[..., 0], members)
   for i in range(len(members)):
     np.testing.assert_array_equal(back[:, i], IMAGE[..., 0])
+
+
+def test_what_is_undone_of_a_crop_lies_where_it_was():
+  members = orientation.FAMILIES['crop_flip_rot']
+  row, column = np.mgrid[:16, :16]  # bilinear weights keep what is linear
+  ramp = np.float32(3 * row + 40 * column)[None]
+  view = np.asarray(orientation.views(jnp.asarray(ramp[..., None]), members))
+  assert len({x.tobytes() for x in view[0]}) == len(members) == 40
+  back = orientation.undone(view[..., 0], members)[0]
+  for found, (down, right) in zip(back, FIVE * 8, strict=True):
+    y, x = int(2 * down), int(2 * right)  # the crop has 14 pixels a side
+    inside = np.s_[y + 1:y + 13, x + 1:x + 13]  # its edge is held, not linear
+    np.testing.assert_allclose(found[inside], ramp[0][inside], rtol=1e-4)
+    found[y:y + 14, x:x + 14] = 0
+    np.testing.assert_array_equal(found, np.zeros((16, 16)))
 
 
 def test_only_square_images_can_be_turned():
@@ -135,7 +168,8 @@ def _layers(task, variables, image):
 
 
 @pytest.mark.parametrize('family, crop', [
-    ('none', 0), ('flip', 0), ('flip_rot', 0), ('flip_rot', 4)])
+    ('none', 0), ('flip', 0), ('flip_rot', 0), ('flip_rot', 4),
+    ('crop_flip_rot', 0)])
 def test_stages_stand_side_by_side(family, crop):
   task, variables = _create('rotation', crop=crop)
   variables['batch_stats'] = jax.tree.map(
@@ -164,7 +198,8 @@ def test_they_are_the_last_of_more():
 
 @pytest.mark.parametrize('name, seen', [
     ('pool', 1), ('head', 1), ('score', 1), ('stages2', 1), ('pool_flip', 2),
-    ('stages2_rot', 4), ('stages10_flip_rot', 8), ('stages2_flop', 1)])
+    ('stages2_rot', 4), ('stages10_flip_rot', 8), ('pool_crop_flip_rot', 40),
+    ('stages2_flop', 1)])
 def test_a_features_name_tells_how_many_views_it_has(name, seen):
   assert len(orientation.members(name)) == seen
 
