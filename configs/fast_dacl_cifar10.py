@@ -15,7 +15,9 @@ learnt by heart.
 
 At full size it stays behind the paper in the first five classes, most of all
 on airplane (results/README.md): the mean AUROC by KDE is 87.0 on upright images
-and 88.5 by the feature of eight views, `pool_flip_rot`; the paper has 90.1.
+and 88.5 by the feature of eight views, `pool_flip_rot`, of which a Gaussian has
+89.8; the paper has 90.1. The feature of forty views, `pool_crop_flip_rot`, was
+chosen on the validation part since, where a Gaussian of it is a point ahead.
 """
 from ml_collections import ConfigDict
 
@@ -35,5 +37,5 @@ def get_config() -> ConfigDict:
       crop=0.75, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1)
   config.optimizer.update(name='adam', learning_rate=2e-3, per='step')
   config.train.update(batch=32, steps=32_000)  # eight network inputs each
-  config.embed.views = 'flip_rot'
+  config.embed.views = 'crop_flip_rot'
   return config

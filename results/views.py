@@ -3,15 +3,17 @@
   PYTHONPATH=. python results/views.py --method=rotation
   PYTHONPATH=. python results/views.py --method=dacl
   PYTHONPATH=. python results/views.py --method=dacl --about=classifiers
+  PYTHONPATH=. python results/views.py --method=dacl --about=crops
 
 Each network of RECIPES is trained once, with the small encoder of
 configs/small_fmnist.py on CIFAR-10, 32,000 image passes, and evaluated with
-each family of `deep_oc.orientation`: KDE on the feature; 'none' is that of the
+families of `deep_oc.orientation`: KDE on the feature; 'none' is that of the
 upright image, as published. The protocol 'validation', which sees no test
 image, is what chooses; 'one_vs_rest' is the test split. `classifiers` compares
 the paper's five, on the upright image and on eight views, on the validation
-part. Each row is written as it comes, and what is there is not computed again;
-two processes may share a file if each has a method of its own.
+part; `crops`, there too, eight views with and without crops. Each row is
+written as it comes, and what is there is not computed again; two processes may
+share a file if each has a method of its own.
 """
 import itertools
 import pathlib
@@ -47,8 +49,11 @@ class Question(NamedTuple):
 
 QUESTIONS = {
     'views': Question(
-        'views.csv', RECIPES, ('validation', 'one_vs_rest'), experiment.VIEWS,
-        ('kde',)),
+        'views.csv', RECIPES, ('validation', 'one_vs_rest'),
+        ('none', 'flip', 'rot', 'flip_rot'), ('kde',)),
+    'crops': Question(
+        'views_crops.csv', _AT_FULL_SIZE, ('validation',),
+        ('flip_rot', 'crop_flip_rot'), ('kde', 'gde_ledoit_wolf')),
     'classifiers': Question(
         'views_classifiers.csv', _AT_FULL_SIZE, ('validation',),
         ('none', 'flip_rot'), oneclass.PUBLISHED)}
