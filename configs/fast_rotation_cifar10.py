@@ -12,10 +12,10 @@ encoder did better without them. This one then learns its images by heart, and
 where a small one has few enough images to do so, crops are better for it too.
 
 Of upright images it does not reach the paper: of five classes the mean AUROC by
-KDE is 86.1, the paper's 88.5. The feature of forty views of each image,
-`pool_crop_flip_rot`, has four points more by a Gaussian, with a small encoder
-that learns its images by heart; with this one it has not been measured
-(results/README.md).
+KDE is 86.1, the paper's 88.5. With a small encoder that learns its images by
+heart, a Gaussian of the feature of forty views of each image,
+`pool_crop_flip_rot`, has four points more than that; with this one it has not
+been measured (results/README.md).
 """
 from ml_collections import ConfigDict
 

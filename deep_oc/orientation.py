@@ -100,11 +100,10 @@ def views(image: jax.Array, members: Members) -> jax.Array:
 
 def _view(image, mirrored, turn, crop):
   if crop:
-    side = _SIDE * min(image.shape[1:3])
-    top, left = (share * (size - side)
-                 for share, size in zip(crop, image.shape[1:3], strict=True))
+    size = image.shape[1]  # square, for all families with crops have turns
+    top, left = (share * (1 - _SIDE) * size for share in crop)
     image = jax.vmap(augment.stretch, (0, None, None, None))(
-        image, top, left, side)
+        image, top, left, _SIDE * size)
   if mirrored:
     image = jnp.flip(image, 2)
   return jnp.rot90(image, turn, axes=(1, 2))
