@@ -1,12 +1,13 @@
 """The collapse monitor tells a healthy representation from a dead one."""
 import numpy as np
+import pytest
 
 from deep_oc import monitor
 
 
-def _warnings(feature, accuracy=0.9, progress=0.5):
+def _warnings(feature, accuracy=0.9, progress=0.5, chance=1 / 32):
   metrics = monitor.statistics(feature) | {
-      'accuracy': accuracy, 'chance': 1 / 32}
+      'accuracy': accuracy, 'chance': chance}
   return list(monitor.warnings(metrics, progress))
 
 
@@ -42,3 +43,12 @@ def test_guessing_is_reported_only_after_the_first_tenth():
   feature = np.random.default_rng(0).normal(size=(50, 8))
   assert not _warnings(feature, accuracy=1 / 32, progress=0.05)
   assert 'guessing' in _warnings(feature, accuracy=1 / 32, progress=0.1)[0]
+
+
+@pytest.mark.parametrize('chance, guessing, learning', [
+    (1 / 2, 0.54, 0.56), (1 / 4, 0.32, 0.33), (1 / 32, 0.046, 0.048)])
+def test_guessing_is_near_chance_however_many_ways_there_are(
+    chance, guessing, learning):
+  feature = np.random.default_rng(0).normal(size=(50, 8))
+  assert _warnings(feature, accuracy=guessing, chance=chance)
+  assert not _warnings(feature, accuracy=learning, chance=chance)
