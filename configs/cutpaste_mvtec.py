@@ -69,8 +69,10 @@ def get_config(category: str = 'bottle') -> ConfigDict:
           batch=32,  # source images: the paper's 96 are three views of each
           epochs=1.0,
           steps=65_536,  # "65k": 256 epochs of 256 updates, as the paper counts
+          batch_norm_groups=1,  # 8: statistics of each of 8 parts of a batch
           accumulate=1,  # parts of a batch, one after the other
           ema=0.0,  # decay of an average of the weights, which then counts
+          placement='auto',  # of the images: replicated, sharded or streamed
           log_every=256, monitor_every=2048, checkpoint_every=4096),
       # Of which layer and score, the paper does not state.
       localize=dict(name='gradcam', classifier='gde_ledoit_wolf'),

@@ -28,8 +28,10 @@ def get_config() -> ConfigDict:
       optimizer=dict(
           name='sgd', learning_rate=0.05, momentum=0.9, weight_decay=3e-4,
           schedule='cosine', per='step', warmup_epochs=0.0),
-      train=dict(batch=16, epochs=1.0, steps=1000, log_every=100,
-                 monitor_every=500, checkpoint_every=500),
+      train=dict(
+          batch=16, epochs=1.0, steps=1000, log_every=100, monitor_every=500,
+          checkpoint_every=500, batch_norm_groups=1, accumulate=1, ema=0.0,
+          placement='auto'),
       embed=dict(views='none', stages=1)))
 
 

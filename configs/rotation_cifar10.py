@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
               flip=0.5,
               # Additive brightness; factors and hue shift, unclipped.
               brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4,
+              jitter_order='fixed',  # or 'random', for each image
               grey=0.2,
               # The official code lists blur at 0.5 but skips it in training.
               blur=0.0)),
@@ -49,8 +50,10 @@ def get_config() -> ConfigDict:
           batch=64,  # source images; four network inputs each
           epochs=2048.0,
           steps=0,  # 0: as many as the epochs give
+          batch_norm_groups=1,  # 8: statistics of each of 8 parts of a batch
           accumulate=1,  # parts of a batch, one after the other
           ema=0.0,  # decay of an average of the weights, which then counts
+          placement='auto',  # of the images: replicated, sharded or streamed
           log_every=100, monitor_every=1000, checkpoint_every=5000),
       # Another feature, of several views (flip, rot, flip_rot, crop_flip_rot)
       # and of as many of the encoder's last stages.

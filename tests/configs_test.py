@@ -1,4 +1,5 @@
 """Every config, and every point of every sweep, is one that can be run."""
+import dataclasses
 import importlib
 import inspect
 import pathlib
@@ -50,6 +51,11 @@ def test_its_groups_build_what_they_name(module):
       **config.encoder, dtype=jnp.dtype('float32'))
   assert distribution.copies(config.distribution) >= 1
   experiment.optimizer(config, 5000)
+
+
+def test_every_field_of_the_plan_can_be_set_by_a_flag(module):
+  fields = {field.name for field in dataclasses.fields(experiment.Plan)}
+  assert set(module.get_config().train) == fields
 
 
 def test_other_features_can_be_asked_of_it_by_flags(module):
