@@ -46,8 +46,8 @@ def joined() -> Iterator[None]:
   """Joins the other processes, if there are any, before JAX is used.
 
   When this process fails it ends at once, with the line and the status that it
-  would have ended with alone, or with status 75, to be tried again, if another
-  process was lost.
+  would have ended with alone, or with status 1 if another process was lost:
+  less than what that one may have ended with, which counts.
 
   Raises:
     InputError: the flags do not fit, or the others cannot be joined.
@@ -152,7 +152,7 @@ def _tell(error: BaseException) -> int:
           'cannot reach the others; one of them has ended, see its last lines; '
           'start all of them again to resume '
           f'({" ".join(str(lost).split())[:200]})', file=sys.stderr)
-    return cli.AGAIN
+    return 1
   said = errors.explained(error)
   if said:
     with contextlib.suppress(SystemExit):
