@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 
 from deep_oc import (checkpoints, embeddings, errors, experiment, features,
-                     files, maps, oneclass, plugins, progress, sharding,
+                     files, maps, oneclass, progress, sharding,
                      thresholds, unseen)
 from deep_oc.errors import InputError
 
@@ -192,13 +192,8 @@ class Detector:
     if not self.localizes:
       raise InputError('this run has no heat maps: its config has no group '
                        '`localize`')
-    if self.localizes not in maps.METHODS:
-      raise errors.unknown('localize.name', self.localizes, maps.METHODS)
-    group = dict(self._config.localize)
-    group.pop('name', None)
-    method = plugins.call(
-        maps.METHODS[self.localizes], group, 'localize',
-        pretext=self._pretext, seed=self._config.seed)
+    method = maps.create(
+        self._config.localize, self._pretext, self._config.seed)
     return method, (self._train['pool'] if method.learns_from == 'pool'
                     else self._training_images())
 

@@ -17,9 +17,10 @@ that mirror in training; an encoder of digits, say, has only --views=rot. With
 from __future__ import annotations
 
 import ml_collections
+import numpy as np
 from absl import flags
 
-from deep_oc import cli, data, distributed, experiment
+from deep_oc import cli, data, distributed, embeddings, experiment, files
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -57,11 +58,25 @@ def restore(workdir: str, at: int | None = None, data_dir: str | None = None,
   with config.unlocked():
     config.embed = {**config.get('embed', {}), **asked}
   problem = experiment.problem(config)
+  if data_dir is not None:
+    _check_same(workdir, problem, data_dir)
   pretext = experiment.pretext(config)
   like = experiment.state_like(
       config, pretext, problem.train.image.shape[1:])
   with checkpoints.Checkpoints(workdir) as saved:
     return config, problem, pretext, saved.restore(like, at)
+
+
+def _check_same(workdir: str, problem: data.Problem, data_dir: str) -> None:
+  """Raises InputError if these are not the images of the run's embeddings."""
+  path = files.path(workdir) / 'embeddings' / 'train.npz'
+  if not files.exists(path):
+    return
+  stored = embeddings.read(path)[0].get('pixels')
+  if stored is not None and not np.array_equal(
+      stored, features.pixels(problem.fitted.image)):
+    raise InputError(f'--data_dir={data_dir} holds other normal images than '
+                     f'those of {path}')
 
 
 def main() -> None:

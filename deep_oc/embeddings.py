@@ -28,10 +28,11 @@ other program can be evaluated too.
   image               u8[n, h, w, 3]
   label, anomaly, index, path, meta, command  as above
 """
+import contextlib
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,20 +56,10 @@ def read(path: object) -> tuple[dict[str, np.ndarray], dict]:
     InputError: the file is missing, damaged, holds pickles or NaN, or its
       arrays differ in length.
   """
-  try:
-    with (files.path(path).open('rb') as file,
-          np.load(file, allow_pickle=False) as archive):
-      arrays = {name: archive[name] for name in archive.files}
+  with _archive(path) as archive:
+    arrays = {name: archive[name] for name in archive.files}
     meta = dict(json.loads(str(arrays.pop('meta', '{}'))))
     arrays.pop('command', '')
-  except FileNotFoundError as error:
-    raise InputError(
-        f'no embeddings at {path}: train the run to its end, or write them '
-        'with `python -m deep_oc.embed --workdir=...`') from error
-  except (OSError, ValueError, EOFError, AttributeError, TypeError,
-          zipfile.BadZipFile, zlib.error) as error:
-    raise InputError(f'{path} is not a readable embeddings file of plain '
-                     'arrays; delete it and embed again') from error
   lengths = {name: len(array) if array.ndim else None
              for name, array in arrays.items()}
   if len(set(lengths.values())) > 1 or None in lengths.values():
@@ -78,6 +69,33 @@ def read(path: object) -> tuple[dict[str, np.ndarray], dict]:
       raise InputError(f"'{name}' in {path} holds NaN or infinite values: the "
                        'training diverged; lower its learning rate')
   return arrays, meta
+
+
+def contents(path: object) -> tuple[list[str], dict]:
+  """Returns the names of the arrays and the meta, without reading the arrays.
+
+  Raises:
+    InputError: the file is missing or damaged.
+  """
+  with _archive(path) as archive:
+    return archive.files, dict(json.loads(str(archive['meta'])))
+
+
+@contextlib.contextmanager
+def _archive(path: object) -> Iterator[Any]:
+  """Opens an embeddings file; says in one line why it cannot be read."""
+  try:
+    with (files.path(path).open('rb') as file,
+          np.load(file, allow_pickle=False) as archive):
+      yield archive
+  except FileNotFoundError as error:
+    raise InputError(
+        f'no embeddings at {path}: train the run to its end, or write them '
+        'with `python -m deep_oc.embed --workdir=...`') from error
+  except (OSError, ValueError, EOFError, AttributeError, TypeError, KeyError,
+          zipfile.BadZipFile, zlib.error) as error:
+    raise InputError(f'{path} is not a readable embeddings file of plain '
+                     'arrays; delete it and embed again') from error
 
 
 def read_run(workdir: object) -> tuple[dict, dict, dict]:

@@ -48,7 +48,8 @@ class Plan:
     steps: if not 0, the number of steps, and `epochs` does not matter.
     log_every: steps between rows of metrics; one dispatch on accelerators.
     monitor_every: steps between looks at the representation.
-    checkpoint_every: steps.
+    checkpoint_every: steps; where one process trains alone, a quarter of an
+      hour at most.
     batch_norm_groups: equal parts of the batch with BatchNorm statistics of
       their own; 1 = global, whatever the devices. As many as there are devices
       is what the published code does.
@@ -103,7 +104,11 @@ class Plan:
 
   def total_steps(self, images: int) -> int:
     """Returns the number of steps of the run."""
-    return self.steps or round(self.epochs * self.steps_per_epoch(images))
+    steps = self.steps or round(self.epochs * self.steps_per_epoch(images))
+    if not steps:
+      raise InputError(f'train.epochs={self.epochs} of {images} images is not '
+                       f'one step of train.batch={self.batch}')
+    return steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +129,12 @@ class Embed:
     if type(self.stages) is not int or self.stages < 1:
       raise InputError(f'embed.stages={self.stages!r} must be a whole number '
                        'from 1 on')
+
+  @property
+  def feature(self) -> str:
+    """Its name; 'pool' is the task's own. See `deep_oc.orientation`."""
+    level = 'pool' if self.stages == 1 else f'stages{self.stages}'
+    return level if self.views == 'none' else f'{level}_{self.views}'
 
 
 def define_flag() -> None:
@@ -200,7 +211,8 @@ def of_run(workdir: str, data_dir: str | None = None
   config = runs.read_config(workdir)
   check(config)
   if data_dir is not None:
-    config.data['path' if 'path' in config.data else 'data_dir'] = data_dir
+    prepared = 'data_dir' in config.data and not config.data.get('path')
+    config.data['data_dir' if prepared else 'path'] = data_dir
   return config
 
 
@@ -212,8 +224,9 @@ def check(config: ml_collections.ConfigDict) -> None:
   for key in _KEYS:
     if key not in config:
       raise InputError(f'the config lacks {key}')
-  if not isinstance(config.seed, int) or config.seed < 0:
-    raise InputError(f'seed={config.seed!r} must be a whole number from 0 on')
+  seed = config.seed
+  if not isinstance(seed, int) or not 0 <= seed < 2**32:  # a key has 32 bits
+    raise InputError(f'seed={seed!r} must be a whole number from 0 to 2**32-1')
   embed(config)
 
 
@@ -232,14 +245,15 @@ def problem(config: ml_collections.ConfigDict, split: data.Split | None = None
   """Splits images, by default those that it loads, into a one-class problem.
 
   Raises:
-    InputError: it cannot be, or `embed.views` turns what is not square.
+    InputError: it cannot be, or `embed.views` turns what is not square, images
+      or, if the task has a crop, their tiles.
   """
   found = plugins.call(
       data.one_class, config.protocol, 'protocol',
       split=split or data.load(**config.data), seed=config.seed)
   height, width = found.train.image.shape[1:3]
-  views = embed(config).views
-  if 'rot' in views and height != width:  # known before the training
+  views, whole = embed(config).views, not config.pretext.get('crop', 0)
+  if 'rot' in views and whole and height != width:
     raise InputError(f"embed.views='{views}' turns images, which must be "
                      f'square, not {height}x{width}')
   return found
@@ -250,10 +264,14 @@ def resolved(config: ml_collections.ConfigDict, problem: data.Problem
   """Returns the config with the normal class as its label, not its name, and
   with the protocol's defaults.
 
-  So that a run is the same run however it was asked for.
+  So that a run is the same run however it was asked for. Where a label is the
+  name of another class, the name stays: it is what a config means first.
   """
   config = config.copy_and_resolve_references()
-  config.protocol.normal = str(problem.normal_class)
+  labels, names = str(problem.normal_class), problem.class_names
+  mistaken = any(each in names and names.index(each) != int(each)
+                 for each in labels.split('+'))
+  config.protocol.normal = problem.normal_name if mistaken else labels
   with config.unlocked():
     config.protocol.update(problem.settings)
   return config
@@ -264,17 +282,27 @@ def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
 
   Raises:
     InputError: the task is to tell turns, and the images are turned already;
-      or the encoder has not as many stages as `embed` asks for.
+      a step has fewer images than the task compares; or the encoder has not as
+      many stages as `embed` asks for.
   """
   from deep_oc import pretexts
   task = pretexts.create(**config.pretext, encoder=config.encoder,
                          dtype=dtype(config.dtype))
-  if getattr(task, 'score_turns', 1) > 1 and not distribution.upright(
-      config.distribution):
-    raise InputError(
-        f"distribution='{config.distribution}' turns the images whose turn "
-        f"the pretext task '{config.pretext.name}' is to tell; "
-        '--config.distribution=none')
+  name, part = config.pretext.name, plan(config).part
+  if getattr(task, 'score_turns', 1) > 1:
+    if not distribution.upright(config.distribution):
+      raise InputError(
+          f"distribution='{config.distribution}' turns the images whose turn "
+          f"the pretext task '{name}' is to tell; --config.distribution=none")
+    for field in ('turn', 'vertical_flip'):
+      if getattr(task.augment, field):
+        raise InputError(f'pretext.augment.{field} turns the images whose turn '
+                         f"the pretext task '{name}' is to tell")
+  fewest = getattr(task, 'fewest_images', 1)
+  if part < fewest:
+    raise InputError(f"the pretext task '{name}' compares images: train.batch "
+                     f'by train.accumulate must be {fewest} at least, not '
+                     f'{part}')
   asked, has = embed(config).stages, getattr(task.encoder, 'stages', 1)
   if asked > has:
     raise InputError(f"embed.stages={asked}, and the encoder "
@@ -322,10 +350,15 @@ def dtype(name: str) -> 'jnp.dtype':
   return jnp.dtype(name)
 
 
-def meta(config: ml_collections.ConfigDict, problem: data.Problem, step: int
-         ) -> dict[str, object]:
-  """Returns what every result row says of the run, and its images' shape."""
+def meta(workdir: str, config: ml_collections.ConfigDict,
+         problem: data.Problem, step: int) -> dict[str, object]:
+  """Returns what every result row says of the run, and its images' shape.
+
+  The rule is 'last' at the run's last step, and 'chosen' at any other.
+  """
   encoder = config.encoder
+  last = plan(config).total_steps(
+      len(problem.train) * distribution.copies(config.distribution))
   shape = ','.join(f'{key}={_plain(encoder[key])}' for key in sorted(encoder)
                    if key not in ('name', 'remat'))  # which changes no feature
   return {
@@ -333,8 +366,9 @@ def meta(config: ml_collections.ConfigDict, problem: data.Problem, step: int
       'protocol': problem.protocol, 'normal_class': problem.normal_class,
       'normal_name': problem.normal_name, 'seed': config.seed,
       'pretext': config.method, 'encoder': f'{encoder.name}({shape})',
-      'step': step, 'checkpoint_rule': 'last',
-      'config_hash': runs.config_hash(config),
+      'step': step, 'checkpoint_rule': 'last' if step == last else 'chosen',
+      # Of what is stored: the images may have moved since.
+      'config_hash': runs.config_hash(runs.read_config(workdir)),
       'image_shape': problem.train.image.shape[1:]}
 
 

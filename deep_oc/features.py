@@ -82,11 +82,10 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   """
   mesh = sharding.mesh()
   untrained = step.init(pretext, config.seed, problem.train.image.shape[1:])
-  meta = experiment.meta(config, problem, int(state.step))
+  meta = experiment.meta(workdir, config, problem, int(state.step))
   more = {'test': {'class_names': problem.class_names}}
   embed = embedder(pretext, mesh, batch)
-  asked = experiment.embed(config)
-  other = orientation.name(asked.views, asked.stages)
+  other = experiment.embed(config).feature
   embed_other = embedder(pretext, mesh, batch, other) \
       if other != 'pool' else None
   score = embedder(pretext, mesh, batch, 'score') \

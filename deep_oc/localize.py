@@ -16,8 +16,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from deep_oc import (cli, data, distributed, embeddings, errors, experiment,
-                     plugins)
+from deep_oc import cli, data, distributed, embeddings, experiment
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -41,14 +40,10 @@ def export(workdir: str, config: ml_collections.ConfigDict,
            problem: data.Problem, pretext: nn.Module, state: step.State
            ) -> None:
   """Writes the heat maps of a run, trained and untrained."""
-  group = dict(config.localize)
-  name = group.pop('name', 'windows')
-  if name not in maps.METHODS:
-    raise errors.unknown('localize.name', name, maps.METHODS)
+  method = maps.create(config.localize, pretext, config.seed)
+  name = maps.name(config.localize)
   test = problem.test
   train = problem.fitted.image
-  method = plugins.call(maps.METHODS[name], group, 'localize', pretext=pretext,
-                        seed=config.seed)
 
   def found(variables, description):
     learnt = train
@@ -66,11 +61,19 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   for key in ('mask', 'path'):
     if getattr(test, key) is not None:
       arrays[key] = getattr(test, key)
-  meta = experiment.meta(config, problem, int(state.step)) | {
+  meta = experiment.meta(workdir, config, problem, int(state.step)) | {
       'class_names': problem.class_names, 'map_params': method.parameters(),
       'n_train': len(problem.fitted)}
   if distributed.is_first():
     embeddings.write(f'{workdir}/embeddings/maps.npz', arrays, meta)
+
+
+def check(config: ml_collections.ConfigDict, pretext: nn.Module,
+          image_shape: tuple[int, int, int]) -> None:
+  """Raises InputError if `export` could make no heat maps, before training."""
+  if config.get('localize'):
+    method = maps.create(config.localize, pretext, config.seed)
+    method.check(*image_shape[:2])
 
 
 def overridden(config: ml_collections.ConfigDict, settings: list[str]

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from deep_oc import (convolution, densities, errors, gradcam, oneclass,
-                     progress, step, windows)
+                     plugins, progress, step, windows)
 from deep_oc.errors import InputError
 
 _MEMORY = 2**29  # bytes of window features, of training and of others
@@ -58,6 +58,11 @@ class Windows:
         densities.create, positions, classifier, seed, reg_covar)
     self._new()  # an unknown one fails before minutes of features
     self._embed = windows.embedder(pretext, side)
+
+  def check(self, height: int, width: int) -> None:
+    """Raises InputError if the windows do not fit such images."""
+    for length in height, width:
+      windows.starts(length, self.side, self.stride)
 
   def fit(self, variables: Mapping[str, Any], train: np.ndarray,
           description: str | None = None) -> 'Windows':
@@ -179,6 +184,9 @@ class GradCam:
     self.classifier = classifier
     self._embed = jax.jit(functools.partial(_feature_map, pretext))
 
+  def check(self, height: int, width: int) -> None:
+    """Whole images may be of any size."""
+
   def fit(self, variables: Mapping[str, Any], train: np.ndarray,
           description: str | None = None) -> 'GradCam':
     """Fits the density to the pooled features f[n, d] of normal images."""
@@ -217,6 +225,25 @@ def _feature_map(pretext, variables, image):
 
 
 METHODS = {'windows': Windows, 'gradcam': GradCam}
+
+
+def name(group: Mapping[str, Any]) -> str:
+  """Returns which of `METHODS` a config's group `localize` names."""
+  return group.get('name', 'windows')
+
+
+def create(group: Mapping[str, Any], pretext: nn.Module, seed: int
+           ) -> Windows | GradCam:
+  """Returns what the group `localize` of a config names, unfitted.
+
+  Raises:
+    InputError: an unknown name or field, or what the method refuses.
+  """
+  if name(group) not in METHODS:
+    raise errors.unknown('localize.name', name(group), METHODS)
+  fields = {key: value for key, value in group.items() if key != 'name'}
+  return plugins.call(METHODS[name(group)], fields, 'localize',
+                      pretext=pretext, seed=seed)
 
 
 def _some(rng: np.random.Generator, values: np.ndarray, count: int

@@ -64,12 +64,6 @@ FAMILIES = {
 }
 
 
-def name(family: str, stages: int = 1) -> str:
-  """Returns the name of a feature; 'pool' is that of the task itself."""
-  level = 'pool' if stages == 1 else f'stages{stages}'
-  return level if family == 'none' else f'{level}_{family}'
-
-
 def _parts(feature: str) -> tuple[Members, int] | None:
   """Returns members and number of stages; None if it is the task's own."""
   found = re.fullmatch(r'(?:pool|stages(\d+))(?:_(\w+))?', feature)

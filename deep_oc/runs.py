@@ -1,13 +1,15 @@
 """A run's folder: its config, and the file names that the binaries share."""
+import contextlib
+import fcntl
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
-from deep_oc import files, provenance
+from deep_oc import embeddings, files, provenance
 from deep_oc.errors import InputError
 
 # Where data lies and how often to report change no result; what `localize` says
@@ -29,28 +31,59 @@ def default_workdir(config: ml_collections.ConfigDict,
   return '/'.join(['runs', *parts, f'seed{config.seed}'])
 
 
-def claim(workdir: str, config: ml_collections.ConfigDict) -> None:
+def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True
+          ) -> None:
   """Writes `config.json`, or checks that the run there has the same config.
+
+  What changes no result may differ; then the file says what is asked for now.
+
+  Args:
+    workdir: the run's folder.
+    config: resolved.
+    write: False only checks, where another process writes.
 
   Raises:
     InputError: the folder holds a run of another config, or cannot be
       written to.
   """
-  path = files.path(workdir) / 'config.json'
+  path, about = files.path(workdir) / 'config.json', provenance.about()
   if files.exists(path):
-    old, new = _flat(_read(path)['config']), _flat(config.to_dict())
+    about = _read(path)  # the versions stay those that began the run
+    old, new = _flat(about['config']), _flat(config.to_dict())
     differing = [f'{key}={old.get(key)!r} there, {new.get(key)!r} here'
                  for key in sorted(old.keys() | new.keys())
                  if old.get(key) != new.get(key)
-                 and not _NOT_HASHED.fullmatch(key)]
+                 and not _NOT_HASHED.fullmatch(key)
+                 and key != 'data.anomalous_path']  # for tests alone
     if differing:
       raise InputError(f'{workdir} holds a run of another config ('
                        f'{"; ".join(differing[:3])}); choose another --workdir')
+    write = write and old != new
+  if not write:
     return
   with files.replacing(path) as file:
-    json.dump({'config': config.to_dict()} | provenance.about(), file,
-              indent=2)
+    json.dump({**about, 'config': config.to_dict()}, file, indent=2)
     file.write('\n')
+
+
+@contextlib.contextmanager
+def held(workdir: str) -> Iterator[None]:
+  """Keeps other processes from training in a folder on disk meanwhile.
+
+  Raises:
+    InputError: one is at it.
+  """
+  if files.is_remote(workdir):  # an object store has no locks
+    yield
+    return
+  with (files.path(workdir) / 'config.json').open() as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise InputError(f'another process is training in {workdir}') from error
+    except OSError:  # a file system without locks
+      pass
+    yield
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:
@@ -63,21 +96,27 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
       _read(files.path(workdir) / 'config.json')['config'])
 
 
-def finished(workdir: str, config: ml_collections.ConfigDict) -> bool:
+def finished(workdir: str, config: ml_collections.ConfigDict,
+             feature: str = 'pool') -> bool:
   """Tells whether the run in `workdir` is of this config and at its end.
 
-  `config` is a resolved one, but may have the normal class by its name.
+  Args:
+    workdir: the run's folder.
+    config: a resolved one, but it may have the normal class by its name.
+    feature: that its embeddings must have.
   """
   try:
     there = read_config(workdir)
+    names, meta = embeddings.contents(f'{workdir}/embeddings/test.npz')
   except InputError:
     return False
   if not re.fullmatch(r'[\d+]+', config.protocol.normal):
     config = config.copy_and_resolve_references()
     config.protocol.normal = there.protocol.normal
-  ends = ['test.npz'] + ['maps.npz'] * bool(config.get('localize'))
-  return config_hash(there) == config_hash(config) and all(
-      files.exists(f'{workdir}/embeddings/{name}') for name in ends)
+  return (config_hash(there) == config_hash(config) and feature in names
+          and meta.get('checkpoint_rule') == 'last' and (
+              not config.get('localize')
+              or files.exists(f'{workdir}/embeddings/maps.npz')))
 
 
 def config_hash(config: ml_collections.ConfigDict) -> str:

@@ -49,8 +49,9 @@ def define_flags() -> None:
       'config', None, 'File of the experiment, for example '
       'configs/dacl_cifar10.py.')
   flags.DEFINE_multi_string(
-      'run', [], "The fields that make a run, 'protocol.normal=3 seed=1'; one "
-      'flag for each run.')
+      'run', [], "The fields that make a run, 'protocol.normal=3 seed=1', and "
+      'its folder, workdir=..., if it is to be another than `train` takes '
+      'below --root; one flag for each run.')
   flags.DEFINE_multi_string('set', [], 'A field for all runs, key=value.')
   flags.DEFINE_string('root', 'runs', 'The folder above all runs.')
   flags.DEFINE_integer(
@@ -67,17 +68,25 @@ class Member:
     problem: its images.
     images: u8[N, h, w, c], what it is trained on.
     workdir: its folder.
+    like: the shapes of its state.
   """
   config: ml_collections.ConfigDict
   problem: data.Problem
   images: np.ndarray
   workdir: str
+  like: step.State
 
   @functools.cached_property
   def start(self) -> int:
-    """The step of its newest checkpoint, or 0."""
+    """The step of its newest checkpoint that can be read, or 0.
+
+    Raises:
+      InputError: none can be.
+    """
     with checkpoints.Checkpoints(self.workdir) as saved:
-      return saved.newest() or 0
+      if saved.newest() is None:
+        return 0
+      return int(saved.restore(self.like).step)
 
   @functools.cached_property
   def plan(self) -> experiment.Plan:
@@ -103,8 +112,14 @@ class Member:
                        len(self.images) // self.plan.batch], sort_keys=True)
 
 
-def member(config: ml_collections.ConfigDict, root: str) -> Member | None:
+def member(config: ml_collections.ConfigDict, root: str,
+           workdir: str | None = None) -> Member | None:
   """Returns a run with its images; None if it is finished.
+
+  Args:
+    config: of the run.
+    root: the folder above all runs.
+    workdir: its own, if it is to be another.
 
   Raises:
     InputError: the config cannot be, or its folder holds another run.
@@ -114,13 +129,14 @@ def member(config: ml_collections.ConfigDict, root: str) -> Member | None:
       config.data.to_dict(), sort_keys=True)))
   config = experiment.resolved(config, problem)
   name = runs.default_workdir(config, problem.protocol).removeprefix('runs/')
-  workdir = f'{root.rstrip("/")}/{name}'
-  if runs.finished(workdir, config):
+  workdir = workdir or f'{root.rstrip("/")}/{name}'
+  if runs.finished(workdir, config, experiment.embed(config).feature):
     return None
   images = distribution.augment(problem.train.image, config.distribution)
   experiment.optimizer(config, len(images))  # or it raises
+  like = train.check(config, experiment.pretext(config), images)
   runs.claim(workdir, config)
-  return Member(config, problem, images, workdir)
+  return Member(config, problem, images, workdir, like)
 
 
 @functools.lru_cache(maxsize=1)  # classes and seeds share it
@@ -266,11 +282,6 @@ class _Fleet:
     return step.create_state(self.pretext, self.optimizer, of.config.seed,
                              of.images.shape[1:], of.plan.ema)
 
-  def like(self, of: Member, where: jax.sharding.Sharding) -> step.State:
-    """Returns the shapes of a member's state, placed so."""
-    return step.state_like(self.pretext, self.optimizer, of.images.shape[1:],
-                           of.plan.ema, where)
-
   def stack(self, states: Sequence[step.State]) -> step.State:
     """Puts states on the devices of their members, arrays [m, ...]."""
     return jax.tree.map(lambda *x: sharding.put(
@@ -297,7 +308,7 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
     log = [stack.enter_context(logs.Metrics(each.workdir, start))
            for each in members]
     states = fleet.stack([
-        each.restore(fleet.like(of, whole), start) if start
+        each.restore(of.like) if start
         else fleet.one(of) for of, each in zip(members, saved, strict=True)])
     for each in members:
       train.announce(each.config, each.problem, each.workdir,
@@ -308,7 +319,7 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
         desc=f'train {len(members)}'))
     stop = stack.enter_context(cli.between_steps())
     rows, since, now = [], time.perf_counter(), start
-    while now < total:
+    while now < total and len(failed) < len(members):
       count = min(dispatch - now % dispatch, total - now)
       states, metrics = fleet.take_steps(
           states, fleet.images, fleet.batches(now, count), fleet.keys)
@@ -386,23 +397,33 @@ def main() -> None:
   shared = {}
   for each in args.set:
     shared |= _overrides(shlex.quote(each))
-  configs = [experiment.read(args.config, _overrides(each) | shared)
-             for each in args.run]
+  asked = [_overrides(each) | shared for each in args.run]
+  folders = [each.pop('workdir', None) for each in asked]
+  configs = [experiment.read(args.config, each) for each in asked]
   if jax.process_count() > 1:
     raise InputError('several processes train one run; without --together each '
                      'run is trained by all of them')
   allocator.keep_freed_memory()
   members, failed = [], []
-  for config in configs:
+  for config, workdir in zip(configs, folders, strict=True):
     try:
-      members.append(member(config, args.root))
+      members.append(member(config, args.root, workdir))
     except InputError as error:
       failed.append(f'{config.protocol.normal}, seed {config.seed}: {error}')
   members = [each for each in members if each]
   workdirs = [each.workdir for each in members]
   if len(set(workdirs)) < len(workdirs):
     raise InputError('two of the runs would be in one folder')
-  failed += train_together(members, args.at_once)
+  with contextlib.ExitStack() as stack:
+    ready = []
+    for each in members:
+      try:
+        stack.enter_context(runs.held(each.workdir))
+        _ = each.start  # kept; what cannot be read fails this run alone
+        ready.append(each)
+      except InputError as error:
+        failed.append(f'{each.name}: {error}')
+    failed += train_together(ready, args.at_once)
   if failed:
     raise InputError('; '.join(failed))
 

@@ -27,12 +27,15 @@ from deep_oc import cli, data, distributed, experiment, logs, monitor, runs
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
+  import flax.linen as nn
   import jax
 
   from deep_oc import (allocator, checkpoints, distribution, features, localize,
                        sharding, step, storage)
 
 PROBES = 256  # training images whose features are watched
+_SAVE = 15 * 60  # seconds; so much is lost at most by one process alone
+_TELL = 60  # seconds between lines where there is no terminal
 
 
 def define_flags() -> None:
@@ -61,9 +64,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   images = distribution.augment(problem.train.image, config.distribution)
   optimizer = experiment.optimizer(config, len(images))
   total = plan.total_steps(len(images))
+  like = check(config, pretext, images)
   first = distributed.is_first()
-  if first:
-    runs.claim(workdir, config)
+  runs.claim(workdir, config, write=first)
   distributed.agree('the training images', lambda: zlib.crc32(images))
 
   stored = storage.Storage(
@@ -75,14 +78,14 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
                 out_shardings=sharding.replicated(mesh))(config.seed)
   dispatch = step.steps_per_dispatch(plan.log_every)
 
-  with checkpoints.Checkpoints(workdir) as saved:
-    shape, whole = images.shape[1:], sharding.replicated(mesh)
+  with (runs.held(workdir) if first else contextlib.nullcontext(),
+        checkpoints.Checkpoints(workdir) as saved):
     if saved.newest() is None:
       state = sharding.put(step.create_state(
-          pretext, optimizer, config.seed, shape, plan.ema), whole)
+          pretext, optimizer, config.seed, images.shape[1:], plan.ema),
+                           sharding.replicated(mesh))
     else:
-      state = saved.restore(step.state_like(
-          pretext, optimizer, shape, plan.ema, whole))
+      state = saved.restore(like)
     start = int(state.step)
     distributed.agree(f'the newest checkpoint that they see in {workdir}, '
                       'which must be one folder for all', lambda: start)
@@ -98,18 +101,25 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
         initial=start, total=total, unit='step', desc='train',
         disable=None if first else True) as bar, cli.between_steps(
             not jax.distributed.is_initialized()) as stop:
-      rows, since = [], time.perf_counter()
-      now = start
+      rows, now = [], start
+      since = told = saved_at = time.perf_counter()
       for dispatched, batch in enumerate(batches):
         state, metrics = take_steps(state, stored.images, batch, key)
         count = len(batch)
         now += count
         rows.append(metrics)
         bar.update(count)
+        clock = time.perf_counter()
+        if first and bar.disable and clock - told > _TELL:
+          told = clock
+          print(_line(now, total, len(rows) * count / (clock - since)),
+                flush=True)
         last = now == total
         watch = now % plan.monitor_every < count or last
         stopped = stop.is_set() or distributed.stopping(dispatched)
-        save = now % plan.checkpoint_every < count or last or stopped
+        overdue = jax.process_count() == 1 and clock - saved_at > _SAVE
+        save = (now % plan.checkpoint_every < count or last or stopped
+                or overdue)
         if not (now % plan.log_every < count or watch or save):
           continue
         means = _mean(rows, now, workdir)
@@ -124,6 +134,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
           if first:
             log.flush()
           saved.save(state)
+          saved_at = time.perf_counter()
         if stopped:
           raise cli.Stopped(
               f'stopped by SIGTERM at step {now}; the same command resumes')
@@ -131,7 +142,27 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
     features.export(workdir, config, problem, pretext, state)
     if config.get('localize'):
       localize.export(workdir, config, problem, pretext, state)
+  if first:
+    print(_next(workdir, problem))
   return workdir
+
+
+def _next(workdir: str, problem: data.Problem) -> str:
+  if problem.test.anomaly.any():
+    return f"stage 2: python -m deep_oc.evaluate --runs='{workdir}'"
+  return ('no test image is anomalous, so there is nothing to evaluate; next: '
+          f"python -m deep_oc.predict --workdir='{workdir}' --input=...")
+
+
+def check(config: ml_collections.ConfigDict, pretext: nn.Module,
+          images: np.ndarray) -> step.State:
+  """Returns the shapes of a run's state, which take a trace of its network.
+
+  Raises:
+    InputError: task, encoder or heat maps do not fit u8[n, h, w, c].
+  """
+  localize.check(config, pretext, images.shape[1:])
+  return experiment.state_like(config, pretext, images.shape[1:])
 
 
 def report(now: int, total: int, means: Mapping[str, float], watch: bool,
@@ -144,7 +175,8 @@ def report(now: int, total: int, means: Mapping[str, float], watch: bool,
   log.write(now, means)
   bar.set_postfix_str(f"loss {means['loss']:.4f}")
   if bar.disable and watch:  # no terminal: a line now and then instead
-    print(name + _line(now, total, means), flush=True)
+    print(f"{name}{_line(now, total, means['steps_per_second'])}  loss "
+          f"{means['loss']:.4f}", flush=True)
 
 
 def announce(config: ml_collections.ConfigDict, problem: data.Problem,
@@ -159,11 +191,9 @@ def announce(config: ml_collections.ConfigDict, problem: data.Problem,
     print(f'resuming at step {start} of {total}')
 
 
-def _line(now: int, total: int, means: Mapping[str, float]) -> str:
-  rate = means['steps_per_second']
+def _line(now: int, total: int, rate: float) -> str:
   left = datetime.timedelta(seconds=round((total - now) / rate))
-  return (f"step {now} of {total}  loss {means['loss']:.4f}  "
-          f'{rate:.1f} steps/s  {left} left')
+  return f'step {now} of {total}  {rate:.3g} steps/s  {left} left'
 
 
 def _mean(rows: list[dict[str, jax.Array]], now: int, workdir: str
@@ -187,9 +217,7 @@ def check_loss(loss: float, now: int, workdir: str) -> None:
 def main() -> None:
   with distributed.joined():
     allocator.keep_freed_memory()
-    workdir = train(experiment.from_flag(), flags.FLAGS.workdir)
-    if distributed.is_first():
-      print(f"stage 2: python -m deep_oc.evaluate --runs='{workdir}'")
+    train(experiment.from_flag(), flags.FLAGS.workdir)
 
 
 if __name__ == '__main__':

@@ -85,7 +85,8 @@ class Run(NamedTuple):
 
   @property
   def finished(self) -> bool:
-    return runs.finished(self.workdir, self.config)
+    return runs.finished(self.workdir, self.config,
+                         experiment.embed(self.config).feature)
 
 
 def expand(path: str, settings: Sequence[str] = (),
@@ -177,14 +178,14 @@ def resolved(config: ml_collections.ConfigDict
   """Returns the config and the protocol's title as they will be in the run.
 
   `experiment.resolved` without the images, which may be elsewhere. A class by
-  its name stays so; only of folders is the label known.
+  its name stays so; only of 'good' is the label known.
   """
   config = config.copy_and_resolve_references()
   protocol = {key: value for key, value in config.protocol.items()
               if value is not None}
   name = protocol.pop('name', 'one_vs_rest')
   normal = str(protocol.pop('normal', 0))
-  if config.data.source == 'folder' and normal == 'good':
+  if config.data.source in ('folder', 'builtin') and normal == 'good':
     normal = '0'
   several = normal.split('+')
   if all(each.isdecimal() for each in several):
@@ -249,18 +250,17 @@ def _joined(part: Sequence[Run]) -> engines.Job:
   """Returns a job for several runs, with the log of the first."""
   first = part[0]
   path = first.job.command[2]
-  root = first.workdir.removesuffix(f'/{first.job.name}')
   others = f' and {len(part) - 1} more' * (len(part) > 1)
   return engines.Job(first.job.name + others, (
       '-m', 'deep_oc.together', path,
-      *(f'--run={_fields(run)}' for run in part), f'--root={root}'),
-                     first.job.log)
+      *(f'--run={_fields(run)}' for run in part)), first.job.log)
 
 
 def _fields(run: Run) -> str:
   """Returns what --run of `deep_oc.together` takes: 'key=value key=value'."""
-  return shlex.join(each.removeprefix('--config.') for each in run.job.command
-                    if each.startswith('--config.'))
+  return shlex.join([*(
+      each.removeprefix('--config.') for each in run.job.command
+      if each.startswith('--config.')), f'workdir={run.workdir}'])
 
 
 def show_plan(sweep: Sequence[Run], cost: Cost, together: int = 1) -> None:

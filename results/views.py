@@ -23,8 +23,7 @@ from typing import NamedTuple
 import fast_recipe
 from absl import flags
 
-from deep_oc import (cli, experiment, features, oneclass, orientation,
-                     sharding)
+from deep_oc import cli, experiment, features, oneclass, sharding
 
 PASSES = 32_000
 COLUMNS = ('pretext', 'recipe', 'protocol', 'normal_class', 'passes', 'seed',
@@ -78,7 +77,7 @@ def evaluated(question: Question, pretext, problem, variables
               ) -> Iterator[tuple[str, str, float]]:
   """Yields families, classifiers and AUROCs, in percent."""
   for family in question.families:
-    feature = 'pool' if family == 'none' else orientation.name(family)
+    feature = experiment.Embed(family).feature
     embed = features.embedder(pretext, sharding.mesh(), feature=feature)
     train, test = (embed(variables, split.image)[feature]
                    for split in (problem.train, problem.test))

@@ -10,11 +10,12 @@ import sys
 import textwrap
 import time
 
+import numpy as np
 import pytest
 from conftest import the_error
 from configs import cutpaste_mvtec, dacl_cifar10, small_fmnist
 
-from deep_oc import experiment, runs
+from deep_oc import embeddings, experiment, runs
 from deep_oc.errors import InputError
 from launch import progress, sweep
 
@@ -87,13 +88,12 @@ def test_the_folder_is_the_one_that_train_would_choose(protocol, digits_npz):
   assert runs.config_hash(found) == runs.config_hash(wanted)
 
 
-def end(run, config=None, files=('train.npz', 'test.npz')):
+def end(run, config=None, files=('train.npz', 'test.npz'), rule='last'):
   """Writes what a run has at its end."""
   runs.claim(run.workdir, config or run.config)
-  folder = pathlib.Path(run.workdir) / 'embeddings'
-  folder.mkdir()
   for name in files:
-    (folder / name).touch()
+    embeddings.write(f'{run.workdir}/embeddings/{name}',
+                     {'pool': np.zeros((2, 1))}, {'checkpoint_rule': rule})
 
 
 def test_a_run_is_finished_with_its_last_file_and_of_its_own_config(tmp_path):
@@ -104,6 +104,22 @@ def test_a_run_is_finished_with_its_last_file_and_of_its_own_config(tmp_path):
   other.train.steps = 7
   end(c, other)
   assert [run.finished for run in (a, b, c, d)] == [True, False, False, False]
+
+
+def test_a_run_whose_embeddings_are_of_an_earlier_step_is_not_finished(
+    tmp_path):
+  run, other = sweep.expand(SMALL, classes=['0'], root=str(tmp_path))
+  end(run, rule='chosen')
+  end(other)
+  assert (run.finished, other.finished) == (False, True)
+
+
+def test_a_run_is_finished_with_the_feature_that_is_asked_for(tmp_path):
+  [run], [more] = (sweep.expand(
+      SMALL, [f'embed.views={views}'], ['0'], ['0'], root=str(tmp_path))
+                   for views in ('none', 'rot'))
+  end(run)
+  assert (run.finished, more.finished) == (True, False)
 
 
 def test_a_run_that_localizes_is_finished_with_its_maps(tmp_path):
@@ -255,8 +271,8 @@ def test_runs_of_one_job_are_all_of_the_sweep():
   job = list(parts)[1]
   assert job.command[:3] == ('-m', 'deep_oc.together', f'--config={SMALL}')
   assert job.command[3] == (
-      "--run=protocol.normal=4 seed=0 'pretext.head=(8, 4)'")
-  assert job.command[-1] == '--root=/a b'
+      "--run=protocol.normal=4 seed=0 'pretext.head=(8, 4)' "
+      "'workdir=/a b/small_fmnist_dacl/4/seed0'")
   assert sweep.jobs(found) == {run.job: [run] for run in found}
 
 

@@ -182,7 +182,7 @@ def test_stages_stand_side_by_side(family, crop):
       lambda view, level=level: _layers(task, variables, view)[level],
       IMAGE[:, y:y + 4, x:x + 4] if crop else IMAGE, family)
       for level in (0, 1)], axis=1) for y, x in sides], axis=0)
-  found = _embed(task, variables, IMAGE, orientation.name(family, 2))
+  found = _embed(task, variables, IMAGE, experiment.Embed(family, 2).feature)
   np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
 
 

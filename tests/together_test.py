@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,24 @@ def test_more_models_than_fit_are_not_tried_again(monkeypatch, capsys):
   rates[1] = rates[4]
   with pytest.raises(jax.errors.JaxRuntimeError):
     together.what_pays(None, of, 8)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_no_ones_matter_but_its_run_s(
+    digits_npz, tmp_path):
+  runs_ = [*RUNS[:2], '--at_once=1', '--set=train.steps=20',
+           '--set=train.checkpoint_every=10']
+  assert finish(start(tmp_path, digits_npz, *runs_)).returncode == 0
+  for seed in range(2):
+    shutil.rmtree(tmp_path / f'tiny/3/seed{seed}/embeddings')
+  for path in (tmp_path / 'tiny/3/seed1/checkpoints/20').rglob('*'):
+    if path.is_file():
+      path.write_bytes(b'')
+  done = finish(start(tmp_path, digits_npz, *runs_))
+  assert done.returncode == 0, done.stderr
+  assert 'seed1/checkpoints/20' in done.stderr and 'passed over' in done.stderr
+  assert 'resuming at step 10' in done.stdout
+  for seed in range(2):
+    assert (tmp_path / f'tiny/3/seed{seed}/embeddings/test.npz').exists()
 
 
 def test_one_run_that_cannot_be_leaves_the_others(digits_npz, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import the_error
 
-from deep_oc import embed, embeddings, evaluate, step, train
+from deep_oc import embed, embeddings, evaluate, features, step, train
 from deep_oc.scored import Request
 from tests import tiny
 
@@ -71,7 +71,7 @@ def test_the_embeddings_are_of_the_un_augmented_normals_and_the_test_set(
 
 
 def test_features_do_not_depend_on_how_the_last_batch_is_filled(finished):
-  from deep_oc import features, sharding
+  from deep_oc import sharding
   _, problem, pretext, state = embed.restore(str(finished))
   got = features.embedder(pretext, sharding.mesh(), batch=50)(
       state.variables, problem.test.image[:120])['pool']
@@ -80,7 +80,7 @@ def test_features_do_not_depend_on_how_the_last_batch_is_filled(finished):
 
 
 def test_large_images_go_through_a_few_at_a_time(finished, monkeypatch):
-  from deep_oc import features, sharding
+  from deep_oc import sharding
   _, problem, pretext, state = embed.restore(str(finished))
   images = problem.test.image[:70]
   whole = features.embedder(pretext, sharding.mesh(), 64)(
@@ -270,6 +270,34 @@ def test_images_that_moved_are_found_by_data_dir(
   np.testing.assert_array_equal(*(
       embeddings.read(each / 'embeddings/test.npz')[0]['pool']
       for each in (run, finished)))
+
+
+def test_other_images_are_not_embedded_in_a_runs_place(
+    finished, digits_npz, tmp_path):
+  shutil.copytree(finished, tmp_path / 'run')
+  data = dict(np.load(digits_npz))
+  np.savez(tmp_path / 'other.npz', **data | {'x_train': 255 - data['x_train']})
+  with pytest.raises(train.InputError, match='holds other normal images'):
+    embed.restore(str(tmp_path / 'run'), data_dir=str(tmp_path / 'other.npz'))
+
+
+def test_a_moved_run_keeps_the_hash_of_its_config(
+    finished, digits_npz, tmp_path):
+  run, moved = tmp_path / 'run', tmp_path / 'moved.npz'
+  shutil.copytree(finished, run)
+  shutil.copy(digits_npz, moved)
+  features.export(str(run), *embed.restore(str(run), data_dir=str(moved)))
+  assert embeddings.read(run / 'embeddings/test.npz')[1] == embeddings.read(
+      finished / 'embeddings/test.npz')[1]
+
+
+def test_embeddings_of_an_earlier_step_say_that_it_was_chosen(
+    finished, tmp_path):
+  shutil.copytree(finished, tmp_path / 'run')
+  features.export(str(tmp_path / 'run'),
+                  *embed.restore(str(tmp_path / 'run'), at=40))
+  _, meta = embeddings.read(tmp_path / 'run/embeddings/test.npz')
+  assert (meta['step'], meta['checkpoint_rule']) == (40, 'chosen')
 
 
 def test_embedding_a_folder_without_a_run_gives_one_line(binary, tmp_path):

@@ -14,6 +14,7 @@ A task is a file here with one public class, a Flax module:
     embed(image)                        -> {'pool': f32[n, d], ...}
     scores(image, *, log), optional     -> {name: f32[n]}
     score_turns: int = 1, optional      quarter turns that `scores` sees
+    fewest_images: int = 1, optional    that a step compares
 
 Images are f32[n, h, w, c] in [0, 1]. Views, targets, heads and the loss live in
 the task; whatever is not trained by gradient lives in a Linen collection. Its

@@ -40,6 +40,7 @@ class Pretext(nn.Module):
   crop: int = 0
 
   inputs_per_image: ClassVar[int] = 2
+  fewest_images: ClassVar[int] = 2  # of one there is no other
 
   def __post_init__(self):
     crops.check(self.crop)

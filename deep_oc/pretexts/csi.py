@@ -36,6 +36,7 @@ class Pretext(contrastive.Pretext):
   turn_weight: float = 1.0
 
   inputs_per_image: ClassVar[int] = 8
+  fewest_images: ClassVar[int] = 1  # its turns are others
   score_turns: ClassVar[int] = 4
 
   def __post_init__(self):

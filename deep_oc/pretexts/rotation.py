@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from deep_oc import crops, heads, pretexts, scores
+from deep_oc.errors import InputError
 
 
 class Pretext(nn.Module):
@@ -83,7 +84,15 @@ class Pretext(nn.Module):
 
 
 def turned(view: jax.Array) -> jax.Array:
-  """Turns [:, i] of f32[n, 4, ..., h, w, c] by i quarter turns."""
+  """Turns [:, i] of f32[n, 4, ..., h, w, c] by i quarter turns.
+
+  Raises:
+    InputError: the images are not square.
+  """
+  height, width = view.shape[-3:-1]
+  if height != width:
+    raise InputError('a task that tells quarter turns needs square images, '
+                     f'not {height}x{width}')
   return jnp.stack([jnp.rot90(view[:, k], k, axes=(-3, -2))
                     for k in range(4)], axis=1)
 
