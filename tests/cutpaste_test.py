@@ -225,6 +225,15 @@ def test_a_scar_covers_the_pixels_whose_centres_lie_in_its_box():
     assert len(np.unique(out[changed], axis=0)) == 1  # of one colour
 
 
+def test_every_scar_has_a_colour_of_its_own():
+  image = np.full((32, 32, 3), 2, np.float32)  # no colour is as bright
+  colour = many('scar', image, 50).min(axis=(1, 2))
+  assert colour.min() < 0.05 and 0.95 < colour.max() < 1
+  assert abs(colour.mean() - 0.5) < 0.1
+  # No channel tells of another.
+  assert np.all(abs(np.corrcoef(colour.T) - np.eye(3)) < 0.5)
+
+
 def test_a_turned_patch_lies_inside_too():
   how = cutpaste.Defects(angle=(-90, 90))
   box = boxes(cutpaste.patch_box, 10_000, (64, 64, 3), how)
@@ -258,6 +267,25 @@ def test_confetti_shifts_the_colours_of_two_squares():
     assert 2 <= len(colours) <= 4
     assert out.min() >= 0 and out.max() <= 1
     assert np.sort(count)[:-1].sum() <= 2 * 55 ** 2
+
+
+def test_confetti_are_two_squares_not_one_twice():
+  image = np.full((80, 80, 3), 0.5, np.float32)
+  colours = [len(np.unique(out.reshape(-1, 3), axis=0))
+             for out in many('confetti', image, 30)]
+  # Seldom one covers the other, and only two are left.
+  assert np.mean(np.array(colours) > 2) > 0.9
+
+
+def test_confetti_is_turned_by_up_to_45_degrees_and_lies_inside():
+  box = boxes(cutpaste.confetti_box, 10_000, (256, 256, 3))
+  np.testing.assert_array_equal(box.height, box.width)
+  assert set(box.height) == set(range(8, 55))
+  degrees = np.degrees(box.angle)
+  assert -45.001 <= degrees.min() < -44.9 and 44.9 < degrees.max() <= 45.001
+  assert abs(degrees.mean()) < 1
+  corner = corners(box)
+  assert corner.min() > -1e-3 and corner.max() < 256 + 1e-3
 
 
 def test_the_union_is_either_a_patch_or_a_scar_equally_often():
@@ -514,6 +542,26 @@ def test_crops_are_cut_from_everywhere_before_anything_is_pasted():
   assert np.all(np.ptp(inside, axis=(1, 2)) <= 15)
   assert np.mean(np.any(view[:, 1] - view[:, 1, :1, :1] != view[:, 0]
                         - view[:, 0, :1, :1], axis=(1, 2, 3))) > 0.95
+
+
+def test_where_a_crop_is_cut_tells_nothing_of_its_augmentation():
+  def mark(key, image):  # the last channel becomes what is drawn
+    return image.at[..., 2].set(jax.random.uniform(key, (2,))[0])
+  image = jnp.asarray(np.stack([ramp(24, 24)] * 500))
+  pretext = create(crop=16).clone(augment=mark)
+  view = jax.jit(lambda key: pretext.views(key, image)[:, 0, 0, 0])(
+      jax.random.key(0))
+  assert abs(np.corrcoef(view.T)[2, :2]).max() < 0.2
+
+
+def test_where_a_patch_is_from_tells_nothing_of_the_scar():
+  image = jnp.asarray(np.stack([ramp(32, 32)] * 200))
+  view = np.asarray(jax.jit(create().views)(jax.random.key(0), image))
+  pasted = np.any(view != ramp(32, 32), axis=-1)[:, 1:]
+  moved = pasted.any(axis=(2, 3)).all(axis=1)  # seldom back to where it was
+  for axis in (0, 1):
+    source = view[moved, 1:, ..., axis].mean(axis=(2, 3), where=pasted[moved])
+    assert abs(np.corrcoef(source.T)[0, 1]) < 0.3
 
 
 def test_views_apart_have_statistics_of_their_own():
