@@ -1,6 +1,7 @@
 """The update rule, written out."""
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -29,6 +30,38 @@ def test_three_steps_equal_keras_sgd_written_out():
     got = optax.apply_updates(got, updates)
   for name in w:
     np.testing.assert_allclose(got[name], w[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize('per', ['step', 'epoch'])
+@pytest.mark.parametrize('schedule', ['cosine', 'constant'])
+@pytest.mark.parametrize('name', ['sgd', 'nesterov', 'adam'])
+def test_each_rule_is_its_equation_on_every_schedule(name, schedule, per):
+  optimizer = optimizers.create(
+      total_steps=12, steps_per_epoch=4, name=name, learning_rate=0.1,
+      momentum=0.8, weight_decay=0.1, schedule=schedule, per=per,
+      warmup_epochs=1.5)
+  update = jax.jit(optimizer.update)
+  w, v, mean, square = np.array([1., -2., 3.]), 0., 0., 0.
+  got = jnp.asarray(w)
+  state = optimizer.init(got)
+  gradients = np.random.default_rng(0).normal(size=(12, 3))
+  for k, g in enumerate(gradients):
+    rate = 0.1 * min((k + 1) / 6, 1)  # six steps of warm-up
+    if schedule == 'cosine':
+      start = k if per == 'step' else k // 4 * 4
+      rate *= 0.5 * (1 + math.cos(math.pi * max(start - 6, 0) / 6))
+    if name == 'adam':  # decay is decoupled
+      mean = 0.9 * mean + 0.1 * g
+      square = 0.999 * square + 0.001 * g ** 2
+      root = np.sqrt(square / (1 - 0.999 ** (k + 1))) + 1e-8
+      w = w - rate * (mean / (1 - 0.9 ** (k + 1)) / root + 0.1 * w)
+    else:  # Keras' SGD: it is coupled
+      descent = -rate * (g + 0.1 * w)
+      v = 0.8 * v + descent
+      w = w + (0.8 * v + descent if name == 'nesterov' else v)
+    updates, state = update(jnp.asarray(g), state, got)
+    got = optax.apply_updates(got, updates)
+    np.testing.assert_allclose(got, w, atol=1e-5)
 
 
 def test_the_rate_is_held_through_each_epoch():
