@@ -1,4 +1,5 @@
 """A batch in parts: the gradient is the mean of theirs."""
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,6 +79,29 @@ def test_a_step_follows_the_mean_of_the_parts_gradients(task):
       jnp.subtract, state.params, gradient))
   _assert_close(got['batch_stats'], new['batch_stats'])
   np.testing.assert_allclose(metrics['loss'], value, rtol=1e-5)
+
+
+class Drawn(nn.Module):
+  """A task whose loss is what it draws, times a parameter."""
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    del image, train
+    loss = self.param('w', nn.initializers.ones, ()) * jax.random.uniform(
+        self.make_rng('views'))
+    return loss, {'loss': loss}
+
+
+def test_each_part_has_draws_of_its_own():
+  pretext, optimizer = Drawn(), optax.sgd(1.)
+  state = step.create_state(pretext, optimizer, 0, (8, 8, 3))
+  image = jnp.zeros((12, 8, 8, 3), jnp.uint8)
+  key = jax.random.fold_in(step.root_key(0), 1)
+  draws = [pretext.apply(state.variables, image, train=True, rngs={
+      'views': jax.random.fold_in(key, k)})[0] for k in range(3)]
+  got, metrics = _step((pretext, optimizer, state, image), image, accumulate=3)
+  np.testing.assert_allclose(metrics['loss'], np.mean(draws), rtol=1e-5)
+  np.testing.assert_allclose(got['params']['w'], 1 - np.mean(draws), rtol=1e-5)
 
 
 def test_parts_take_less_memory():
