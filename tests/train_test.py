@@ -12,7 +12,7 @@ from conftest import the_error
 
 from deep_oc import embed, embeddings, evaluate, features, step, train
 from deep_oc.scored import Request
-from tests import tiny
+from tests import tiny, untrained
 
 
 def _config(digits_npz, **overrides):
@@ -68,6 +68,17 @@ def test_the_embeddings_are_of_the_un_augmented_normals_and_the_test_set(
   assert (meta['step'], meta['checkpoint_rule'], meta['normal_name']) == (
       60, 'last', '3')
   assert test_meta == meta | {'class_names': list('0123456789')}
+
+
+def test_the_baseline_is_the_untrained_network_of_the_runs_seed(
+    digits_npz, tmp_path):
+  found = []
+  for seed in (0, 1):
+    run = untrained.run(_config(digits_npz, seed=seed), tmp_path / str(seed))
+    found.append(embeddings.read(run / 'embeddings/test.npz')[0])
+    # At step 0 the run itself is still untrained.
+    np.testing.assert_array_equal(found[seed]['random'], found[seed]['pool'])
+  assert not np.allclose(found[0]['random'], found[1]['random'])
 
 
 def test_features_do_not_depend_on_how_the_last_batch_is_filled(finished):
