@@ -101,6 +101,13 @@ def tiff_bomb(side: int) -> bytes:
           struct.pack('<I', 0) + data)
 
 
+def scans(count: int) -> bytes:
+  """Returns a small JPEG of at least so many scans, complete."""
+  whole = picture(0, (8, 8), 'jpeg', progressive=True)
+  at = whole.rindex(b'\xff\xda')
+  return whole[:at] + whole[at:-2] * count + whole[-2:]
+
+
 def webp_bomb() -> bytes:
   """Returns a WebP of 16383 × 16383 pixels of one colour, as its header says.
 

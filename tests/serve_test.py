@@ -141,6 +141,7 @@ REFUSALS = {
         413, {'files': _files(malformed.png_bomb(6000))}),
     'tiles of the picture have 8192×8192': (
         413, {'files': _files(malformed.tiff_bomb(8192))}),
+    'scans, more than 500': (413, {'files': _files(malformed.scans(600))}),
     'several frames': (422, {'files': _files(malformed.animated('webp', 3))}),
     '32-bit pixels': (422, {'files': _files(malformed.floats())}),
     'more than 3 pictures': (413, {'files': _files(*[PNG] * 4)}),
@@ -193,6 +194,12 @@ def test_a_photograph_with_a_second_picture_is_one(start):
   file = io.BytesIO()
   image.save(file, 'mpo', save_all=True, append_images=[image])
   assert _ask(start(), files=_files(file.getvalue())).status_code == 200
+
+
+def test_so_is_one_with_a_film_behind_it(start):
+  photograph = malformed.picture(kind='jpeg', progressive=True)
+  film = np.random.default_rng(0).bytes(15 * 2**20)
+  assert _ask(start(), files=_files(photograph + film)).status_code == 200
 
 
 def test_an_endless_upload_ends(start, monkeypatch):

@@ -1,7 +1,8 @@
 """Pictures from bytes of which nothing is known, at a bounded cost.
 
 What would be too large is refused before anything of it is decoded: by the size
-in its header and, as tiles of TIFF files are decompressed whole, by theirs.
+in its header and, as tiles of TIFF files are decompressed whole, by theirs. As
+each scan of a JPEG file may go through all of the picture, so is one of many.
 Nothing is completed that was cut off, and of several frames none is chosen.
 """
 import contextlib
@@ -21,6 +22,7 @@ _BEGINNINGS = {b'\x89PNG\r\n\x1a\n': 'PNG', b'\xff\xd8\xff': 'JPEG',
                b'BM': 'BMP', b'II*\0': 'TIFF', b'MM\0*': 'TIFF',
                b'II+\0': 'TIFF', b'MM\0+': 'TIFF'}
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+_SCANS = 500  # cameras write 10; by chance, 16 MiB of a film behind have 256
 
 
 def read(content: bytes, found: bundle.Bundle, max_pixels: int) -> np.ndarray:
@@ -35,6 +37,8 @@ def read(content: bytes, found: bundle.Bundle, max_pixels: int) -> np.ndarray:
   kind = _kind(content)
   if not kind:
     raise Refused(415, f'the file is no {KNOWN} picture')
+  if kind == 'JPEG':
+    _check_scans(content)
   with _refusing():
     with _open(content, kind) as file:
       _check_size(file, max_pixels)
@@ -75,6 +79,13 @@ def _refusing() -> Iterator[None]:
 def _line(error: Exception) -> str:
   """Returns the reason alone, without how Python prints the picture."""
   return ' '.join(str(error.__cause__ or error).split())[:200]
+
+
+def _check_scans(content: bytes) -> None:
+  """By the marker that begins one, which entropy-coded data cannot hold."""
+  scans = content.count(b'\xff\xda')
+  if scans > _SCANS:
+    raise Refused(413, f'the picture has {scans:,} scans, more than {_SCANS}')
 
 
 def _check_size(file: Image.Image, most: int) -> None:
