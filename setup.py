@@ -7,7 +7,7 @@ import setuptools
 HERE = pathlib.Path(__file__).parent
 INIT = (HERE / 'deep_oc' / '__init__.py').read_text(encoding='utf-8')
 SERVE = ['fastapi>=0.115', 'flatbuffers>=24', 'prometheus-client>=0.20',
-         'python-multipart>=0.0.20', 'uvicorn>=0.30']
+         'python-multipart>=0.0.27', 'uvicorn>=0.30']
 
 setuptools.setup(
     name='deep_oc',
