@@ -14,7 +14,7 @@ Pictures are PNG, JPEG, WebP, BMP or TIFF. One that cannot be scored refuses
 its whole request, with a 4xx that names it and says why. A request is taken
 while fewer than --queue are in hand, and then answered, whatever happens; else
 the answer is 503 with Retry-After. SIGTERM ends the service once all that was
-taken is answered, with status 0.
+taken is answered, with status 0; who does not read the answer is left at last.
 
 It listens on this machine alone unless --host says otherwise. It asks for no
 password and encrypts nothing: before it opens to others, put a proxy that does.
@@ -72,18 +72,19 @@ def main() -> None:
     with server.bind(args.host, args.port) as address:
       print(f'{args.bundle}: compile', flush=True)
       worker.warm_up(found)
-      _serve(app.create_app(found, chosen), server, address, args.host)
+      _serve(app.create_app(found, chosen), server, address, args.host, chosen)
   except bundle.BundleError as error:
     raise InputError(str(error)) from error
 
 
-def _serve(app, server, address, host):
+def _serve(app, server, address, host, limits):
   warnings.filterwarnings('ignore', module='PIL')  # of damaged uploads
   if host not in _LOCAL:
     print(f'warning: whoever reaches {host} can use it; there is no password',
           flush=True)
   server.run(app, address, lambda: print(
-      f'serve on {server.url(address)} (process {os.getpid()})', flush=True))
+      f'serve on {server.url(address)} (process {os.getpid()})', flush=True),
+             limits)
   measures = app.state.service.measures.registry
   accepted, finished = (int(measures.get_sample_value(
       f'deep_oc_{name}_total')) for name in ('accepted', 'finished'))

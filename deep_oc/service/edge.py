@@ -45,8 +45,8 @@ class Edge:
     begin = time.monotonic()
     try:
       await self._app(scope, exchange.receive, exchange.send)
-    except requests.ClientDisconnect:
-      exchange.status = GONE
+    except (requests.ClientDisconnect, asyncio.CancelledError):
+      exchange.status = GONE  # or it does not read, and the service ends
     except Exception:
       logging.getLogger(__name__).exception('a request failed')
       await exchange.apologize()

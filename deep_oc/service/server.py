@@ -1,5 +1,6 @@
 """From an address to the end of the last request."""
 import contextlib
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -9,6 +10,9 @@ import fastapi
 import uvicorn
 
 from deep_oc.errors import InputError
+from deep_oc.service.limits import Limits
+
+_MARGIN = 10  # seconds, for a client to read its answer
 
 
 class _Server(uvicorn.Server):
@@ -67,16 +71,21 @@ def url(found: socket.socket) -> str:
 
 
 def run(app: fastapi.FastAPI, found: socket.socket,
-        listens: Callable[[], object]) -> None:
+        listens: Callable[[], object], limits: Limits) -> None:
   """Serves until SIGTERM or Ctrl-C, and then what was accepted before.
+
+  A client that does not read is waited for no longer than an upload and its
+  answer may take.
 
   Args:
     app: what serves.
     found: a socket that does not listen yet.
     listens: called once it does.
+    limits: of the app.
   """
   # h11, unlike httptools, bounds what a header may be.
   server = _Server(uvicorn.Config(
       app, http='h11', ws='none', access_log=False, log_level='warning',
-      server_header=False), listens)
+      server_header=False, timeout_graceful_shutdown=_MARGIN + math.ceil(
+          2 * limits.timeout)), listens)
   server.run(sockets=[found])
