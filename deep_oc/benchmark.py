@@ -64,10 +64,10 @@ def define_flags() -> None:
       '32.', 8)
   flags.DEFINE_integer('rounds', 5, 'Rounds of which the median counts.', 1)
   flags.DEFINE_float('seconds', 2.0, 'At least so long per part and round.')
-  flags.DEFINE_string('output', None, 'CSV file for the table.')
-  flags.DEFINE_string(
-      'profile', None, 'CSV file for the operations of a train step: how often '
-      'each runs and how long, by the profiler.')
+  tables.define_flag('output', 'CSV file for the table.')
+  tables.define_flag(
+      'profile', 'CSV file for the operations of a train step: how often each '
+      'runs and how long, by the profiler.')
   flags.DEFINE_string(
       'classifiers', None, "Times one-class classifiers, not a config: 'all', "
       'or some as in deep_oc.evaluate.')

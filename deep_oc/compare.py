@@ -51,7 +51,7 @@ def define_flags() -> None:
       'other_feature', None, "That of b; by default the same as a's.")
   flags.DEFINE_string(
       'other_classifier', None, "Those of b; by default the same as a's.")
-  flags.DEFINE_string('output', None, 'CSV to write the comparisons to.')
+  tables.define_flag('output', 'CSV to write the comparisons to.')
 
 
 def truth(a: pathlib.Path, b: pathlib.Path) -> np.ndarray:

@@ -94,8 +94,8 @@ def define_flags() -> None:
       'reuse', True, 'Take the results of runs that were evaluated with the '
       'same flags, code and embeddings.')
   flags.DEFINE_bool('pictures', True, 'Draw the heat maps, if there are any.')
-  flags.DEFINE_string(
-      'output', None, 'Where the summary goes; by default summary.csv in the '
+  tables.define_flag(
+      'output', 'Where the summary goes; by default summary.csv in the '
       'folder before the first * of --runs. The .md and .tex go beside it.')
   flags.register_validator(
       'output', lambda path: not str(path).endswith(('.md', '.tex')),

@@ -6,6 +6,8 @@ import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from absl import flags
+
 from deep_oc import files, provenance
 from deep_oc.errors import InputError
 
@@ -36,6 +38,14 @@ TOTAL = {'cifar10': ('cifar10',),
          'cifar100_coarse': ('cifar100_coarse', 'cifar20'),
          'fashion_mnist': ('fashion_mnist', 'fmnist'),
          'cat_vs_dog': ('cat_vs_dog', 'catdog'), 'celeba': ('celeba',)}
+
+
+def define_flag(name: str, text: str, **more: object) -> None:
+  """Defines a flag that names a CSV for `write`, and not what lies beside."""
+  flags.DEFINE_string(name, None, text, **more)
+  flags.register_validator(
+      name, lambda path: not str(path).endswith('.json'),
+      'names the CSV; what made it goes beside it, as .json')
 
 
 def write(path: str | os.PathLike, columns: Sequence[str],

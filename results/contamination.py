@@ -28,8 +28,8 @@ SHOWN = {('pool', 'kde'): '{} + KDE', ('score', 'rotation'): "{}'s own score",
 
 def define_flags() -> None:
   flags.DEFINE_string('runs', 'runs/**', 'Folders of evaluated runs.')
-  flags.DEFINE_string('output', None, 'The CSV; the picture goes beside it.',
-                      required=True)
+  tables.define_flag('output', 'The CSV; the picture goes beside it.',
+                     required=True)
 
 
 def read(pattern: str) -> list[dict[str, object]]:

@@ -309,8 +309,9 @@ def test_the_bundles_own_program_ends_bad_input_with_one_line(
       (['nowhere'], 'none of 1 images could be read'),
       ([str(tmp_path / 'text.png')], 'none of 1 images could be read'),
       ([str(copied / 'bundle')], 'no image in'),
-      ([str(tmp_path / 'text.png'), '--maps=m'], 'no heat maps')):
-    done = _predict(copied, *args, '--output=p.csv')
+      ([str(tmp_path / 'text.png'), '--maps=m'], 'no heat maps'),
+      (['nowhere', '--output=p.json'], '--output=p.json names the CSV')):
+    done = _predict(copied, '--output=p.csv', *args)
     errors = [line for line in done.stderr.splitlines()
               if line.startswith('error: ')]
     assert done.returncode == 2 and 'Traceback' not in done.stderr

@@ -382,6 +382,7 @@ def test_a_damaged_run_fails_in_one_line_and_the_others_are_kept(
     (['--runs=nowhere/**'], ["'nowhere/**'"]),
     (['--clasifiers=kde'], ['clasifiers', 'classifiers']),
     (['--output=here/summary.md'], ['--output', 'names the CSV']),
+    (['--output=here/summary.json'], ['--output', 'names the CSV']),
     (['more'], ["'more'"])])
 def test_unknown_names_fail_with_the_nearest(run, tmp_path, args, words):
   _assert_fails(_main(*args, cwd=tmp_path), *words)

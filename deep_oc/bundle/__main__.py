@@ -129,6 +129,9 @@ def main() -> None:
   args = _arguments()
   output = pathlib.Path(args.output)
   try:
+    if output.suffix == '.json':
+      raise BundleError(f'--output={output} names the CSV; what made it goes '
+                        'beside it, as .json')
     bundle = load(args.bundle)
     if args.maps and not bundle.localizes:
       raise BundleError('this bundle has no heat maps; leave --maps out')
