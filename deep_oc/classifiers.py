@@ -26,6 +26,8 @@ from deep_oc.errors import InputError
 # A kernel matrix given to libsvm makes fitting up to 100 times faster than its
 # own kernel; from 2^31 bytes on (16,384 rows) libsvm crashes on it.
 _GRAM_ROWS = 12_000
+_TOLERANCE = 1e-3  # scikit-learn's, of an SVM
+_RELATIVE = 1e-5, 1e-3  # between which it lies, to rows of length 1
 _CHUNK = 1024  # rows of a kernel matrix at once; bounds the memory
 
 _SHRINKAGE = {'ledoit_wolf': covariance.LedoitWolf, 'oas': covariance.OAS}
@@ -61,12 +63,17 @@ class OneClassSVM(base.BaseEstimator):
     return self._gram(X, self.support_vectors_) @ self.dual_coef_
 
   def _solve(self, X):
+    # alpha is the same however long the rows are, but libsvm's tolerance is
+    # absolute: beyond its rounding it would go on and on.
+    length = _length(X) if self.kernel == 'linear' else 1.
+    X = X / length
+    tol = np.clip(_TOLERANCE / length**2, *_RELATIVE)
     if len(X) <= _GRAM_ROWS:
-      solver = svm.OneClassSVM(kernel='precomputed', nu=self.nu)
+      solver = svm.OneClassSVM(kernel='precomputed', nu=self.nu, tol=tol)
       return solver.fit(self._gram(X, X))
     return svm.OneClassSVM(
         kernel=self.kernel, gamma=getattr(self, 'gamma_', 1.), nu=self.nu,
-        cache_size=500).fit(X)
+        tol=tol, cache_size=500).fit(X)
 
   def _gram(self, X, Y):
     if self.kernel == 'linear':
@@ -418,6 +425,15 @@ def rows(classifier, X, norm, reset=False):
   X = validation.validate_data(classifier, X, reset=reset, dtype=np.float64,
                                ensure_min_samples=2 if reset else 1)
   return preprocessing.normalize(X, norm) if norm else X
+
+
+def _length(X: np.ndarray) -> float:
+  """Returns about how long the rows of f[n, d] are, 1 if they are 0.
+
+  A power of two: to divide by it rounds nothing.
+  """
+  square = np.square(X).sum(axis=1).mean()
+  return 2. ** np.round(np.log2(square) / 2) if square else 1.
 
 
 def _clusters(k: int, X: np.ndarray) -> int:

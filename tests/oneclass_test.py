@@ -167,6 +167,20 @@ def test_linear_svm_scores_equal_sklearns_without_normalisation(
   assert not np.allclose(expected, -other.score_samples(_unit(TEST)))
 
 
+@pytest.mark.parametrize('rows', [500, 10])
+@pytest.mark.parametrize('scale', [1e-9, 30., 1e30])
+def test_the_scale_of_rows_around_0_changes_no_linear_svm(
+    scale, rows, monkeypatch):
+  monkeypatch.setattr(classifiers, '_GRAM_ROWS', rows)
+  X = np.random.default_rng(0).normal(size=(500, 16))
+  found = oneclass.fit('ocsvm_linear', scale * X)
+  expected = svm.OneClassSVM(kernel='linear', tol=1e-5).fit(X)
+  alpha = np.zeros(500)
+  alpha[expected.support_] = expected.dual_coef_[0]
+  weight = found.dual_coef_ @ found.support_vectors_ / scale
+  np.testing.assert_allclose(weight, alpha @ X, atol=0.01)
+
+
 # Three clusters of 40 rows, and rows between them.
 LABEL = np.repeat(np.arange(3), 40)
 CLUSTERED = 5 * np.eye(3, 6)[LABEL] + RANDOM.normal(size=(120, 6)) / 3
