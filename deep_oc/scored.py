@@ -16,7 +16,7 @@ from deep_oc.errors import InputError
 
 # Runs that agree in these differ in their seeds only.
 _ONE_ENSEMBLE = ('experiment', 'dataset', 'protocol', 'normal_class', 'pretext',
-                 'encoder')
+                 'encoder', 'step')
 
 # The modules that decide what the rows say.
 _CODE = ('classifiers', 'embeddings', 'estimators', 'evaluate', 'jitted',
@@ -173,10 +173,13 @@ def ensembles(runs: Mapping[pathlib.Path, Scored]
 
 def _mean(members: Sequence[Scored], folder: pathlib.Path) -> Scored:
   first = members[0]
-  for each in members[1:]:
-    if not np.array_equal(first.index, each.index):
-      raise InputError(f'the runs in {folder} were tested on different images; '
-                       'no ensemble can be made of them')
+  differs = [name for name in ('index', 'path', 'anomaly')
+             for each in members[1:]
+             if not np.array_equal(getattr(first, name), getattr(each, name))]
+  if differs:
+    raise InputError(f'the runs in {folder} were tested on different images '
+                     f"('{differs[0]}' differs); no ensemble can be made of "
+                     'them')
   about = dict(first.about) | {
       'seed': '+'.join(each.about.get('seed', '') for each in members),
       'pretext': first.about['pretext'] + '_ensemble', 'config_hash': ''}

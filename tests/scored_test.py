@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -14,7 +15,7 @@ _POOL = Key('pool', 'gde_ledoit_wolf', 'image')
 _MAP = Key('windows', 'gde_ledoit_wolf', 'pixel')
 
 
-def _run(seed, index=None, **about):
+def _run(seed, **about):
   rng = np.random.default_rng(seed)
   anomaly = np.arange(20) % 2 == 1
   mask = np.zeros((20, 6, 6), bool)
@@ -22,7 +23,7 @@ def _run(seed, index=None, **about):
   return Scored(
       {'experiment': 'e', 'normal_class': '0', 'pretext': 'cutpaste',
        'seed': str(seed), 'config_hash': f'h{seed}'} | about,
-      anomaly, mask, np.arange(20) if index is None else index, {
+      anomaly, mask, np.arange(20), {
           _POOL: Score(rng.normal(anomaly, 1), '{"a": 1}', '7'),
           _MAP: Score(rng.normal(mask, 1).astype(np.float32))})
 
@@ -73,13 +74,18 @@ def test_a_mean_of_noisy_seeds_is_better_than_one_of_them():
 def test_only_seeds_are_averaged_not_classes_or_experiments():
   runs = {pathlib.Path('runs/e/0/seed0'): _run(0),
           pathlib.Path('runs/e/1/seed1'): _run(1, normal_class='1'),
-          pathlib.Path('runs/f/0/seed1'): _run(1, experiment='f')}
+          pathlib.Path('runs/f/0/seed1'): _run(1, experiment='f'),
+          pathlib.Path('runs/e/0/short'): _run(2, step='7')}
   assert not scored.ensembles(runs)
 
 
-def test_seeds_that_were_tested_on_different_images_are_one_line():
-  runs = {_folder(0): _run(0), _folder(1): _run(1, index=np.arange(1, 21))}
-  with pytest.raises(InputError, match='different images'):
+@pytest.mark.parametrize('name, other', [
+    ('index', np.arange(1, 21)), ('anomaly', np.arange(20) % 2 == 0),
+    ('path', np.array([f'{i}.png' for i in range(20)]))])
+def test_seeds_that_were_tested_on_different_images_are_one_line(name, other):
+  runs = {_folder(0): _run(0),
+          _folder(1): dataclasses.replace(_run(1), **{name: other})}
+  with pytest.raises(InputError, match=f"different images .'{name}' differs"):
     scored.ensembles(runs)
 
 
