@@ -133,23 +133,23 @@ def _lines(head, group):
   for name in sorted(group, key=natural):
     yield _class_line(head, list(group[name].values()))
   complete = _complete(group)
-  rows = [row for seeds in group.values() for row in seeds.values()]
+  rows = [row for found in complete for row in found.values()]
   yield _line(head, 'mean', 'mean', list(map(_mean, complete)),
               len(complete[0]), CLASSES.get(head['dataset'], ''), rows)
 
 
 def _complete(group):
-  """Returns {class: AUROC} of each seed that has all that any seed has."""
+  """Returns {class: row} of each seed that has all that any seed has."""
   by_seed = {}
   for name, seeds in group.items():
     for seed, row in seeds.items():
-      by_seed.setdefault(seed, {})[name] = float(row['auroc'])
+      by_seed.setdefault(seed, {})[name] = row
   widest = max(by_seed.values(), key=len).keys()
   return [found for found in by_seed.values() if found.keys() == widest]
 
 
 def _mean(found):
-  return statistics.fmean(found.values())
+  return statistics.fmean(float(row['auroc']) for row in found.values())
 
 
 def _totals(groups, lines):
@@ -186,8 +186,8 @@ def _total_lines(head, group):
   plain = []
   for found in complete:
     parts = {}
-    for (dataset, _), auroc in found.items():
-      parts.setdefault(dataset, []).append(auroc)
+    for (dataset, _), row in found.items():
+      parts.setdefault(dataset, []).append(float(row['auroc']))
     plain.append(statistics.fmean(map(statistics.fmean, parts.values())))
   yield _line(head, 'mean', 'mean', list(map(_mean, complete)), *size)
   yield _line(head, 'plain_mean', 'plain mean', plain, *size)

@@ -47,10 +47,12 @@ def test_the_sd_of_the_mean_is_over_seeds_not_classes():
 
 
 def test_a_seed_that_lacks_classes_is_not_in_the_mean():
-  rows = [_row('0', '0', '80.00'), _row('1', '0', '90.00'),
-          _row('0', '1', '10.00')]
+  rows = [_row('0', '0', '80.00', aupro='70.00'),
+          _row('1', '0', '90.00', aupro='80.00'),
+          _row('0', '1', '10.00', aupro='10.00')]
   line = _line(tables.summarize(rows), 'mean')
   assert (line['auroc_mean'], line['n_seeds']) == ('85.00', 1)
+  assert line['aupro_mean'] == '75.00'
 
 
 def test_a_mean_over_some_classes_is_marked_and_has_no_gap():
