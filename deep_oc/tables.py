@@ -98,13 +98,15 @@ def summarize(rows: Iterable[Mapping[str, str]]) -> list[dict[str, object]]:
   paper, and the 'plain_mean' over data sets, both with the number of classes.
 
   Raises:
-    InputError: two runs are of one class and seed, but not one result.
+    InputError: two runs are of one class and seed, but not one result; or of
+      one class, but trained for more and for fewer steps.
   """
   groups = {}
   for row in map(_as_class, rows):
     group = groups.setdefault(tuple(row.get(key, '') for key in _GROUP), {})
     seeds = group.setdefault(row['normal_class'], {})
     _check_same(seeds.setdefault(row['seed'], row), row)
+    _check_step(next(iter(seeds.values())), row)
   lines = [line for key, group in groups.items()
            for line in _lines(dict(zip(_GROUP, key, strict=True)), group)]
   return lines + list(_totals(groups, lines))
@@ -126,6 +128,15 @@ def _check_same(old, new):
         f"{new['normal_class'] or '?'}, seed {new['seed'] or '?'} of "
         f"{new['dataset'] or 'an unnamed data set'} but differ; summarize "
         'them apart: --runs=...')
+
+
+def _check_step(old, new):
+  """Checks that two rows of a class are of equally long trainings."""
+  if old['step'] != new['step']:
+    raise InputError(
+        f"{old['run']} was trained for {old['step'] or '?'} steps but "
+        f"{new['run']} for {new['step'] or '?'}, so their mean is of no one "
+        'training; summarize them apart: --runs=...')
 
 
 def _lines(head, group):

@@ -110,6 +110,13 @@ def test_two_different_runs_of_one_seed_are_an_error_that_names_both():
     tables.summarize([_row(), _row(run='runs/again', config_hash='other')])
 
 
+def test_seeds_of_other_steps_are_an_error_that_names_both():
+  with pytest.raises(InputError, match='seed0 .* 9 steps but runs/e/0/seed1 '):
+    tables.summarize([_row(step='9'), _row(seed='1', step='8')])
+  tables.summarize([_row(step='9'), _row('1', step='8'),
+                    _row(seed='1', step='8', experiment='short')])
+
+
 def test_written_rows_are_read_back(tmp_path):
   tables.write(tmp_path / 'a.csv', tables.RESULTS, [_row()])
   row, = tables.read(tmp_path / 'a.csv')
