@@ -90,7 +90,7 @@ def summarize(rows: Iterable[Mapping[str, str]]) -> list[dict[str, object]]:
   Rows are those of `read`, with 'run', where each comes from. A data set named
   family/category, as 'mvtec_ad/bottle', is a class of its family. The row of
   the mean averages per seed over the classes, then over the seeds that have
-  all the classes that any seed has.
+  the same classes as the first of those with the most.
 
   At the end, as the data set 'all', stand the methods with results on several
   of the data sets of TOTAL, experiments named <method>_<data set>: a row per
@@ -150,12 +150,13 @@ def _lines(head, group):
 
 
 def _complete(group):
-  """Returns {class: row} of each seed that has all that any seed has."""
+  """Returns {class: row} of each seed with the classes of the widest one."""
   by_seed = {}
   for name, seeds in group.items():
     for seed, row in seeds.items():
       by_seed.setdefault(seed, {})[name] = row
-  widest = max(by_seed.values(), key=len).keys()
+  first = max(sorted(by_seed, key=natural), key=lambda seed: len(by_seed[seed]))
+  widest = by_seed[first].keys()
   return [found for found in by_seed.values() if found.keys() == widest]
 
 

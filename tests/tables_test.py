@@ -55,6 +55,13 @@ def test_a_seed_that_lacks_classes_is_not_in_the_mean():
   assert line['aupro_mean'] == '75.00'
 
 
+def test_of_seeds_with_other_classes_the_first_is_in_the_mean():
+  rows = [_row('0', '10', '80.00'), _row('1', '9', '90.00')]
+  for given in rows, rows[::-1]:
+    line = _line(tables.summarize(given), 'mean')
+    assert (line['auroc_mean'], line['n_classes']) == ('90.00', 1)
+
+
 def test_a_mean_over_some_classes_is_marked_and_has_no_gap():
   lines = tables.summarize([_row(str(i)) for i in range(7)])
   line = _line(lines, 'mean')
