@@ -146,9 +146,11 @@ def _check_anomaly(path, anomaly):
   if anomaly is None or anomaly.ndim != 1 or anomaly.dtype.kind not in 'biuf':
     raise InputError(f"{path} holds no 'anomaly', bool[n]")
   if anomaly.all() or not anomaly.any():
-    kind = 'anomalous' if anomaly.any() else 'normal'
-    raise InputError(f'all {len(anomaly)} rows of {path} are {kind}; a test '
-                     'set needs both kinds')
+    kind, hint = ('anomalous', '') if anomaly.any() else (
+        'normal', ' (data.anomalous_path names a folder of anomalous images)')
+    raise InputError(
+        f'all {len(anomaly)} rows of {path} are {kind}; a test set needs both '
+        f'kinds{hint}; `python -m deep_oc.predict` works without')
 
 
 def features(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -416,8 +416,10 @@ def test_files_of_different_runs_are_an_error(run, key):
 @pytest.mark.parametrize('anomaly, kind', [(0, 'normal'), (1, 'anomalous')])
 def test_a_test_set_of_one_kind_is_an_error(run, anomaly, kind):
   _write(run, anomaly=np.full(30, anomaly, bool))
-  with pytest.raises(InputError, match=f'all 30 rows .* are {kind}'):
+  with pytest.raises(InputError, match=f'all 30 rows .* are {kind}') as caught:
     evaluate.evaluate(run)
+  assert 'deep_oc.predict` works without' in str(caught.value)
+  assert ('data.anomalous_path' in str(caught.value)) == (kind == 'normal')
 
 
 def test_features_of_different_width_are_an_error(run):

@@ -326,13 +326,15 @@ def test_an_empty_plain_folder_is_named_with_what_lies_there(tmp_path):
   (tmp_path / 'a/x.gif').write_text('')
   plain(tmp_path / 'a/inside')
   assert '(left out: 1 not images)' in line(tmp_path / 'a')
-  assert 'give a folder in it: inside' in line(tmp_path / 'a')
+  plain(tmp_path / 'a/odd, even')
+  assert ("give a folder in it as data.path, and one of anomalous images as "
+          "data.anomalous_path: 'inside', 'odd, even'") in line(tmp_path / 'a')
 
 
 def test_a_folder_of_data_sets_is_no_data_set(tmp_path):
   for name in ('bottle', 'cable'):
     mvtec(tmp_path / 'all' / name)
-  assert 'give one of them: bottle, cable' in line(tmp_path / 'all')
+  assert "give one of them: 'bottle', 'cable'" in line(tmp_path / 'all')
 
 
 def test_a_train_folder_without_good_is_an_error(tmp_path):
@@ -587,7 +589,13 @@ def test_the_check_tells_what_is_held_out_and_what_is_missing(
   check.check(str(plain(tmp_path / 'a')), size=8)
   out = capsys.readouterr().out
   assert '2 of the 10 are held out' in out and 'no anomalous images' in out
+  assert 'they belong in the folder that data.anomalous_path names' in out
   assert 'ready: 8 normal images to train with; 2 normal and 0' in out
+  for part in 'train', 'test':
+    plain(tmp_path / f'b/{part}/good')
+  check.check(str(tmp_path / 'b'), size=8)
+  out = capsys.readouterr().out
+  assert f'they belong in folders of {tmp_path}/b/test' in out
 
 
 def test_the_check_lists_every_problem_and_fails(bottle):

@@ -79,8 +79,10 @@ def find(path: str, anomalous_path: str | None = None) -> Found:
   found.items.sort(key=lambda item: (
       item.part != 'train', item.kind != NORMAL, item.kind, item.path.name))
   if all(item.kind == NORMAL for item in found.items):
+    place = (f'folders of {root}/test' if (root / 'train').is_dir() else
+             'the folder that data.anomalous_path names')
     found.notes.append('no anomalous images: a model can be trained on these, '
-                       'but not evaluated')
+                       f'but not evaluated; they belong in {place}')
   return found
 
 
@@ -136,11 +138,16 @@ def _no_image(found: Found) -> str:
                 if (each / 'train').is_dir())
   if sets:
     return (f'{found.root} is a folder of data sets; give one of them: '
-            + ', '.join(sets[:9]))
-  hint = ', '.join(sorted(each.name for each in found.unread)[:9])
+            + _quoted(sets))
+  hint = _quoted(sorted(each.name for each in found.unread))
   return (f'{line}; it needs train/{NORMAL}, or images directly in it '
           f'({", ".join(_SUFFIXES)})'
-          + (f'; or give a folder in it: {hint}' if hint else ''))
+          + (f'; or give a folder in it as data.path, and one of anomalous '
+             f'images as data.anomalous_path: {hint}' if hint else ''))
+
+
+def _quoted(names: list[str]) -> str:
+  return ', '.join(f"'{name}'" for name in names[:9])
 
 
 def _left_out(ignored: collections.Counter) -> str:
