@@ -178,6 +178,14 @@ class Detector:
     """Returns what defines the densities of `heat_maps`, JSON-able."""
     return self._maps.parameters()
 
+  def about_maps(self) -> str:
+    """Returns a line: what makes `heat_maps`, and whether they are judged."""
+    line = f'heat maps: fit densities ({self.localizes})'
+    if self.localizes != 'windows':
+      return line  # what Grad-CAM explains has a score already
+    return (f'{line}; they are drawn beside the verdicts and not judged: '
+            f"{self.classifier} on '{self.feature}' judges")
+
   def parts(self) -> Parts:
     """Returns what the scores are made of."""
     return Parts(self._config, self._pretext, self._variables,

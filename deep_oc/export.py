@@ -207,7 +207,7 @@ def _heat_maps(found, images, folder
   """Returns the heat maps and their method, None if there are none."""
   if found.localizes:
     try:
-      print(f'heat maps: fit densities ({found.localizes})', flush=True)
+      print(found.about_maps(), flush=True)
       return portable_maps.portable(found, images, folder), found.localizes
     except InputError as error:
       print(f'the bundle has no heat maps: {error}')

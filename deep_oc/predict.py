@@ -15,6 +15,10 @@ folder by default, gets
   maps/             where the run localizes, each image beside its heat map
                     (--nomaps does without; --arrays keeps the numbers too)
 
+Classifiers are fitted to folds of the training images, so that those left out
+calibrate them: scores differ a little from `evaluate`'s, of a classifier fitted
+to all. Heat maps of windows are drawn beside the verdicts and not judged.
+
 A file that cannot be read is reported and skipped. The exit status is 0 if one
 could be scored at least, and 2 if none could. The CSV appears when all is done;
 memory does not grow with the number of images.
@@ -302,7 +306,7 @@ def main() -> None:
 
 def _fit_maps(found: detector.Detector) -> dict[str, object]:
   """Returns what defines the heat maps; fails before anything is scored."""
-  print(f'heat maps: fit densities ({found.localizes})', flush=True)
+  print(found.about_maps(), flush=True)
   try:
     return found.map_parameters()
   except InputError as error:

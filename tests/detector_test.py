@@ -246,6 +246,7 @@ def test_maps_of_windows_are_scores_of_their_features_spread_over_pixels(
   wanted = windows.upsample(
       density.score(_windows(parts, test, 8, (0, 6, 12))), 20, 20, 8, 6)
   _check_maps(found, test, wanted)
+  assert "and not judged: kde on 'pool' judges" in found.about_maps()
 
 
 def test_maps_by_grad_cam_explain_the_gaussian_of_pooled_features(parts):
@@ -256,6 +257,7 @@ def test_maps_by_grad_cam_explain_the_gaussian_of_pooled_features(parts):
   wanted = gradcam.resize(gradcam.heat(
       density, _applied(parts, test, windows.feature_map)), 20, 20)
   _check_maps(found, test, wanted)
+  assert found.about_maps() == 'heat maps: fit densities (gradcam)'
 
 
 def _check_maps(found, test, wanted):
