@@ -370,7 +370,10 @@ def _number(value):
 
 @functools.cache
 def _font(side):
-  return ImageFont.load_default(max(14, side // 22))
+  """Returns DejaVu Sans, which has ä, é, µ and ×; Pillow's own has not."""
+  path = os.path.join(plots.matplotlib().get_data_path(), 'fonts', 'ttf',
+                      'DejaVuSans.ttf')
+  return ImageFont.truetype(path, max(14, side // 22))
 
 
 def _line(font):

@@ -281,6 +281,12 @@ def test_without_matplotlib_the_error_says_what_to_install(
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('letter', 'öäüßéµ×Ω–')
+def test_letters_beyond_ascii_are_drawn_and_no_boxes(letter):
+  font = pictures._font(256)
+  assert bytes(font.getmask(letter)) != bytes(font.getmask('\uffff'))
+
+
 def test_a_faint_defect_is_seen_beside_a_glaring_one():
   maps = np.random.default_rng(0).uniform(0, 1, (6, 16, 16))
   maps[3, 4, 4], maps[4, 4, 4], maps[5, 4, 4] = 20, 1e4, 1e4
