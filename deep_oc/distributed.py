@@ -33,6 +33,7 @@ _UNREACHABLE = re.compile('gloo|nccl|heartbeat|coordination|connection|socket',
 
 
 def define_flags() -> None:
+  flags.disclaim_key_flags()  # --help tells the flags of the binary alone
   flags.DEFINE_string(
       'coordinator', None, 'host:port of process 0, where no cluster tells.')
   flags.DEFINE_integer(

@@ -139,6 +139,7 @@ class Embed:
 
 def define_flag() -> None:
   """Defines --config."""
+  flags.disclaim_key_flags()  # --help tells the flags of the binary alone
   config_flags.DEFINE_config_file(
       'config', None, 'File of the experiment, for example '
       'configs/quickstart.py; --config.<field>=... overrides one field.')

@@ -11,6 +11,11 @@ BINARIES = ('deep_oc.train', 'deep_oc.embed', 'deep_oc.evaluate',
             'deep_oc.export', 'deep_oc.serve', 'deep_oc.benchmark',
             'deep_oc.doctor', 'deep_oc.estimate', 'deep_oc.together',
             'launch.sweep')
+# Flags that several binaries have.
+SHARED = {'--config: ': ('deep_oc.train', 'deep_oc.benchmark',
+                         'deep_oc.doctor', 'deep_oc.estimate'),
+          '--coordinator: ': ('deep_oc.train', 'deep_oc.embed',
+                              'deep_oc.localize')}
 
 
 def imported(*args):
@@ -26,6 +31,8 @@ def imported(*args):
 def test_help_is_told_without_jax(binary):
   modules, said = imported('-m', binary, '--help')
   assert 'flags:' in said and f'python -m {binary}' in said
+  for flag, binaries in SHARED.items():
+    assert binary not in binaries or f'\n  {flag}' in said
   assert 'absl.app' in modules
   assert modules.isdisjoint({'jax', 'flax', 'optax', 'orbax'})
 
