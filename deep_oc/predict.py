@@ -13,7 +13,8 @@ folder by default, gets
   predictions.json  the command, versions, settings, counts, and the files that
                     could not be read
   maps/             where the run localizes, each image beside its heat map
-                    (--nomaps does without; --arrays keeps the numbers too)
+                    (--nomaps does without; --arrays keeps the numbers too);
+                    those of a prediction before, in this folder, are removed
 
 Classifiers are fitted to folds of the training images, so that those left out
 calibrate them: scores differ a little from `evaluate`'s, of a classifier fitted
@@ -83,6 +84,9 @@ class Maps:
   """Draws heat maps, on the scale of the run's own pictures.
 
   Where it has none, the first images set the scale.
+
+  Attributes:
+    written: the files, as text.
   """
 
   def __init__(self, found: detector.Detector, workdir: str, folder: Any,
@@ -90,6 +94,7 @@ class Maps:
     self._found, self._folder = found, folder
     self._arrays, self._command = arrays, command
     self._limits = _limits(workdir, f'map_{found.localizes}')
+    self.written: set[str] = set()
 
   def write(self, names: Sequence[str], images: np.ndarray, scores: np.ndarray
             ) -> None:
@@ -103,11 +108,15 @@ class Maps:
                                         strict=True):
       picture = pictures.with_legend(pictures.panel(
           image, heat, None, score, name, self._limits), self._limits, False)
-      with files.replacing(self._folder / f'{name}.png', 'wb') as file:
+      with self._replacing(f'{name}.png') as file:
         picture.save(file, 'png', compress_level=4, pnginfo=info)
       if self._arrays:
-        with files.replacing(self._folder / f'{name}.npz', 'wb') as file:
+        with self._replacing(f'{name}.npz') as file:
           np.savez(file, map=heat, command=self._command)
+
+  def _replacing(self, name):
+    self.written.add(str(self._folder / name))
+    return files.replacing(self._folder / name, 'wb')
 
 
 def _limits(workdir: str, name: str) -> pictures.Scale | None:
@@ -263,6 +272,7 @@ def write(found: detector.Detector, images: unseen.Found, output: Any,
   Raises:
     InputError: no image can be read, or the folder cannot be written to.
   """
+  again = files.exists(output / 'predictions.json')
   with files.replacing(output / 'predictions.csv') as file:
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(COLUMNS)
@@ -277,9 +287,19 @@ def write(found: detector.Detector, images: unseen.Found, output: Any,
     if not tally.scored:
       raise InputError(f'none of {len(images.paths)} images could be read; the '
                        f'first: {_shown(tally.unreadable[0][1])}')
+  if again:
+    _remove_former(output / 'maps', draw.written if draw else set())
   provenance.write(output / 'predictions.csv',
                    dict(about) | _counts(images, tally))
   return tally
+
+
+def _remove_former(folder: Any, written: set[str]) -> None:
+  """Removes the heat maps of a prediction before, named as only they are."""
+  for path in list(folder.rglob('*')) if files.exists(folder) else ():
+    if (path.suffix in ('.png', '.npz') and unseen.is_image_name(path.stem)
+        and str(path) not in written):
+      path.unlink()
 
 
 def main() -> None:

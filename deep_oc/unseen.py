@@ -42,7 +42,8 @@ def find(pattern: str, without: str | os.PathLike | None = None) -> Found:
   """Returns the images in a folder and below, at a pattern, or one file.
 
   Symbolic links, hidden files and what is not named as an image are left out,
-  but a single file is taken by any name.
+  but a single file is taken by any name; in a folder also the heat maps of
+  `deep_oc.predict`, which are in `maps` beside a predictions.json.
 
   Args:
     pattern: the folder, a pattern of files with * and **, or the file.
@@ -70,19 +71,26 @@ def find(pattern: str, without: str | os.PathLike | None = None) -> Found:
 
 def _below(folder: pathlib.Path, without: str | os.PathLike | None,
            ignored: collections.Counter) -> Iterator[pathlib.Path]:
+  predicted = (folder / 'predictions.json').exists()
   for entry in _layout._entries(folder, ignored):
-    if entry.is_dir():
+    if entry.is_dir() and predicted and entry.name == 'maps':
+      ignored['folders of heat maps'] += 1
+    elif entry.is_dir():
       if not without or entry.resolve() != pathlib.Path(without).resolve():
         yield from _below(entry, without, ignored)
     elif _is_image(entry, ignored):
       yield entry
 
 
+def is_image_name(name: str) -> bool:
+  return pathlib.PurePath(name).suffix.lower() in _layout._SUFFIXES
+
+
 def _is_image(path: pathlib.Path, ignored: collections.Counter) -> bool:
   """Says whether it is a file named as an image; counts what is not."""
   if path.is_symlink():
     ignored['symbolic links'] += 1
-  elif path.is_file() and path.suffix.lower() in _layout._SUFFIXES:
+  elif path.is_file() and is_image_name(path.name):
     return True
   elif not path.is_dir():
     ignored['not images'] += 1

@@ -116,6 +116,39 @@ def test_where_nothing_can_be_read_there_is_an_error_and_no_file(
   assert not list((tmp_path / 'out').iterdir())
 
 
+def test_heat_maps_are_those_of_the_last_prediction(run, tmp_path):
+  found = deep_oc.load(run, false_alarm_rate=0.2)
+  one, two = (str(_photo(tmp_path / 'in' / f'{i}.jpg', i)) for i in range(2))
+  output = tmp_path / 'out'
+  kept = {str(_photo(output / 'maps' / 'ours.png'))}
+
+  def maps(path, arrays):
+    draw = predict.Maps(found, run, output / 'maps', arrays, '')
+    images = unseen.find(path)
+    predict.write(found, images, output, draw if arrays is not None else None,
+                  {})
+    return set(map(str, (output / 'maps').iterdir())) - kept
+
+  assert maps(one, True) == {
+      f'{output}/maps/0.jpg.png', f'{output}/maps/0.jpg.npz'}
+  assert maps(two, False) == {f'{output}/maps/1.jpg.png'}
+  assert not maps(two, None)
+  assert all(map(os.path.exists, kept))
+
+
+def test_heat_maps_of_a_prediction_before_are_no_photos(run, tmp_path):
+  found = deep_oc.load(run, false_alarm_rate=0.2)
+  photo = str(_photo(tmp_path / 'in' / 'a.png'))
+  mine = str(_photo(tmp_path / 'in' / 'maps' / 'b.png'))
+  for output in (tmp_path / 'in' / 'out', tmp_path / 'in'):
+    assert unseen.find(str(tmp_path / 'in')).paths == [photo, mine]
+    predict.write(found, unseen.find(photo), output, predict.Maps(
+        found, run, output / 'maps', False, ''), {})
+  again = unseen.find(str(tmp_path / 'in'))
+  assert again.paths == [photo]
+  assert again.ignored['folders of heat maps'] == 2
+
+
 def test_a_file_that_is_gone_since_it_was_listed_is_skipped(run, tmp_path):
   found = deep_oc.load(run, false_alarm_rate=0.2)
   paths = [str(_photo(tmp_path / f'{i}.png', i)) for i in range(3)]
