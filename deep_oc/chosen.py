@@ -80,7 +80,7 @@ def of_files(images: unseen.Found, found: detector.Detector,
   """Scores files and returns the most anomalous, and what was found."""
   top, order = [], itertools.count()
 
-  def take(paths, pixels, judged):
+  def take(paths, pixels, judged, _):
     scores = judged.score if network.judge else attributions.values(
         network.score, np.float32(pixels) / 255)
     for path, image, score in zip(paths, pixels, scores, strict=True):

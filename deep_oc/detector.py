@@ -5,8 +5,8 @@
   anomalous = detector.predict(images)
 
 The data set is not needed, the run's folder is enough: its config, checkpoint
-and `embeddings/train.npz`. Only heat maps of windows read the training images
-again.
+and `embeddings/train.npz`. Only heat maps of windows, and the score that is
+their largest value, read the training images again.
 """
 import functools
 import itertools
@@ -22,6 +22,8 @@ from deep_oc import (checkpoints, embeddings, errors, experiment, features,
                      files, maps, oneclass, progress, sharding,
                      thresholds, unseen)
 from deep_oc.errors import InputError
+
+WINDOWS = 'windows'  # the feature whose score is the largest of a heat map
 
 _CHUNK = 256  # images held at once, fewer if they are large
 _PIXELS = 2**24  # of a chunk
@@ -40,6 +42,14 @@ class Judged(NamedTuple):
   score: np.ndarray
   p_value: np.ndarray
   anomalous: np.ndarray
+
+
+class _Largest:
+  """Scores heat maps f[n, h * w] by their largest value; see `WINDOWS`."""
+
+  def score_samples(self, rows: np.ndarray) -> np.ndarray:
+    """Returns f[n], higher = more normal, as scikit-learn has it."""
+    return -rows.max(axis=1)
 
 
 class Parts(NamedTuple):
@@ -102,16 +112,9 @@ class Detector:
       about: what result rows say of the run, and `image_shape`.
       classifier, feature, false_alarm_rate: as `load`.
     """
-    seed = about.get('seed', 0)
-    self._calibrated = thresholds.calibrated(
-        train[feature], classifier, false_alarm_rate, seed)
     self.image_shape = tuple(about['image_shape'])
     self.classifier, self.feature = classifier, feature
     self.false_alarm_rate = false_alarm_rate
-    self.threshold_ = self._calibrated.threshold(false_alarm_rate)
-    held_out = self._calibrated.held_out
-    self.calibration = (f'held_out_{held_out}' if held_out else
-                        f'folds_{len(self._calibrated.parts)}')
     group = config.get('localize')
     self.localizes = group.get('name', 'windows') if group else None
     self.chunk = int(np.clip(
@@ -120,6 +123,15 @@ class Detector:
     self.prepare = unseen.reader(config.data, self.image_shape)
     self._config, self._pretext, self._variables = config, pretext, variables
     self._train = train
+    seed = about.get('seed', 0)
+    self._calibrated = (
+        self._calibrated_maps(seed) if feature == WINDOWS else
+        thresholds.calibrated(
+            train[feature], classifier, false_alarm_rate, seed))
+    self.threshold_ = self._calibrated.threshold(false_alarm_rate)
+    held_out = self._calibrated.held_out
+    self.calibration = (f'held_out_{held_out}' if held_out else
+                        f'folds_{len(self._calibrated.parts)}')
 
   def decision_function(self, images: Iterable[unseen.Picture]) -> np.ndarray:
     """Maps n images to scores f64[n], higher = more anomalous."""
@@ -143,10 +155,21 @@ class Detector:
   def judge(self, images: Iterable[unseen.Picture],
             batch: int = features.BATCH) -> Judged:
     """Returns score, p-value and verdict of n images, in one pass."""
-    feature = self.embed(images, batch)
-    if not len(feature):
+    if self.feature == WINDOWS:
+      return self.judge_maps(self.heat_maps(images))
+    return self._judged(self.embed(images, batch))
+
+  def judge_maps(self, heat: np.ndarray) -> Judged:
+    """Returns what `judge` does, of f32[n, h, w] from `heat_maps`.
+
+    Of a detector by windows, whose score is the largest of an image's map.
+    """
+    return self._judged(heat.reshape(len(heat), -1))
+
+  def _judged(self, rows: np.ndarray) -> Judged:
+    if not len(rows):
       return Judged(np.empty(0), np.empty(0), np.empty(0, bool))
-    score, p = self._calibrated.judge(feature)
+    score, p = self._calibrated.judge(rows)
     return Judged(score, p, p <= self.false_alarm_rate)
 
   def embed(self, images: Iterable[unseen.Picture],
@@ -154,8 +177,9 @@ class Detector:
     """Maps n images to the features f32[n, d] that are classified.
 
     At most `batch` go through the network at once, which pads them to so many;
-    the last bit of a feature may depend on it.
+    the last bit of a feature may depend on it. By windows there are none.
     """
+    check_pooled(self.feature, 'embedded for')
     look = features.embedder(
         self._pretext, sharding.mesh(), batch, self.feature)
     return self._in_chunks(
@@ -181,13 +205,17 @@ class Detector:
   def about_maps(self) -> str:
     """Returns a line: what makes `heat_maps`, and whether they are judged."""
     line = f'heat maps: fit densities ({self.localizes})'
+    if self.feature == WINDOWS:
+      return f'{line}; the largest value of a map is the score'
     if self.localizes != 'windows':
       return line  # what Grad-CAM explains has a score already
     return (f'{line}; they are drawn beside the verdicts and not judged: '
-            f"{self.classifier} on '{self.feature}' judges")
+            f"{self.classifier} on '{self.feature}' judges; with "
+            '--feature=windows of `predict` the maps do')
 
   def parts(self) -> Parts:
-    """Returns what the scores are made of."""
+    """Returns what the scores are made of, but for those by windows."""
+    check_pooled(self.feature, 'parts are')
     return Parts(self._config, self._pretext, self._variables,
                  self._calibrated, len(self._train[self.feature]))
 
@@ -204,6 +232,18 @@ class Detector:
         self._config.localize, self._pretext, self._config.seed)
     return method, (self._train['pool'] if method.learns_from == 'pool'
                     else self._training_images())
+
+  def _calibrated_maps(self, seed: int) -> thresholds.Calibrated:
+    """Fits the densities to a part of the training images; the rest calibrates.
+
+    The maps are those of `heat_maps` too, so that a score can be seen in them.
+    """
+    method, images = self.localizer()
+    kept, held_out = thresholds.parted(
+        len(images), self.false_alarm_rate, seed)
+    self._maps = method.fit(self._variables, images[kept], 'heat maps')
+    score = self._maps.maps(images[held_out], 'calibration').max(axis=(1, 2))
+    return thresholds.Calibrated(((_Largest(), score),))
 
   @functools.cached_property
   def _maps(self) -> maps.Windows | maps.GradCam:
@@ -254,12 +294,14 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       et al. report for rotation prediction and which follows their OC-SVM
       closely; for CutPaste, as its paper, and where there are fewer training
       images than dimensions, a Gaussian, 'gde_ledoit_wolf'.
-    feature: of the embeddings, as 'pool', 'head' and 'pool_flip_rot'.
+    feature: of the embeddings, as 'pool', 'head' and 'pool_flip_rot'; or
+      'windows': the score is the largest value of an image's heat map, by the
+      density of the config's group `localize`, where that is of windows.
     false_alarm_rate: the share of normal images that may be flagged. A fifth
       of the training images calibrates it; where that is too few, each does in
       turn (`thresholds.calibrated`).
     data_dir: where the training images lie now, if they moved; only for heat
-      maps.
+      maps, and the score by windows.
 
   Raises:
     InputError: no such run, classifier or feature, no rate, too few images for
@@ -269,8 +311,17 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   pretext = experiment.pretext(config)
   thresholds.needed(false_alarm_rate)  # raises unless it is a rate
   train, about = _read_features(workdir)
-  if feature not in train:
-    raise errors.unknown(f'feature in {workdir}/embeddings', feature, train)
+  group = config.get('localize')
+  by_windows = [WINDOWS] if group and maps.name(group) == WINDOWS else []
+  if feature not in [*train, *by_windows]:
+    raise errors.unknown(f'feature in {workdir}/embeddings', feature,
+                         [*train, *by_windows])
+  if feature == WINDOWS:
+    own = maps.create(group, pretext, config.seed).classifier
+    if classifier not in (None, own):
+      raise InputError(f"the score of '{WINDOWS}' is by localize.classifier, "
+                       f'{own}, not by {classifier}')
+    classifier = own
   classifier = classifier or default_classifier(config, train[feature])
   oneclass.create(classifier)  # an unknown one fails before the checkpoint
   return Detector(
@@ -278,6 +329,13 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       variables=_restore(workdir, config, pretext, about), train=train,
       about=about, classifier=classifier, feature=feature,
       false_alarm_rate=false_alarm_rate)
+
+
+def check_pooled(feature: str, what: str) -> None:
+  """Raises InputError if a feature is none that a classifier was fitted to."""
+  if feature == WINDOWS:
+    raise InputError(f"{what} scores of features, not '{WINDOWS}', the largest "
+                     'value of a heat map; choose another feature')
 
 
 def default_classifier(config: ml_collections.ConfigDict, train: np.ndarray

@@ -190,6 +190,7 @@ def _load(args: Any) -> tuple[detector.Detector, str]:
   """Returns the detector, and the name of the score to explain."""
   own = differentiable.task_scores(
       experiment.pretext(runs.read_config(args.workdir)))
+  detector.check_pooled(args.feature, 'explained are')
   spec = args.score
   if spec and spec not in own and spec.isidentifier() \
       and spec not in oneclass.CLASSIFIERS:

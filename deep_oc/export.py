@@ -248,6 +248,7 @@ def main() -> None:
   if files.is_remote(output):
     raise InputError(f'{output} is not on this disk; give --output=FOLDER, and '
                      'copy it from there')
+  detector.check_pooled(args.feature, 'a bundle has')
   jax.config.update('jax_platforms', 'cpu')
   if args.onnx:
     onnx_model.check_installed()  # before minutes of anything else

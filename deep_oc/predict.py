@@ -18,7 +18,9 @@ folder by default, gets
 
 Classifiers are fitted to folds of the training images, so that those left out
 calibrate them: scores differ a little from `evaluate`'s, of a classifier fitted
-to all. Heat maps of windows are drawn beside the verdicts and not judged.
+to all. Heat maps of windows are drawn beside the verdicts and not judged, but
+with --feature=windows: then the largest value of a map is its image's score,
+and densities are fitted to four fifths of the training images.
 
 A file that cannot be read is reported and skipped. The exit status is 0 if one
 could be scored at least, and 2 if none could. The CSV appears when all is done;
@@ -71,7 +73,9 @@ def define_flags() -> None:
       '; or as `deep_oc.evaluate` takes them. By default kde, of CutPaste and '
       'of fewer images than dimensions gde_ledoit_wolf.')
   flags.DEFINE_string(
-      'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...')
+      'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...; '
+      "or windows: the score is the largest value of an image's heat map, if "
+      'the run localizes by windows.')
   flags.DEFINE_bool('maps', True, 'Draw heat maps, if the run localizes.')
   flags.DEFINE_bool(
       'arrays', False, 'Write each heat map as .npz, too: `map`, f32[h, w].')
@@ -96,10 +100,14 @@ class Maps:
     self._limits = _limits(workdir, f'map_{found.localizes}')
     self.written: set[str] = set()
 
-  def write(self, names: Sequence[str], images: np.ndarray, scores: np.ndarray
-            ) -> None:
-    """Writes `<folder>/<name>.png` for each of u8[n, h, w, 3]."""
-    maps = self._found.heat_maps(images)
+  def write(self, names: Sequence[str], images: np.ndarray, scores: np.ndarray,
+            maps: np.ndarray | None = None) -> None:
+    """Writes `<folder>/<name>.png` for each of u8[n, h, w, 3].
+
+    Of maps f32[n, h, w], if they are known.
+    """
+    if maps is None:
+      maps = self._found.heat_maps(images)
     if self._limits is None:
       self._limits = pictures.scale(maps)
     info = PngImagePlugin.PngInfo()
@@ -152,14 +160,15 @@ class Tally:
 
 
 def predict(found: detector.Detector, paths: list[str],
-            take: Callable[[Sequence[str], np.ndarray, detector.Judged], None]
-            ) -> Tally:
+            take: Callable[[Sequence[str], np.ndarray, detector.Judged,
+                            np.ndarray | None], None]) -> Tally:
   """Scores files and hands them on, some at a time.
 
   Args:
     found: what scores.
     paths: of the files.
-    take: called with paths, images u8[n, h, w, 3] and what is said of them.
+    take: called with paths, images u8[n, h, w, 3], what is said of them, and
+      the heat maps f32[n, h, w] that it is said by, or None.
   """
   tally, since, said = Tally(), time.monotonic(), time.monotonic()
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool, tqdm.tqdm(
@@ -174,8 +183,11 @@ def predict(found: detector.Detector, paths: list[str],
       if good:
         names, images = zip(*good, strict=True)
         images = np.stack(images)
-        judged = found.judge(images)
-        take(names, images, judged)
+        maps = (found.heat_maps(images) if found.feature == detector.WINDOWS
+                else None)
+        judged = (found.judge(images) if maps is None else
+                  found.judge_maps(maps))
+        take(names, images, judged, maps)
         tally.add(names, judged)
       bar.update(len(batch))
       if bar.disable and time.monotonic() - said > _EVERY:
@@ -277,11 +289,11 @@ def write(found: detector.Detector, images: unseen.Found, output: Any,
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(COLUMNS)
 
-    def add(paths, pixels, judged):
+    def add(paths, pixels, judged, maps):
       writer.writerows(_rows(paths, judged, found))
       if draw:
         draw.write([_relative(path, images.root) for path in paths], pixels,
-                   judged.score)
+                   judged.score, maps)
 
     tally = predict(found, images.paths, add)
     if not tally.scored:

@@ -211,6 +211,23 @@ def cross_p_values(train: np.ndarray, test: np.ndarray, classifier: str,
   return cross_calibrated(train, classifier, seed, folds, limit).judge(test)[1]
 
 
+def parted(n: int, alpha: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns rows of n to fit to, and those that calibrate, drawn by the seed.
+
+  A fifth, or as many as alpha takes; for what costs too much for folds.
+
+  Raises:
+    InputError: not even half of them would remain to fit to.
+  """
+  held_out = max(round(SHARE * n), needed(alpha))
+  if held_out > n // 2:
+    raise InputError(
+        f'a false-alarm rate of {100 * alpha:g} % takes {needed(alpha)} normal '
+        f'images to calibrate with, and as many to fit to; there are {n}')
+  order = np.random.default_rng([seed, 3]).permutation(n)
+  return order[held_out:], order[:held_out]
+
+
 def split(n: int, folds: int, seed: int
           ) -> list[tuple[np.ndarray, np.ndarray]]:
   """Returns (rows to fit to, rows to score) of n, each scored once.

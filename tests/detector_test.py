@@ -249,6 +249,43 @@ def test_maps_of_windows_are_scores_of_their_features_spread_over_pixels(
   assert "and not judged: kde on 'pool' judges" in found.about_maps()
 
 
+def test_the_largest_of_a_map_is_judged_by_those_of_images_that_were_held_out(
+    parts, tmp_path):
+  workdir = _relocated(parts, tmp_path, name='windows', side=8, stride=6)
+  found = deep_oc.load(workdir, false_alarm_rate=0.2, feature='windows')
+  train, test = _images(parts, 'train'), _images(parts, 'test')
+  order = np.random.default_rng([0, 3]).permutation(24)
+  grid = functools.partial(_windows, parts, side=8, begin=(0, 6, 12))
+  density = densities.create('shared').fit(grid(train[order[5:]]))
+  calibration, wanted = (windows.upsample(
+      density.score(grid(image)), 20, 20, 8, 6).max(axis=(1, 2))
+                         for image in (train[order[:5]], test))
+  judged = found.judge(test)
+  np.testing.assert_allclose(judged.score, wanted, rtol=1e-3)
+  np.testing.assert_allclose(judged.p_value, [
+      (1 + (calibration >= score).sum()) / 6 for score in wanted])
+  np.testing.assert_array_equal(judged.score, found.heat_maps(test).max((1, 2)))
+  assert judged.anomalous.tolist() == (judged.p_value <= 0.2).tolist()
+  assert (found.calibration, found.feature, found.classifier) == (
+      'held_out_5', 'windows', 'gde_ledoit_wolf')
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (dict(classifier='kde'), 'is by localize.classifier, gde_ledoit_wolf'),
+    (dict(false_alarm_rate=0.05), 'takes 19 normal images .* there are 24')])
+def test_what_the_score_by_windows_cannot_be_is_one_line(
+    parts, tmp_path, arguments, words):
+  workdir = _relocated(parts, tmp_path, name='windows', side=8, stride=6)
+  with pytest.raises(InputError, match=words):
+    deep_oc.load(workdir, **{
+        'feature': 'windows', 'false_alarm_rate': 0.2, **arguments})
+
+
+def test_a_run_without_maps_of_windows_has_no_score_by_them(parts):
+  with pytest.raises(InputError, match="unknown feature .*'windows'"):
+    deep_oc.load(parts, false_alarm_rate=0.2, feature='windows')
+
+
 def test_maps_by_grad_cam_explain_the_gaussian_of_pooled_features(parts):
   found = deep_oc.load(parts, false_alarm_rate=0.2)
   train, _, _ = embeddings.read_run(parts)

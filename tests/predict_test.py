@@ -155,7 +155,7 @@ def test_a_file_that_is_gone_since_it_was_listed_is_skipped(run, tmp_path):
   os.unlink(paths[1])
   written = []
   tally = predict.predict(found, paths, lambda *each: written.append(each))
-  assert [path for names, _, _ in written for path in names] == [
+  assert [path for names, *_ in written for path in names] == [
       paths[0], paths[2]]
   assert tally.scored == 2
   [(path, reason)] = tally.unreadable
@@ -170,7 +170,8 @@ def test_images_are_held_a_chunk_at_a_time(run, tmp_path):
   prepare = found.prepare
   found.prepare = lambda path: read.append(path) or prepare(path)
 
-  def write(names, images, judged):
+  def write(names, images, judged, maps):
+    assert maps is None  # by pooled features
     sizes.append(len(images))
     files = [each for each in read if isinstance(each, str)]
     ahead.append(len(files) - sum(sizes))
