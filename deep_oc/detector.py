@@ -123,11 +123,10 @@ class Detector:
     self.prepare = unseen.reader(config.data, self.image_shape)
     self._config, self._pretext, self._variables = config, pretext, variables
     self._train = train
-    seed = about.get('seed', 0)
     self._calibrated = (
-        self._calibrated_maps(seed) if feature == WINDOWS else
-        thresholds.calibrated(
-            train[feature], classifier, false_alarm_rate, seed))
+        self._calibrated_maps() if feature == WINDOWS else
+        thresholds.calibrated(train[feature], classifier, false_alarm_rate,
+                              about.get('seed', 0)))
     self.threshold_ = self._calibrated.threshold(false_alarm_rate)
     held_out = self._calibrated.held_out
     self.calibration = (f'held_out_{held_out}' if held_out else
@@ -211,16 +210,17 @@ class Detector:
       return line  # what Grad-CAM explains has a score already
     return (f'{line}; they are drawn beside the verdicts and not judged: '
             f"{self.classifier} on '{self.feature}' judges; with "
-            '--feature=windows of `predict` the maps do')
+            '--feature=windows the maps do')
 
   def parts(self) -> Parts:
-    """Returns what the scores are made of, but for those by windows."""
-    check_pooled(self.feature, 'parts are')
+    """Returns what the scores are made of."""
     return Parts(self._config, self._pretext, self._variables,
-                 self._calibrated, len(self._train[self.feature]))
+                 self._calibrated, len(next(iter(self._train.values()))))
 
   def localizer(self) -> tuple[maps.Windows | maps.GradCam, np.ndarray]:
     """Returns what makes `heat_maps`, unfitted, and what it is fitted to.
+
+    By windows that is a part of the training images, for the rest calibrates.
 
     Raises:
       InputError: as `heat_maps` does.
@@ -230,19 +230,22 @@ class Detector:
                        '`localize`')
     method = maps.create(
         self._config.localize, self._pretext, self._config.seed)
-    return method, (self._train['pool'] if method.learns_from == 'pool'
-                    else self._training_images())
+    if method.learns_from == 'pool':
+      return method, self._train['pool']
+    images = self._training_images()
+    return method, (images[self._part(images)[0]] if self.feature == WINDOWS
+                    else images)
 
-  def _calibrated_maps(self, seed: int) -> thresholds.Calibrated:
-    """Fits the densities to a part of the training images; the rest calibrates.
+  def _part(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which of the training images are fitted, and which calibrate."""
+    return thresholds.parted(len(images), self.false_alarm_rate,
+                             self.about.get('seed', 0))
 
-    The maps are those of `heat_maps` too, so that a score can be seen in them.
-    """
-    method, images = self.localizer()
-    kept, held_out = thresholds.parted(
-        len(images), self.false_alarm_rate, seed)
-    self._maps = method.fit(self._variables, images[kept], 'heat maps')
-    score = self._maps.maps(images[held_out], 'calibration').max(axis=(1, 2))
+  def _calibrated_maps(self) -> thresholds.Calibrated:
+    """Calibrates by the largest values of heat maps of what is not fitted."""
+    images = self._training_images()
+    held_out = images[self._part(images)[1]]  # or it raises, before the fit
+    score = self._maps.maps(held_out, 'calibration').max(axis=(1, 2))
     return thresholds.Calibrated(((_Largest(), score),))
 
   @functools.cached_property

@@ -8,7 +8,8 @@ The bundle, `bundle` in the run's folder by default, needs JAX, NumPy and Pillow
 alone:
 
   model.stablehlo       u8[n, h, w, 3] to features, any n, and its weights.npz
-  classifier.stablehlo  features to scores, and its classifier.npz
+  classifier.stablehlo  features to scores, and its classifier.npz; with
+                        --feature=windows heat maps score, and neither is there
   calibration.npz       scores of normal images, for p-values and the threshold
   map.stablehlo, heat.stablehlo, heat.npz, enlarge.npz
                         heat maps, if the run localizes; heat/<row>.npz, if each
@@ -32,7 +33,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,9 @@ def define_flags() -> None:
       'them. By default kde, of CutPaste and of fewer images than dimensions '
       'gde_ledoit_wolf.')
   flags.DEFINE_string(
-      'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...')
+      'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...; '
+      "or windows: the score is the largest value of an image's heat map, if "
+      'the run localizes by windows.')
   flags.DEFINE_bool(
       'onnx', False, 'Add model.onnx; takes the extra `onnx`, and jax2onnx.')
   flags.DEFINE_string(
@@ -170,20 +173,16 @@ def _write(found: detector.Detector, folder: pathlib.Path, images: np.ndarray
   u8[m, h, w, 3] by the trainer's code, if there are any.
   """
   print(f'trace the programs for {", ".join(programs.PLATFORMS)}', flush=True)
-  parts = found.parts()
-  fitted, calibration = zip(*parts.calibrated.parts, strict=True)
-  model = programs.network(
-      programs.pooled(parts.pretext, found.feature), parts.variables,
-      found.image_shape)
+  fitted, calibration = zip(*found.parts().calibrated.parts, strict=True)
+  traced = _pooled(found, fitted)
   heat, method = _heat_maps(found, images, folder)
-  traced = {'model': model,
-            'classifier': programs.classifier(fitted, *model.shape),
-            **heat.programs}
-  weights = model.arrays | heat.programs['map'].arrays if method else \
-      model.arrays
-  kept = {'weights': weights, 'classifier': traced['classifier'].arrays,
-          'calibration': {str(i): scores for i, scores
-                          in enumerate(calibration)}}
+  traced |= heat.programs
+  kept = {name: traced[name].arrays for name in ('classifier',)
+          if name in traced}
+  kept |= {
+      'weights': {key: array for name in ('model', 'map') if name in traced
+                  for key, array in traced[name].arrays.items()},
+      'calibration': {str(i): scores for i, scores in enumerate(calibration)}}
   stored = {'model': 'weights', 'map': 'weights'}  # of others, as their name
   if method:
     kept['enlarge'] = heat.enlarge
@@ -202,6 +201,19 @@ def _write(found: detector.Detector, folder: pathlib.Path, images: np.ndarray
       for name, program in traced.items()}}, heat.maps
 
 
+def _pooled(found: detector.Detector, fitted: Sequence[Any]
+            ) -> dict[str, programs.Program]:
+  """Returns what scores features, and nothing where heat maps do."""
+  if found.feature == detector.WINDOWS:
+    return {}
+  parts = found.parts()
+  model = programs.network(
+      programs.pooled(parts.pretext, found.feature), parts.variables,
+      found.image_shape)
+  return {'model': model,
+          'classifier': programs.classifier(fitted, *model.shape)}
+
+
 def _heat_maps(found, images, folder
                ) -> tuple[portable_maps.Portable, str | None]:
   """Returns the heat maps and their method, None if there are none."""
@@ -210,6 +222,8 @@ def _heat_maps(found, images, folder
       print(found.about_maps(), flush=True)
       return portable_maps.portable(found, images, folder), found.localizes
     except InputError as error:
+      if found.feature == detector.WINDOWS:
+        raise
       print(f'the bundle has no heat maps: {error}')
   return portable_maps.Portable({}, {}, {}, None), None
 
@@ -248,9 +262,9 @@ def main() -> None:
   if files.is_remote(output):
     raise InputError(f'{output} is not on this disk; give --output=FOLDER, and '
                      'copy it from there')
-  detector.check_pooled(args.feature, 'a bundle has')
   jax.config.update('jax_platforms', 'cpu')
   if args.onnx:
+    detector.check_pooled(args.feature, 'model.onnx has')
     onnx_model.check_installed()  # before minutes of anything else
   found = detector.load(
       args.workdir, classifier=args.classifier, feature=args.feature,

@@ -79,10 +79,10 @@ def check(folder: pathlib.Path, found: detector.Detector, examples: Examples,
     raise InputError(f'the bundle prepares {len(same) - sum(same)} of '
                      f'{len(same)} pictures otherwise than the trainer does')
   report = {'images': kinds, 'batches': [*SIZES, len(images) - sum(SIZES)],
-            'pictures': len(pictures), 'tolerance': TOLERANCE}
+            'pictures': len(pictures)}
   report |= _scores(wanted, got, found)
   report['max_batch_difference'] = float(
-      _relative(wanted.score, found.judge(images).score).max())
+      _relative(wanted.score, found.judge(images).score, found).max())
   if maps is not None:
     report |= _maps(maps, got['map'])
   return report
@@ -100,24 +100,34 @@ def _wanted(images, found):
   return detector.Judged(*map(np.concatenate, zip(*judged, strict=True)))
 
 
-def _relative(score, other):
-  """Returns how far scores are apart, relative to 1 or to their size."""
-  return np.abs(other - score) / np.maximum(1, np.abs(score))
+def _by_maps(found):
+  return found.feature == detector.WINDOWS
+
+
+def _relative(score, other, found):
+  """Returns how far scores are apart, relative to 1 or to their size.
+
+  Those that are the largest of heat maps, relative to the largest, as maps.
+  """
+  size = np.abs(score)
+  return np.abs(other - score) / np.maximum(
+      1, size.max() if _by_maps(found) else size)
 
 
 def _scores(wanted, got, found):
-  off = _relative(wanted.score, got['score'])
+  tolerance = MAP_TOLERANCE if _by_maps(found) else TOLERANCE
+  off = _relative(wanted.score, got['score'], found)
   worst = int(np.argmax(np.where(np.isnan(off), np.inf, off)))
-  if not off[worst] <= TOLERANCE:
+  if not off[worst] <= tolerance:
     raise InputError(
         f"the bundle's score of an image is {got['score'][worst]:.9g}, the "
-        f"trainer's {wanted.score[worst]:.9g}: more than {TOLERANCE:g} apart")
+        f"trainer's {wanted.score[worst]:.9g}: more than {tolerance:g} apart")
   p_off = np.abs(got['p_value'] - wanted.p_value)
   # A score that ties with a calibration score may come to lie below it.
   normals = sum(len(scores) for _, scores in found.parts().calibrated.parts)
   if p_off.max() > (_TIES + 0.5) / (1 + normals):
     raise InputError(f"p-values differ from the trainer's by {p_off.max():.3g}")
-  return {'max_absolute_difference': float(
+  return {'tolerance': tolerance, 'max_absolute_difference': float(
               np.abs(got['score'] - wanted.score).max()),
           'max_relative_difference': float(off.max()),
           'max_p_value_difference': float(p_off.max()),

@@ -193,7 +193,8 @@ def announce(config: ml_collections.ConfigDict, problem: data.Problem,
 
 def _line(now: int, total: int, rate: float) -> str:
   left = datetime.timedelta(seconds=round((total - now) / rate))
-  return f'step {now} of {total}  {rate:.3g} steps/s  {left} left'
+  digits = 1 if rate > 1 else 4
+  return f'step {now} of {total}  {rate:.{digits}f} steps/s  {left} left'
 
 
 def _mean(rows: list[dict[str, jax.Array]], now: int, workdir: str

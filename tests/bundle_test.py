@@ -224,13 +224,31 @@ def test_a_program_that_jax_cannot_read_is_an_error_in_one_line(copied):
     bundle.load(copied).judge(_noise(1, (20, 20, 3)))
 
 
-def _localized(parts, tmp_path, **group):
+def _localized(parts, tmp_path, feature='pool', **group):
   """Returns the detector of a run whose config has another `localize`."""
   workdir = shutil.copytree(parts, tmp_path / 'run')
   content = json.loads((workdir / 'config.json').read_text())
   content['config']['localize'] = group
   (workdir / 'config.json').write_text(json.dumps(content))
-  return deep_oc.load(workdir, false_alarm_rate=0.2)
+  return deep_oc.load(workdir, false_alarm_rate=0.2, feature=feature)
+
+
+@pytest.mark.parametrize('positions', ['shared', 'each'])
+def test_the_largest_of_a_map_is_judged_as_the_detector_does(
+    parts, tmp_path, positions):
+  found = _localized(parts, tmp_path, 'windows', name='windows', side=8,
+                     stride=6, positions=positions)
+  about = export.export(found, tmp_path / 'bundle', [], '')
+  taken = bundle.load(tmp_path / 'bundle')
+  assert set(about['programs']) == {'map', 'heat'}
+  images = _noise(9, found.image_shape, seed=6)
+  wanted, got = found.judge(images), taken.judge(images)
+  np.testing.assert_allclose(got.score, wanted.score,
+                             atol=1e-5 * np.abs(wanted.score).max())
+  np.testing.assert_array_equal(
+      got.score, taken.heat_maps(images).max(axis=(1, 2)))
+  np.testing.assert_array_equal(got.p_value, wanted.p_value)
+  assert not len(taken.judge(images[:0]).score)
 
 
 @pytest.mark.parametrize('group', [

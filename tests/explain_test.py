@@ -105,7 +105,7 @@ def test_files_are_chosen_by_their_scores_if_not_all_are(
   judged = detector.Judged(np.array([2., 1., 3.]), None, None)
 
   def scored(found, paths, take):
-    take(paths, np.zeros((3, 2, 2, 3), np.uint8), judged)
+    take(paths, np.zeros((3, 2, 2, 3), np.uint8), judged, None)
     return types.SimpleNamespace(scored=3)
   monkeypatch.setattr(predict, 'predict', scored)
   network = types.SimpleNamespace(judge=True)

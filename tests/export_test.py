@@ -50,6 +50,7 @@ def test_a_run_is_exported_and_the_card_tells_of_it(folder, binary, tmp_path):
     (['--workdir=nowhere'], 'no run in'),
     (['--workdir={run}', '--classifier=lof'],
      'LOF cannot be exported.*these can: ocsvm_linear, .*kde'),
+    (['--workdir={run}', '--feature=windows'], "unknown feature .*'windows'"),
     (['--workdir={run}', '--output=gs://bucket/b'], 'is not on this disk')])
 def test_bad_input_is_one_line(folder, binary, args, words):
   before = _content(folder)

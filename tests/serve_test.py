@@ -4,7 +4,6 @@ import base64
 import contextlib
 import io
 import json
-import os
 import re
 import runpy
 import signal
@@ -30,7 +29,7 @@ for name in ('fastapi', 'uvicorn', 'python_multipart', 'prometheus_client',
 import httpx  # noqa: E402
 
 from deep_oc.service import app as service_app  # noqa: E402
-from deep_oc.service import decoding, edge, limits, server  # noqa: E402
+from deep_oc.service import decoding, edge, limits  # noqa: E402
 
 PNG = malformed.picture()
 
@@ -574,25 +573,17 @@ def test_sigterm_under_load_loses_no_accepted_request(folder):
   assert 'Traceback' not in out
 
 
-def test_sigterm_waits_no_longer_than_it_must_for_who_does_not_read(
-    start, monkeypatch, capfd):
-  monkeypatch.setattr(server, '_MARGIN', 0)
-  address = server.bind('127.0.0.1', 0)
-  client = socket.socket()
-  client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-
-  def ask_and_stop():
-    client.connect(address.getsockname())
+@pytest.mark.slow
+def test_sigterm_waits_no_longer_than_it_must_for_who_does_not_read(folder):
+  process = served.Process(f'--bundle={folder}', '--timeout=1')
+  with socket.socket() as client:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(('127.0.0.1', int(process.url.rpartition(':')[2])))
     client.sendall(b'GET /app.js HTTP/1.1\r\nHost: a\r\n\r\n' * 400)
     time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
-  chosen = dict(timeout=0.5)
-  begin = time.monotonic()
-  with client:
-    server.run(start(**chosen), address, threading.Thread(
-        target=ask_and_stop).start, limits.Limits(**chosen))
-  assert 1 < time.monotonic() - begin < 10
-  assert 'Traceback' not in capfd.readouterr().err
+    process.process.send_signal(signal.SIGTERM)
+    out, _ = process.process.communicate(timeout=30)
+  assert process.process.returncode == 0 and 'Traceback' not in out, out
 
 
 @pytest.mark.parametrize('flag, words', [

@@ -89,7 +89,10 @@ class Bundle:
     images = self._checked(images)
     if not len(images):
       return Judged(np.empty(0), np.empty(0), np.empty(0, bool))
-    scores = self._run('classifier', self._run('model', images)).T
+    if self.about['feature'] == 'windows':
+      scores = self.heat_maps(images).max(axis=(1, 2))[None].astype(float)
+    else:
+      scores = self._run('classifier', self._run('model', images)).T
     if not np.isfinite(scores).all():
       raise BundleError('a score is not finite; the bundle does not fit these '
                         'images')
