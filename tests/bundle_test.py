@@ -217,6 +217,30 @@ def test_files_elsewhere_are_refused(copied):
     bundle.load(copied)
 
 
+@pytest.mark.parametrize('change, words', [
+    (lambda about: about.pop('image_shape'), "malformed .*'image_shape'"),
+    (lambda about: about.update(image_shape='abc'), 'malformed'),
+    (lambda about: about.update(files=[]), 'malformed'),
+    (lambda about: about.pop('programs'), "malformed .*'programs'"),
+    (lambda about: about['programs']['model'].update(names=['none']),
+     "malformed .*'none'"),
+    (lambda about: about['files'].pop('calibration.npz'),
+     'does not list calibration.npz'),
+    (lambda about: about['files'].pop('model.stablehlo'),
+     'does not list model.stablehlo'),
+    (lambda about: about['programs']['model'].update(arrays='../other.npz'),
+     'does not list ../other.npz')])
+def test_what_was_written_wrong_is_refused_in_one_line(copied, change, words):
+  shutil.copy(copied / 'weights.npz', copied.parent / 'other.npz')
+  about = _sealed(copied)
+  change(about)
+  about['digest'] = bundle.digest(about)
+  (copied / 'bundle.json').write_text(json.dumps(about))
+  with pytest.raises(bundle.BundleError, match=words) as caught:
+    bundle.load(copied).judge(_noise(1, (20, 20, 3)))
+  assert '\n' not in str(caught.value)
+
+
 def test_a_program_that_jax_cannot_read_is_an_error_in_one_line(copied):
   (copied / 'model.stablehlo').write_bytes(b'none')
   _sealed(copied)

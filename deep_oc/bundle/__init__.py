@@ -12,6 +12,7 @@ A copy of this package makes a bundle complete, so it imports nothing of
 deep_oc: only JAX, with the flatbuffers that JAX reads programs by, NumPy and
 Pillow. Nothing is unpickled.
 """
+import contextlib
 import functools
 import hashlib
 import json
@@ -20,6 +21,7 @@ import pathlib
 import threading
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,14 +64,15 @@ class Bundle:
 
   def __init__(self, folder: pathlib.Path, about: dict[str, Any]):
     self.about, self._folder = about, folder
-    self.image_shape = tuple(about['image_shape'])
-    self.threshold = about['threshold']
-    self.false_alarm_rate = about['false_alarm_rate']
-    self.localizes = about['localizes']
-    self.batch = batch(*self.image_shape[:2])
-    calibration = _arrays(folder / 'calibration.npz')
-    self._calibration = [np.sort(calibration[name])
-                         for name in sorted(calibration, key=int)]
+    with _well_formed(folder):
+      self.image_shape = tuple(about['image_shape'])
+      self.threshold = about['threshold']
+      self.false_alarm_rate = about['false_alarm_rate']
+      self.localizes = about['localizes']
+      self.batch = batch(*self.image_shape[:2])
+      calibration = _arrays(self._file('calibration.npz'))
+      self._calibration = [np.sort(calibration[name])
+                           for name in sorted(calibration, key=int)]
     self._programs: dict[str, _Program] = {}
     self._lock = threading.Lock()
 
@@ -89,17 +92,22 @@ class Bundle:
     images = self._checked(images)
     if not len(images):
       return Judged(np.empty(0), np.empty(0), np.empty(0, bool))
-    if self.about['feature'] == 'windows':
-      scores = self.heat_maps(images).max(axis=(1, 2))[None].astype(float)
-    else:
-      scores = self._run('classifier', self._run('model', images)).T
-    if not np.isfinite(scores).all():
-      raise BundleError('a score is not finite; the bundle does not fit these '
-                        'images')
-    above = sum(len(each) - np.searchsorted(each, score, 'left') for each, score
-                in zip(self._calibration, scores, strict=True))
+    with _well_formed(self._folder):
+      scores = self._scores(images)
+      if not np.isfinite(scores).all():
+        raise BundleError('a score is not finite; the bundle does not fit '
+                          'these images')
+      above = sum(
+          len(each) - np.searchsorted(each, score, 'left') for each, score
+          in zip(self._calibration, scores, strict=True))
     p = (1 + above) / (1 + sum(map(len, self._calibration)))
     return Judged(scores.mean(axis=0), p, p <= self.false_alarm_rate)
+
+  def _scores(self, images):
+    """Returns the scores f64[k, n] of k classifiers, or by heat maps."""
+    if self.about['feature'] == 'windows':
+      return self.heat_maps(images).max(axis=(1, 2))[None].astype(float)
+    return self._run('classifier', self._run('model', images)).T
 
   def heat_maps(self, images: np.ndarray) -> np.ndarray:
     """Maps prepared images u8[n, h, w, 3] to scores of pixels f32[n, h, w].
@@ -112,8 +120,9 @@ class Bundle:
     images = self._checked(images)
     if not len(images):
       return np.empty(images.shape[:3], np.float32)
-    rows, columns = (self._enlarge[name] for name in ('rows', 'columns'))
-    return (rows @ self._grid(images) @ columns.T).astype(np.float32)
+    with _well_formed(self._folder):
+      rows, columns = (self._enlarge[name] for name in ('rows', 'columns'))
+      return (rows @ self._grid(images) @ columns.T).astype(np.float32)
 
   def _grid(self, images):
     """Returns the scores f64[n, gh, gw] that are spread over the pixels."""
@@ -149,7 +158,7 @@ class Bundle:
 
   @functools.cached_property
   def _enlarge(self):
-    return _arrays(self._folder / 'enlarge.npz')
+    return _arrays(self._file('enlarge.npz'))
 
   def _checked(self, images):
     images = np.asarray(images)
@@ -159,49 +168,54 @@ class Bundle:
           f'{images.dtype}{list(images.shape)}; `prepare` makes them so')
     return images
 
+  def _file(self, name):
+    """Returns where a file is; of one that is not listed nothing is known."""
+    if name not in self.about['files']:
+      raise BundleError(f'{self._folder}/bundle.json does not list {name}; '
+                        'export the bundle again')
+    return self._folder / name
+
   def _run(self, name, rows, arrays=None):
     with self._lock:
       if name not in self._programs:
         self._programs[name] = _Program(
-            self._folder, name, **self.about['programs'][name])
+            self._file, name, **self.about['programs'][name])
     return self._programs[name](rows, arrays)
 
 
 class _Program:
   """A function of arrays and of rows, any number of them."""
 
-  def __init__(self, folder: pathlib.Path, name: str, arrays: str,
-               names: list[str], double: bool):
+  def __init__(self, file: Callable[[str], pathlib.Path], name: str,
+               arrays: str, names: list[str], double: bool):
     """Reads the program.
 
     Args:
-      folder: of the bundle.
+      file: returns where a file of the bundle is.
       name: of the program.
       arrays: the file that has its arrays, perhaps with others.
       names: of its arrays.
       double: whether it computes in float64.
     """
+    path = file(f'{name}.stablehlo')
+    needs = path.with_name('requirements.txt')
     try:
       import jax
       from jax import export
-      self._call = export.deserialize(
-          bytearray((folder / f'{name}.stablehlo').read_bytes())).call
+      self._call = export.deserialize(bytearray(path.read_bytes())).call
     except ImportError as error:
-      raise BundleError(f'{error}; pip install -r {folder}/requirements.txt'
-                        ) from error
+      raise BundleError(f'{error}; pip install -r {needs}') from error
     except Exception as error:  # of whichever version of JAX it is
-      raise BundleError(
-          f'JAX {jax.__version__} cannot read {folder}/{name}.stablehlo '
-          f'({line(error)}); pip install -r {folder}/requirements.txt'
-          ) from error
+      raise BundleError(f'JAX {jax.__version__} cannot read {path} '
+                        f'({line(error)}); pip install -r {needs}') from error
     self._scope = functools.partial(jax.enable_x64, double)
     self._call = jax.jit(self._call)
-    self._folder, self._names = folder, names
+    self._file, self._names = file, names
     self._arrays = self._read(arrays)
 
-  def _read(self, file):
+  def _read(self, arrays):
     import jax
-    kept = _arrays(self._folder / file)
+    kept = _arrays(self._file(arrays))
     with self._scope():
       return jax.device_put({name: kept[name] for name in self._names})
 
@@ -229,23 +243,42 @@ def load(path: str | os.PathLike) -> Bundle:
   """Returns the bundle in a folder, once all its files have been checked.
 
   Raises:
-    BundleError: there is none, it is of a newer format, or a file of it is
-      missing or not as it was written.
+    BundleError: there is none, it is of a newer format or malformed, or a file
+      of it is missing or not as it was written.
   """
   folder = pathlib.Path(path)
   about = _read_about(folder)
-  for name, wanted in about['files'].items():
-    if not (folder / name).resolve().is_relative_to(folder.resolve()):
-      raise BundleError(f'{folder}/bundle.json names a file elsewhere: {name}')
-    try:
-      found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    except OSError as error:
-      raise BundleError(f'the bundle {folder} lacks {name} ({error.strerror}); '
-                        'copy or export it again') from error
-    if found != wanted['sha256']:
-      raise BundleError(f'{folder}/{name} is not as it was written; copy or '
-                        'export the bundle again')
+  with _well_formed(folder):
+    for name, wanted in about['files'].items():
+      _check_file(folder, name, wanted['sha256'])
   return Bundle(folder, about)
+
+
+def _check_file(folder: pathlib.Path, name: str, wanted: str) -> None:
+  if not (folder / name).resolve().is_relative_to(folder.resolve()):
+    raise BundleError(f'{folder}/bundle.json names a file elsewhere: {name}')
+  try:
+    found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+  except OSError as error:
+    raise BundleError(f'the bundle {folder} lacks {name} ({error.strerror}); '
+                      'copy or export it again') from error
+  if found != wanted:
+    raise BundleError(f'{folder}/{name} is not as it was written; copy or '
+                      'export the bundle again')
+
+
+@contextlib.contextmanager
+def _well_formed(folder: pathlib.Path) -> Iterator[None]:
+  """Says in one line what a bundle raises that `export` did not write."""
+  try:
+    yield
+  except BundleError:
+    raise
+  except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError
+          ) as error:
+    raise BundleError(f'the bundle {folder} is malformed '
+                      f'({type(error).__name__}: {line(error)}); export it '
+                      'again') from error
 
 
 def digest(about: dict[str, Any]) -> str:
