@@ -133,12 +133,12 @@ def _check_free(output: pathlib.Path) -> None:
 def _replace(output: pathlib.Path, folder: pathlib.Path) -> None:
   """Puts the folder in the place of the output, which is moved beside it."""
   former = folder.with_name('former')
-  if output.exists():
-    output.rename(former)
   try:
+    if output.exists():
+      output.rename(former)
     folder.rename(output)
-  except OSError:
-    if former.exists():
+  except BaseException:  # SIGTERM and Ctrl-C, too: the former would be removed
+    if former.exists() and not output.exists():
       former.rename(output)
     raise
 

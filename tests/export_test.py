@@ -1,5 +1,6 @@
 """`python -m deep_oc.export`: real processes; refusals lose nothing."""
 import json
+import pathlib
 import re
 import sys
 
@@ -97,6 +98,24 @@ def test_a_bundle_takes_the_place_of_an_older_one(folder, tmp_path):
   assert bundle.load(output).about['command'] == 'the second'
   assert not (output / 'left').exists()
   assert sorted(tmp_path.iterdir()) == [output]
+
+
+def test_an_interruption_between_two_renames_loses_no_bundle(
+    tmp_path, monkeypatch):
+  output, folder = tmp_path / 'bundle', tmp_path / 'aside' / 'bundle'
+  for each in (output, folder):
+    each.mkdir(parents=True)
+  (output / 'old').touch()
+  rename = pathlib.Path.rename
+
+  def interrupted(path, target):
+    rename(path, target)
+    if target.name == 'former':
+      raise KeyboardInterrupt
+  monkeypatch.setattr(pathlib.Path, 'rename', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    export._replace(output, folder)
+  assert (output / 'old').exists()
 
 
 def test_pictures_that_are_prepared_otherwise_are_refused(
