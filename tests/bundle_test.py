@@ -10,6 +10,7 @@ from PIL import Image
 
 import deep_oc
 from deep_oc import bundle, export, files, unseen
+from deep_oc.bundle import __main__ as program
 from deep_oc.errors import InputError
 from tests import untrained
 
@@ -359,6 +360,18 @@ def test_the_bundles_own_program_ends_bad_input_with_one_line(
     assert done.returncode == 2 and 'Traceback' not in done.stderr
     assert len(errors) == 1 and words in errors[0]
     assert not list(tmp_path.glob('*p.csv*'))
+
+
+def test_a_write_error_leaves_no_half_of_a_table(copied, tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError('No space left on device')
+  monkeypatch.setattr(program, '_rows', full)
+  picture = tmp_path / 'a.png'
+  Image.fromarray(_noise(1, (20, 20, 3))[0]).save(picture)
+  with pytest.raises(OSError, match='No space'):
+    program._predict(bundle.load(copied), [str(picture)],
+                     tmp_path / 'out' / 'p.csv', None)
+  assert not list((tmp_path / 'out').iterdir())
 
 
 def test_a_place_that_cannot_be_written_to_is_an_input_error(folder, tmp_path):

@@ -72,22 +72,24 @@ def _predict(bundle: Bundle, paths: list[str], output: pathlib.Path,
   skipped, scored, anomalous = [], 0, 0
   aside = output.with_name(f'.{output.name}.part')
   output.parent.mkdir(parents=True, exist_ok=True)
-  with aside.open('w', encoding='utf-8', errors='backslashreplace',
-                  newline='') as file:
-    writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(_COLUMNS)
-    for names, images in _read(bundle, paths, skipped):
-      judged = bundle.judge(images)
-      writer.writerows(_rows(bundle, names, judged))
-      if maps:
-        _write_maps(bundle, pathlib.Path(maps), names, images, scored)
-      scored += len(names)
-      anomalous += int(judged.anomalous.sum())
-  if not scored:
-    aside.unlink()
-    raise BundleError(f'none of {len(paths)} images could be read; the first: '
-                      f'{skipped[0]}')
-  aside.replace(output)
+  try:
+    with aside.open('w', encoding='utf-8', errors='backslashreplace',
+                    newline='') as file:
+      writer = csv.writer(file, lineterminator='\n')
+      writer.writerow(_COLUMNS)
+      for names, images in _read(bundle, paths, skipped):
+        judged = bundle.judge(images)
+        writer.writerows(_rows(bundle, names, judged))
+        if maps:
+          _write_maps(bundle, pathlib.Path(maps), names, images, scored)
+        scored += len(names)
+        anomalous += int(judged.anomalous.sum())
+    if not scored:
+      raise BundleError(f'none of {len(paths)} images could be read; the '
+                        f'first: {skipped[0]}')
+    aside.replace(output)
+  finally:
+    aside.unlink(missing_ok=True)
   return {'scored': scored, 'anomalous': anomalous, 'unreadable': skipped}
 
 
