@@ -126,8 +126,8 @@ def _renamed(target: pathlib.Path, mode: str, text: dict) -> Iterator[IO]:
   aside = None
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=target.parent,
-                                     prefix=f'.{target.name}.')
+    handle, aside = tempfile.mkstemp(
+        dir=target.parent, prefix=f'.{target.name[:32]}.')  # 255 bytes in all
     with os.fdopen(handle, mode, **text) as file:
       yield file
       file.flush()

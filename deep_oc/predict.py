@@ -30,8 +30,10 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import csv
 import datetime
+import errno
 import heapq
 import pathlib
 import sys
@@ -87,7 +89,8 @@ def define_flags() -> None:
 class Maps:
   """Draws heat maps, on the scale of the run's own pictures.
 
-  Where it has none, the first images set the scale.
+  Where it has none, the first images set the scale. An image whose name leaves
+  no room for that of its heat map has none.
 
   Attributes:
     written: the files, as text.
@@ -116,15 +119,26 @@ class Maps:
                                         strict=True):
       picture = pictures.with_legend(pictures.panel(
           image, heat, None, score, name, self._limits), self._limits, False)
-      with self._replacing(f'{name}.png') as file:
+      with _where_it_fits(), self._replacing(f'{name}.png') as file:
         picture.save(file, 'png', compress_level=4, pnginfo=info)
       if self._arrays:
-        with self._replacing(f'{name}.npz') as file:
+        with _where_it_fits(), self._replacing(f'{name}.npz') as file:
           np.savez(file, map=heat, command=self._command)
 
   def _replacing(self, name):
     self.written.add(str(self._folder / name))
     return files.replacing(self._folder / name, 'wb')
+
+
+@contextlib.contextmanager
+def _where_it_fits() -> Iterator[None]:
+  """Passes over a file whose name would be too long, and says so."""
+  try:
+    yield
+  except files.WriteError as error:
+    if getattr(error.__cause__, 'errno', None) != errno.ENAMETOOLONG:
+      raise
+    tqdm.tqdm.write(f'skipped: {_shown(str(error))}', sys.stderr)
 
 
 def _limits(workdir: str, name: str) -> pictures.Scale | None:

@@ -28,6 +28,13 @@ def test_a_write_makes_the_folder_and_replaces_the_file(tmp_path):
   assert path.stat().st_mode & 0o444 == 0o444  # others may read it
 
 
+def test_a_name_may_be_as_long_as_any(tmp_path):
+  path = tmp_path / ('字' * 85)  # 255 bytes
+  with files.replacing(path) as file:
+    file.write('one')
+  assert path.read_text() == 'one'
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.InputError, match='cannot write .*file/a.txt'), \

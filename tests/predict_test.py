@@ -162,6 +162,19 @@ def test_a_file_that_is_gone_since_it_was_listed_is_skipped(run, tmp_path):
   assert path == paths[1] and 'No such file' in reason
 
 
+def test_a_name_without_room_for_its_heat_map_is_passed_over(
+    run, tmp_path, capsys):
+  long = '字' * 83 + '.png'  # 253 bytes of 255
+  draw = predict.Maps(deep_oc.load(run, false_alarm_rate=0.2), str(run),
+                      tmp_path / 'maps', arrays=True, command='')
+  draw.write([long, 'a.png'], np.zeros((2, 20, 20, 3), np.uint8), np.zeros(2))
+  assert sorted(each.name for each in (tmp_path / 'maps').iterdir()) == [
+      'a.png.npz', 'a.png.png']
+  said = capsys.readouterr().err.splitlines()
+  assert len([each for each in said if each.startswith('skipped: ') and
+              'name too long' in each]) == 2
+
+
 def test_images_are_held_a_chunk_at_a_time(run, tmp_path):
   found = deep_oc.load(run, false_alarm_rate=0.2)
   found.chunk = 4
