@@ -50,6 +50,7 @@ import glob
 import itertools
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -65,6 +66,7 @@ from deep_oc.scored import EVERYTHING, Key, Request, Score, Scored
 
 _BASELINES = ('random', 'pixels', 'random_windows', 'random_gradcam')
 _PIXEL_CLASSIFIERS = ('ocsvm_rbf', 'kde')
+_ESCAPED = re.compile(r'\[([*?[])\]')  # by glob.escape
 
 
 def define_flags() -> None:
@@ -300,9 +302,9 @@ def warn(workdir: pathlib.Path, rows: Iterable[Mapping[str, str]]) -> None:
 def root(pattern: str) -> pathlib.Path:
   """Returns the folder before the first wildcard of a pattern."""
   folder = files.path(pattern)
-  while glob.has_magic(str(folder)):
+  while glob.has_magic(_ESCAPED.sub('', str(folder))):
     folder = folder.parent
-  return folder
+  return files.path(_ESCAPED.sub(r'\1', str(folder)))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ all runs of the experiment and writes their summary.
 
 launch/README.md tells about the engines.
 """
+import glob
 import inspect
 import json
 import os
@@ -342,7 +343,8 @@ def pattern(sweep: Sequence[Run], root: str) -> str:
   """Returns what `evaluate` finds these runs by: runs/<experiment>/**."""
   names = {run.config.experiment for run in sweep}
   several = '*' if len(names) > 1 else ''
-  return f"{root.rstrip('/')}/{os.path.commonprefix(list(names))}{several}/**"
+  folder = glob.escape(root.rstrip('/'))
+  return f'{folder}/{os.path.commonprefix(list(names))}{several}/**'
 
 
 def main() -> None:

@@ -309,7 +309,8 @@ def test_an_auroc_below_50_warns_but_not_of_a_baseline(run, capsys):
 
 
 @pytest.mark.parametrize('pattern, expected', [
-    ('runs/**', 'runs'), ('/a/b*/c', '/a'), ('**', '.'), ('a/b', 'a/b')])
+    ('runs/**', 'runs'), ('/a/b*/c', '/a'), ('**', '.'), ('a/b', 'a/b'),
+    ('a[[]1]/b*/c', 'a[1]'), ('a[1]/b', '.')])
 def test_the_summary_stands_before_the_first_wildcard(pattern, expected):
   assert evaluate.root(pattern) == pathlib.Path(expected)
 

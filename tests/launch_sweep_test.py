@@ -187,14 +187,17 @@ def test_what_is_misspelt_is_said(args, said):
 
 def test_the_pattern_finds_these_experiments_only(tmp_path):
   from deep_oc import evaluate
+  root = str(tmp_path / 'runs[1]')
   wanted = sweep.expand('configs/cutpaste_mvtec.py', seeds=['0'],
-                        classes=['bottle', 'wood'], root=str(tmp_path))
-  others = sweep.expand(SMALL, classes=['0'], root=str(tmp_path))
+                        classes=['bottle', 'wood'], root=root)
+  others = sweep.expand(SMALL, classes=['0'], root=root)
   for run in (*wanted, *others):
     end(run)
   for found in wanted, others:
-    assert evaluate.find_runs(sweep.pattern(found, str(tmp_path))) == [
+    pattern = sweep.pattern(found, root)
+    assert evaluate.find_runs(pattern) == [
         pathlib.Path(run.workdir) for run in found]
+    assert evaluate.root(pattern).is_relative_to(root)
 
 
 def test_progress_is_the_last_whole_row(tmp_path):
