@@ -17,6 +17,7 @@ from deep_oc.errors import InputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMITTED = 'uploaded.txt'
+_BY_ORBAX = 'commit_success.txt'  # in what it writes to gs:// by itself
 
 
 class WriteError(InputError):
@@ -160,9 +161,12 @@ def _send(source: pathlib.Path, target: Any) -> None:
 
 
 def committed(folder: Any) -> list[str]:
-  """Returns the names of the folders in a remote one that `upload` finished."""
-  return sorted(each.parent.name for each in
-                map(path, glob(f'{folder}/*/{_COMMITTED}')))
+  """Returns the names of the folders in a remote one that are complete.
+
+  `upload` has finished them, or Orbax has.
+  """
+  return sorted(path(each).parent.name for marker in (_COMMITTED, _BY_ORBAX)
+                for each in glob(f'{folder}/*/{marker}'))
 
 
 def upload(source: pathlib.Path, target: Any) -> None:
