@@ -9,7 +9,8 @@ A matrix of test rows by training rows is the cost. It is a product in float32,
 of rows less their mean: rounding is relative to how far they spread, not to
 where they lie. All else is in float64: the scaling, what is added to the
 product, sums, the distances of the nearest rows once found, and Gaussians,
-whose covariances may be as good as singular.
+whose covariances may be as good as singular; so is the product where the
+nearest rows are too nearly one for float32.
 """
 import dataclasses
 import functools
@@ -69,7 +70,7 @@ def anomaly_score(classifier: Any, test: np.ndarray) -> np.ndarray | None:
     arrays = jax.device_put(found.arrays)
     for rows in gen_batches(len(test), size):
       chunk = oneclass.checked(classifier, test[rows])
-      padded = np.pad(chunk, ((0, size - len(chunk)), (0, 0)))
+      padded = np.pad(chunk, ((0, size - len(chunk)), (0, 0)), 'edge')
       scores[rows] = _score(found.function, arrays, padded)[:len(chunk)]
   return -scores
 
@@ -133,11 +134,35 @@ class _Neighbors:
     found = jnp.sort(found, axis=0)[:self.k]
     return -(found[-1] if self.kth else found.mean(axis=0))
 
+  @property
+  def bias(self) -> Callable[..., np.ndarray]:
+    """What `_centred` adds to the products of rows."""
+    return _along if self.cosine else _squares
+
   def _candidates(self, arrays, x):
-    """Returns the indices of the k nearest rows, and some more."""
+    """Returns the indices of the k nearest rows, and some more.
+
+    By float32 if that is sure that all others are farther than these k; of
+    rows that are nearly one it might take any.
+    """
     z = lax.stop_gradient(x - arrays['mean']) * arrays['root']
     most = min(self.k + _SPARE, len(arrays['train']))
-    return lax.top_k(_products(arrays, z), most)[1]
+    # The barrier because XLA knows no fast top_k of what is sliced again.
+    found, near = lax.optimization_barrier(
+        lax.top_k(_products(arrays, z), most))
+    if most == len(arrays['train']) or z.dtype == found.dtype:
+      return near
+    sure = found[:, self.k - 1] - found[:, -1] > _rounding(arrays, z)
+    return lax.cond(sure.all(), lambda: near,
+                    lambda: self._in_float64(arrays, z, most))
+
+  def _in_float64(self, arrays, z, most):
+    """Returns the candidates by products in float64."""
+    rows = (arrays['train'] - arrays['mean']) * arrays['root']
+    bias = self.bias(rows, arrays['mean'] * arrays['root'])
+    found = _products({'rows': rows, 'bias': bias}, z)
+    found -= found.max(axis=1, keepdims=True)  # exact near 0 in float32 too,
+    return lax.top_k(found.astype(jnp.float32), most)[1]  # which is fast
 
   def _distance(self, x, y):
     if self.cosine:
@@ -194,8 +219,20 @@ def _products(arrays, z):
 
   HIGHEST, because GPUs would otherwise round to 10 bits.
   """
-  return 2 * jnp.matmul(z.astype(jnp.float32), arrays['rows'].T,
+  rows = arrays['rows']
+  return 2 * jnp.matmul(z.astype(rows.dtype), rows.T,
                         precision=lax.Precision.HIGHEST) + arrays['bias']
+
+
+def _rounding(arrays, z):
+  """Returns by how much rounding may change the difference of two products.
+
+  Each is off by eps / 2 (2 (d + 3) |z| |z_i| + 2 |b_i|) at most: a sum of d
+  terms, of rounded numbers.
+  """
+  longest = _length(arrays['rows']).max()
+  return 2 * jnp.finfo(jnp.float32).eps * (
+      (z.shape[1] + 3) * longest * _length(z) + jnp.abs(arrays['bias']).max())
 
 
 def _log_sum(power):
@@ -222,7 +259,7 @@ def _centred(X: np.ndarray, root: float, bias: Callable[..., np.ndarray]
 
 
 def _squares(z, mean):
-  return -np.einsum('kd,kd->k', z, z)
+  return -(z * z).sum(axis=1)
 
 
 def _along(z, mean):
@@ -268,8 +305,8 @@ def _knn(fitted: classifiers.KNN) -> Twin | None:
 def _neighbors(train: np.ndarray, function: _Neighbors) -> Twin:
   """Rows are divided by their spread, whose square might be no float32."""
   spread = np.sqrt(train.shape[1] * train.var(axis=0).mean())
-  bias = _along if function.cosine else _squares
-  arrays = _centred(train, 1 / (spread or 1.), bias) | {'train': train}
+  arrays = _centred(train, 1 / (spread or 1.), function.bias)
+  arrays |= {'train': train}
   return Twin(function, arrays, len(train))
 
 

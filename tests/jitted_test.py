@@ -191,6 +191,19 @@ def test_spare_candidates_restore_an_order_that_float32_cannot_see():
       [1e-9], rel=1e-6)
 
 
+@pytest.mark.parametrize('spec', ['nn', 'knn', 'knn_cosine'])
+def test_the_nearest_of_rows_that_are_nearly_one_is_found(spec):
+  """More of them than there are candidates."""
+  random = np.random.default_rng(0)
+  rows = (np.repeat(random.normal(size=(2, D)), 60, axis=0)
+          + 1e-5 * random.normal(size=(120, D)))
+  train, test = rows[::2], rows[1::2]
+  fitted = oneclass.fit(spec, train)
+  np.testing.assert_allclose(
+      oneclass.anomaly_score(fitted, test, jit=True),
+      oneclass.anomaly_score(fitted, test, jit=False), rtol=1e-4, atol=1e-15)
+
+
 def _slope(twin, x):
   with jax.enable_x64(True):
     return jax.jit(jax.grad(
