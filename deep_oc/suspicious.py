@@ -22,8 +22,8 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from deep_oc import (cli, embeddings, errors, metrics, oneclass, tables,
-                     thresholds)
+from deep_oc import (cli, embeddings, errors, metrics, oneclass, provenance,
+                     tables, thresholds)
 from deep_oc.errors import InputError
 
 _COLUMNS = ('rank', 'index', 'path', 'score', 'contaminant')
@@ -57,7 +57,8 @@ class Ranking:
   def rows(self) -> list[dict[str, str]]:
     """Returns the rows of suspicious.csv."""
     return [{'rank': str(i + 1), 'index': str(self.index[i]),
-             'path': '' if self.path is None else str(self.path[i]),
+             'path': '' if self.path is None
+             else provenance.written(str(self.path[i])),
              'score': f'{self.score[i]:.9g}',
              'contaminant': '' if self.contaminant is None
              else str(int(self.contaminant[i]))}

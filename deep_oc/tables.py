@@ -53,6 +53,8 @@ def write(path: str | os.PathLike, columns: Sequence[str],
           about: Mapping[str, object] | None = None) -> None:
   """Writes these columns of the rows as CSV; a missing value is empty.
 
+  A path may be in any encoding; see `provenance.written`.
+
   What made it, and what else there is to say about it, is beside it, as JSON
   (`deep_oc.provenance`).
   """
@@ -60,8 +62,13 @@ def write(path: str | os.PathLike, columns: Sequence[str],
     writer = csv.DictWriter(file, columns, restval='', extrasaction='ignore',
                             lineterminator='\n')
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(_written, rows))
   provenance.write(path, about)
+
+
+def _written(row):
+  return {key: provenance.written(cell) if isinstance(cell, str) else cell
+          for key, cell in row.items()}
 
 
 def read(path: str | os.PathLike, columns: Sequence[str] = RESULTS

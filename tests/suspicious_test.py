@@ -1,5 +1,6 @@
 """Tests of the list of training images that may not be normal."""
 import csv
+import os
 import pathlib
 import subprocess
 import sys
@@ -134,6 +135,12 @@ def test_the_binary_writes_all_images_and_says_how_good_the_list_is(tmp_path):
       'of the 6 most suspicious of 60 images 6 are contaminants: precision '
       '100.0 %, average precision 100.0 %; chance 10.0 %')
   assert lines[-1] == f'wrote {tmp_path}/suspicious.csv'
+
+
+def test_a_path_in_another_encoding_is_shown_escaped(tmp_path):
+  path = np.full(60, os.fsdecode(b'caf\xe9.png'))
+  shown = suspicious.show(suspicious.rank(_write(tmp_path, path=path)))
+  assert 'caf\\udce9.png' in shown
 
 
 def test_the_same_command_ranks_alike_and_another_seed_differently(tmp_path):

@@ -1,4 +1,5 @@
 import csv
+import os
 import statistics
 
 import pytest
@@ -128,6 +129,13 @@ def test_written_rows_are_read_back(tmp_path):
   tables.write(tmp_path / 'a.csv', tables.RESULTS, [_row()])
   row, = tables.read(tmp_path / 'a.csv')
   assert row == {key: _row()[key] for key in tables.RESULTS}
+
+
+def test_a_path_in_another_encoding_is_written_escaped(tmp_path):
+  rows = [{'path': os.fsdecode(b'caf\xe9.png'), 'p': 0.5}]
+  tables.write(tmp_path / 'a.csv', ['path', 'p'], rows)
+  assert (tmp_path / 'a.csv').read_text('utf-8') == (
+      'path,p\ncaf\\udce9.png,0.5\n')
 
 
 @pytest.mark.parametrize('content', [b'', b'a,b\n1,2\n', b'\xff\xfe\n'])
