@@ -7,7 +7,9 @@
   130  Ctrl-C
 """
 import contextlib
+import itertools
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -80,12 +82,22 @@ def fail(error: object, status: int = 2) -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+  _find_neighbours(argv)
   try:
     return flags.FLAGS(list(argv))
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
           OSError, SyntaxError, ImportError) as error:
     # ml_collections loads the config and its overrides while parsing.
     fail(_reason(error))
+
+
+def _find_neighbours(argv: Sequence[str]) -> None:
+  """Lets the file of --config import those beside it, as `configs.<name>`."""
+  for flag, after in itertools.pairwise([*argv, '']):
+    name, equals, value = flag.partition('=')
+    if name in ('-config', '--config'):
+      path = (value if equals else after).partition(':')[0]
+      sys.path.append(str(pathlib.Path(path).resolve().parent.parent))
 
 
 def _reason(error: Exception) -> str:

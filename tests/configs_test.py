@@ -4,13 +4,14 @@ import importlib
 import inspect
 import pathlib
 import re
+import sys
 
 import jax.numpy as jnp
 import pytest
 from configs import cutpaste_mvtec
 from ml_collections import ConfigDict
 
-from deep_oc import (augment, cutpaste, distribution, errors, experiment,
+from deep_oc import (augment, cli, cutpaste, distribution, errors, experiment,
                      models, plugins, runs)
 
 NAMES = sorted(path.stem for path in pathlib.Path('configs').glob('*.py'))
@@ -206,3 +207,19 @@ def test_a_misspelt_category_offers_the_nearest():
   module = importlib.import_module('configs.cutpaste_patch_mvtec')
   with pytest.raises(errors.InputError, match="did you mean 'hazelnut'"):
     module.get_config('hazlenut')
+
+
+@pytest.mark.parametrize('flag', [['--config={}:x'], ['-config', '{}']])
+def test_a_config_finds_its_neighbours_from_any_folder(
+    flag, tmp_path, monkeypatch):
+  folder = tmp_path / f'configs_of_{len(flag)}'
+  folder.mkdir()
+  (folder / 'base.py').write_text('seeds = (3,)')
+  (folder / 'mine.py').write_text(
+      f'from {folder.name} import base\n'
+      'def sweep():\n'
+      "  return [{'seed': seed} for seed in base.seeds]\n")
+  monkeypatch.setattr(sys, 'path', list(sys.path))
+  cli._find_neighbours(['', *(each.format(folder / 'mine.py')
+                              for each in flag)])
+  assert experiment.points(f'{folder}/mine.py') == [{'seed': 3}]
