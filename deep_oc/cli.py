@@ -103,7 +103,7 @@ def _find_neighbours(argv: Sequence[str]) -> None:
 def _reason(error: Exception) -> str:
   """Returns what is wrong without the traceback that flags may carry."""
   if isinstance(error, (AttributeError, KeyError)):
-    return f'unknown config key {error.args[0]}'
+    return str(errors.unknown_key(error))
   text = str(error)
   if 'Traceback' in text:
     text = f'{text[:text.index("Traceback")]}{text.strip().splitlines()[-1]}'

@@ -1,5 +1,6 @@
 """The one exception that a user is meant to read."""
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -20,6 +21,16 @@ def explained(error: BaseException) -> InputError | None:
   return InputError(f"a device's memory is not enough ({said[:200]}); lower "
                     'train.batch or raise train.accumulate, unless another '
                     'process has the memory')
+
+
+def unknown_key(error: AttributeError | KeyError) -> InputError:
+  """Returns the error for a field that ml_collections does not know."""
+  said = error.args[0]
+  said = said.args[0] if isinstance(said, KeyError) else said
+  name, _, hint = str(said).partition('\n')
+  near = re.search('"(.*?)" instead', hint)
+  return InputError(f'unknown config key {name}'
+                    + (f"; did you mean '{near[1]}'?" if near else ''))
 
 
 def unknown(what: str, name: object, known: Iterable[object]) -> InputError:

@@ -178,8 +178,7 @@ def read(path: str, overrides: Mapping[str, object]
     list(values.config)  # some errors wait for the first use
     return values.config
   except (AttributeError, KeyError) as error:
-    key = str(error.args[0]).replace('\\n', ' ').replace('\\', '').strip('"')
-    raise InputError(f'unknown config key {key}') from error
+    raise errors.unknown_key(error) from error
   except (flags.Error, TypeError, ValueError, OSError, SyntaxError,
           ImportError) as error:
     reason = str(error).strip().splitlines() or [type(error).__name__]

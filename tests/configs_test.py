@@ -8,8 +8,9 @@ import sys
 
 import jax.numpy as jnp
 import pytest
+from absl import flags
 from configs import cutpaste_mvtec
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from deep_oc import (augment, cli, cutpaste, distribution, errors, experiment,
                      models, plugins, runs)
@@ -207,6 +208,23 @@ def test_a_misspelt_category_offers_the_nearest():
   module = importlib.import_module('configs.cutpaste_patch_mvtec')
   with pytest.raises(errors.InputError, match="did you mean 'hazelnut'"):
     module.get_config('hazlenut')
+
+
+@pytest.mark.parametrize('key, said', [
+    ('train.stepz', "unknown config key 'stepz'; did you mean 'steps'?"),
+    ('trin.steps', "unknown config key 'trin'; did you mean 'train'?"),
+    ('other', "unknown config key 'other'")])
+def test_a_misspelt_field_offers_the_nearest(key, said, monkeypatch, capsys):
+  with pytest.raises(errors.InputError) as caught:
+    experiment.read('configs/quickstart.py', {key: 3})
+  assert str(caught.value) == said
+  argv = ['train', *experiment.arguments('configs/quickstart.py', {key: 3})]
+  monkeypatch.setattr(flags, 'FLAGS', flags.FlagValues())
+  config_flags.DEFINE_config_file(
+      'config', flag_values=flags.FLAGS, sys_argv=argv)
+  with pytest.raises(SystemExit):
+    cli._parse(argv)
+  assert capsys.readouterr().err == f'error: {said}\n'
 
 
 @pytest.mark.parametrize('flag', [['--config={}:x'], ['-config', '{}']])
