@@ -104,7 +104,8 @@ def expand(path: str, settings: Sequence[str] = (),
     root: the folder above all runs.
 
   Raises:
-    InputError: no such file, field, class or seed, or two runs in one folder.
+    InputError: no such file, field, class or seed, a source of images without
+      what it needs, or two runs in one folder.
   """
   base = experiment.read(path, {})
   experiment.check(base)
@@ -163,6 +164,7 @@ def _setting(text: str) -> tuple[str, str]:
 def _run(path: str, overrides: Mapping[str, object], root: str) -> Run:
   config, protocol = resolved(experiment.read(path, overrides))
   experiment.check(config)
+  _check_source(config.data)
   name = runs.default_workdir(config, protocol).removeprefix('runs/')
   workdir = f'{root.rstrip("/")}/{name}'
   # A bucket has no appending.
@@ -172,6 +174,16 @@ def _run(path: str, overrides: Mapping[str, object], root: str) -> Run:
                          *experiment.arguments(path, overrides),
                          f'--workdir={workdir}'), f'{folder}/log.txt'),
       config, workdir)
+
+
+def _check_source(group: ml_collections.ConfigDict) -> None:
+  """Raises InputError if images cannot be read, as far as known without them.
+  """
+  read = plugins.find('deep_oc.data', group.source, 'load')
+  for name, each in inspect.signature(read).parameters.items():
+    if each.default is each.empty and group.get(name) is None:
+      raise InputError(f"the source '{group.source}' needs data.{name}; give "
+                       f'--set=data.{name}=...')
 
 
 def resolved(config: ml_collections.ConfigDict
