@@ -110,9 +110,11 @@ class Writer:
         self._cosine))
     baseline, both = self._explained(image, row[0], done)
     judged = trained.judge and trained.judge(image.pixels[None])
+    normal = self._problem.fitted
     near = [explainer.Neighbour(*each) for each in zip(
-        self._problem.fitted.image[row], self._problem.fitted_index[row],
-        distance, strict=True)]
+        normal.image[row], self._problem.fitted_index[row], distance,
+        [''] * len(row) if normal.path is None else normal.path[row],
+        strict=True)]
     self._draw(image, baseline, both, near, judged)
     self.rows += explanation_tables.rows(
         image, *both, near, judged, explained=self._name,

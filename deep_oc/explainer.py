@@ -191,6 +191,7 @@ class Neighbour(NamedTuple):
   pixels: np.ndarray  # u8[h, w, 3]
   index: int  # in the data set's training split
   distance: float  # of the features
+  path: str = ''  # where it came from, if from a file
 
 
 class Network(NamedTuple):

@@ -8,6 +8,7 @@ Orange is what raises the score, blue what lowers it, laid over the image in
 pale grey; the two are told apart by the colour-blind and in grey print the
 stronger is the darker. Every map has a scale of its own, for the units differ.
 """
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from deep_oc import explainer, plots
 _CLIP = 99.5  # percentile of |map| from which on colours are full
 _SMOOTH = 1 / 96  # sigma of what is drawn, as a share of the image's side
 _TILE = 1.9  # inches
+_LETTERS = 28  # of a title, as wide as a tile
 _RAISES, _LOWERS = (0.80, 0.27, 0.0), (0.0, 0.27, 0.70)
 _TITLES = {'integrated_gradients': 'integrated gradients',
            'smoothgrad': 'SmoothGrad, no sign', 'gradcam': 'Grad-CAM'}
@@ -58,11 +60,18 @@ def draw(image: np.ndarray, mask: np.ndarray | None, baseline: np.ndarray,
       _outline(axes[row, column], mask)
   for column, each in enumerate(neighbours):
     _tile(axes[2, column], each.pixels,
-          f'normal image {each.index}' if column else
-          f'nearest normal: {each.index}',
+          _named('normal: ' if column else 'nearest normal: ', each),
           f"{texts['distance']} {each.distance:.4g}")
   _legend(foot)
   return plots.png(figure, command)
+
+
+def _named(prefix, neighbour):
+  """Returns a title with the end of the file's name, or the image's number."""
+  name = pathlib.PurePath(neighbour.path).name or f'image {neighbour.index}'
+  room = _LETTERS - len(prefix)
+  return plots.plain(
+      prefix + (name if len(name) <= room else f'…{name[1 - room:]}'))
 
 
 def overlay(image: np.ndarray, attribution: np.ndarray) -> np.ndarray:

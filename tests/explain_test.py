@@ -124,6 +124,32 @@ def test_near_images_are_told_apart_where_float32_would_not():
       distance[0], 2 * np.sin(np.sort(angle) / 2) ** 2, rtol=1e-3)
 
 
+@pytest.mark.parametrize('path, said', [
+    (None, ['nearest normal: image 7', 'normal: image 9']),
+    (['good/a.png', f'good/{"b" * 50}12.png'],
+     ['nearest normal: a.png', f'normal: …{"b" * 13}12.png'])])
+def test_neighbours_are_told_by_the_names_of_their_files(
+    path, said, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(explain.Writer, '_explained', lambda *_: (None, []))
+  monkeypatch.setattr(explain.Writer, '_draw', lambda *args: drawn.extend(
+      args[4]))
+  monkeypatch.setattr(explanation_tables, 'rows', lambda *_, **__: [])
+  normal = types.SimpleNamespace(
+      image=np.zeros((2, 4, 4, 3), np.uint8), path=path and np.array(path))
+  trained = types.SimpleNamespace(
+      train=np.float32([[1, 0], [0, 1]]), judge=None,
+      embed=lambda image: np.float32([[1, 0.1]]))
+  explain.Writer(
+      None, (trained, None), types.SimpleNamespace(
+          fitted=normal, fitted_index=np.array([7, 9])),
+      types.SimpleNamespace(methods=()), name='', baseline='', cosine=True,
+      count=2, seed=0, arrays=False, command='').explain(
+          types.SimpleNamespace(pixels=normal.image[0]), None)
+  assert [explanation_pictures._named(prefix, each) for prefix, each in zip(
+      ('nearest normal: ', 'normal: '), drawn, strict=True)] == said
+
+
 def test_the_binary_explains_files_by_the_tasks_own_score(
     binary, tmp_path_factory):
   root = tmp_path_factory.mktemp('parts')
