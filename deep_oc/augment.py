@@ -163,7 +163,8 @@ def colour_jitter(key: jax.Array, image: jax.Array, *, brightness: float,
   """Changes the colours of f32[h, w, 3] with probability `p`.
 
   `order` is 'fixed' (brightness, contrast, saturation, hue) or 'random', anew
-  for every image. DROC's code draws it once a run, while it is traced.
+  for every image. DROC's code draws it once a run for each branch, while it is
+  traced.
   """
   strengths = (brightness, contrast, saturation, hue)
   active = [i for i, strength in enumerate(strengths) if strength > 0]
