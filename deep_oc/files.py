@@ -163,9 +163,10 @@ def _send(source: pathlib.Path, target: Any) -> None:
 def committed(folder: Any) -> list[str]:
   """Returns the names of the folders in a remote one that are complete.
 
-  `upload` has finished them, or Orbax has.
+  On gs:// Orbax has finished them, elsewhere `upload`.
   """
-  return sorted(path(each).parent.name for marker in (_COMMITTED, _BY_ORBAX)
+  marker = _BY_ORBAX if str(folder).startswith('gs://') else _COMMITTED
+  return sorted(pathlib.PurePosixPath(each).parent.name
                 for each in glob(f'{folder}/*/{marker}'))
 
 

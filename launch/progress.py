@@ -47,9 +47,9 @@ def read(workdir: str) -> Progress:
 
 def checkpoint(workdir: str) -> int:
   """Returns the step that a run would resume at."""
-  folder = files.path(f'{workdir}/checkpoints')
+  folder = f'{workdir}/checkpoints'
   names = (files.committed(folder) if files.is_remote(workdir) else
-           [each.name for each in folder.glob('*')])
+           [each.name for each in files.path(folder).glob('*')])
   return max((int(name) for name in names if name.isdecimal()), default=0)
 
 

@@ -1,4 +1,5 @@
 """What a sweep is made of, what of it is left to do, and a real one."""
+import fnmatch
 import functools
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 from conftest import the_error
 from configs import cutpaste_mvtec, dacl_cifar10, small_fmnist
 
-from deep_oc import embeddings, experiment, runs
+from deep_oc import embeddings, experiment, files, runs
 from deep_oc.errors import InputError
 from launch import progress, sweep
 
@@ -200,6 +201,14 @@ def test_the_pattern_finds_these_experiments_only(tmp_path):
     assert evaluate.find_runs(pattern) == [
         pathlib.Path(run.workdir) for run in found]
     assert evaluate.root(pattern).is_relative_to(root)
+
+
+def test_a_checkpoint_on_gs_counts_once_orbax_says_so(monkeypatch):
+  there = [f'gs://bucket/run/checkpoints/{name}' for name in (
+      '20/commit_success.txt', '40/metadata')]
+  monkeypatch.setattr(files, 'glob', lambda pattern: fnmatch.filter(
+      there, pattern))
+  assert progress.checkpoint('gs://bucket/run') == 20
 
 
 def test_progress_is_the_last_whole_row(tmp_path):

@@ -13,7 +13,6 @@ import pytest
 
 from deep_oc import (checkpoints, cli, embed, embeddings, errors, evaluate,
                      files, scored, tables, train)
-from launch import progress
 from tests import tiny
 
 pytest.importorskip('upath', reason='the extra `remote`')
@@ -137,13 +136,6 @@ def test_a_checkpoint_that_was_not_sent_to_its_end_does_not_count(
   assert sent and target.exists()
   with checkpoints.Checkpoints(memory) as saved:
     assert saved.newest() == 40
-
-
-def test_a_plan_knows_checkpoints_that_orbax_wrote(memory):
-  for name in ('20/commit_success.txt', '40/metadata'):
-    with files.replacing(f'{memory}/checkpoints/{name}'):
-      pass
-  assert progress.checkpoint(memory) == 20
 
 
 def test_a_store_that_is_lost_leaves_the_checkpoint_it_has(
