@@ -5,6 +5,7 @@
   2    bad input, or a place that cannot be written to
   75   stopped from outside (AGAIN): the same command resumes
   130  Ctrl-C
+  141  nobody reads what is printed any more, as after `| head`
 """
 import contextlib
 import itertools
@@ -21,6 +22,7 @@ from absl import app, flags, logging
 from deep_oc import cache, errors, files
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+_UNREAD = 141  # as of what SIGPIPE ends
 
 
 _HELP = {dashes + name for dashes in ('-', '--')
@@ -134,6 +136,11 @@ def run(main: Callable[..., None], define_flags: Callable[[], None],
     cache.keep_compiled_programs()
     try:
       main(*given)
+      sys.stdout.flush()
+    except BrokenPipeError:
+      # Python would write the rest when it ends.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      sys.exit(_UNREAD)
     except files.WriteError as error:
       with contextlib.suppress(SystemExit):
         fail(error)

@@ -1,4 +1,5 @@
 """Files are whole or absent, and messages are one line."""
+import os
 import pathlib
 import subprocess
 import sys
@@ -75,6 +76,20 @@ def test_a_config_key_that_a_function_needs_is_named():
     plugins.call(function, {}, 'group')
   with pytest.raises(errors.InputError, match="did you mean 'group.other'"):
     plugins.call(function, {'needed': 1, 'othr': 2}, 'group')
+
+
+@pytest.mark.parametrize('lines', [1, 100_000])
+def test_who_reads_no_further_is_told_nothing(lines):
+  code = ('from deep_oc import cli\n'
+          'def main():\n'
+          f'  for i in range({lines}): print(i)\n'
+          'cli.run(main, lambda: None)')
+  read, write = os.pipe()
+  os.close(read)
+  done = subprocess.run([sys.executable, '-c', code], stdout=write, text=True,
+                        stderr=subprocess.PIPE, check=False)
+  os.close(write)
+  assert (done.returncode, done.stderr) == (141, '')
 
 
 @pytest.mark.parametrize('name', ['train', 'embed', 'evaluate', 'benchmark'])
