@@ -200,17 +200,6 @@ def cross_calibrated(train: np.ndarray, classifier: str, seed: int = 0,
   return Calibrated(tuple(parts))
 
 
-def cross_p_values(train: np.ndarray, test: np.ndarray, classifier: str,
-                   seed: int = 0, folds: int = FOLDS,
-                   limit: int = oneclass.LIMIT) -> np.ndarray:
-  """Maps normal f[n, d] and f[k, d] to p-values f[k], by `cross_calibrated`.
-
-  Raises:
-    InputError: fewer rows than folds, or too few to fit to.
-  """
-  return cross_calibrated(train, classifier, seed, folds, limit).judge(test)[1]
-
-
 def parted(n: int, alpha: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns rows of n to fit to, and those that calibrate, drawn by the seed.
 

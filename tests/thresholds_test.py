@@ -194,9 +194,8 @@ def test_cross_conformal_p_values_add_the_counts_of_the_folds():
     above += np.array([
         (oneclass.anomaly_score(fitted, train[held_out]) >= score).sum()
         for score in oneclass.anomaly_score(fitted, test)])
-  np.testing.assert_array_equal(
-      thresholds.cross_p_values(train, test, 'kde', seed=2, folds=4),
-      (1 + above) / 41)
+  found = thresholds.cross_calibrated(train, 'kde', seed=2, folds=4)
+  np.testing.assert_array_equal(found.judge(test)[1], (1 + above) / 41)
 
 
 @pytest.mark.parametrize('alpha', [0.05, 0.1, 0.2])
@@ -204,7 +203,7 @@ def test_cross_conformal_false_alarms_are_near_the_chosen_rate(alpha):
   rates = []
   for digit in range(10):
     row = np.random.default_rng(digit).permutation(_digits(digit))
-    p = thresholds.cross_p_values(row[:120], row[120:], 'kde')
+    _, p = thresholds.cross_calibrated(row[:120], 'kde').judge(row[120:])
     rates.append((p <= alpha).mean())
   assert 0.5 * alpha < np.mean(rates) < 1.5 * alpha
 
@@ -233,8 +232,9 @@ def test_alarms_hold_out_a_fifth_or_where_that_is_too_few_fold():
   np.testing.assert_array_equal(found.flagged, found.p <= 0.1)
   folded = thresholds.alarms(train, test, 'kde', 0.02, seed=1)
   assert folded.held_out == 0
-  np.testing.assert_array_equal(folded.p, thresholds.cross_p_values(
-      train, test, 'kde', seed=1))
+  np.testing.assert_array_equal(
+      folded.p,
+      thresholds.cross_calibrated(train, 'kde', seed=1).judge(test)[1])
   with pytest.raises(InputError, match='takes 999 normal .* there are 100'):
     thresholds.alarms(train, test, 'kde', 0.001)
 
