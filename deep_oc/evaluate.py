@@ -42,7 +42,8 @@ At the end the rows of all runs become one summary.csv: a row per class and one
 for the mean over classes, mean and SD over seeds, beside the published numbers;
 of methods with several of the paper's five data sets also the mean over its 43
 classes. summary.md and summary.tex hold it as tables. A run whose embeddings,
-flags and code are those of the last time is not evaluated again (--noreuse).
+flags and code are those of the last time is not evaluated again (--noreuse),
+unless by a class that is neither ours nor scikit-learn's.
 
 JAX is not needed.
 """

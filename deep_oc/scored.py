@@ -198,8 +198,12 @@ def origin(workdir: pathlib.Path, request: Request = EVERYTHING
 
   That is what is asked for, the code, and the checksums that the archives of
   embeddings hold of their arrays: quick to read, and right whatever clocks and
-  copies did to the files' times.
+  copies did to the files' times. The code of a classifier that is neither ours
+  nor scikit-learn's is not known.
   """
+  if any('.' in name and not name.startswith('sklearn.') for name in
+         (spec.partition('(')[0] for spec in request.classifiers)):
+    return None
   try:
     archives = {path.name: _checksums(path) for path in
                 sorted((workdir / 'embeddings').glob('*.npz'))}

@@ -204,6 +204,13 @@ def test_results_of_another_request_are_not_recalled(evaluated, asked):
   assert _recalled(evaluated) is None
 
 
+@pytest.mark.parametrize('spec, known', [
+    ('kde(gamma_scale=.5)', True), ('sklearn.svm.OneClassSVM(nu=.5)', True),
+    ('pyod.models.ecod.ECOD', False), ('mine.C(nu=.5)', False)])
+def test_the_code_of_other_libraries_is_not_known(evaluated, spec, known):
+  assert (scored.origin(evaluated, Request([spec])) is not None) == known
+
+
 def test_results_with_old_columns_are_not_recalled(evaluated, monkeypatch):
   old = tuple(name for name in tables.RESULTS if name != 'auprc_low')
   monkeypatch.setattr(tables, 'RESULTS', old)
