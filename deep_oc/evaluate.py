@@ -322,7 +322,8 @@ def main() -> None:
     try:
       source = scored_runs.origin(workdir, request)
       found = scored_runs.recall(workdir, source) if reuse else None
-      drawn = found and (workdir / 'pictures').exists()
+      there = (workdir / 'pictures').exists()
+      drawn = found and there
       if not found:
         scored = score_run(workdir, request)
         found = write(workdir, scored)
@@ -333,7 +334,9 @@ def main() -> None:
       pictures = draw(workdir) if chosen.pictures and not drawn else None
       if pictures:
         tqdm.tqdm.write(f'drew {pictures}')
-      if source:  # at the end: what was interrupted is done again
+      # At the end: what was interrupted is done again, and what leaves the
+      # pictures of other maps there.
+      if source and (chosen.pictures or drawn or not there):
         scored_runs.remember(workdir, source)
     except InputError as error:  # the other runs' results are worth having
       failures.append(error)

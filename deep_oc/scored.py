@@ -236,7 +236,10 @@ def remember(workdir: pathlib.Path, source: Mapping[str, object]) -> None:
 
 def recall(workdir: pathlib.Path, source: Mapping[str, object] | None
            ) -> list[dict[str, str]] | None:
-  """Returns the rows that a run has, None if they are not from that source."""
+  """Returns the rows that a run has, None if they are not from that source.
+
+  Or if the p-values that belong to them are gone.
+  """
   try:
     saved = json.loads((workdir / 'results.json').read_text(encoding='utf-8'))
     if not source or saved.get('source') != source or (
@@ -244,6 +247,9 @@ def recall(workdir: pathlib.Path, source: Mapping[str, object] | None
       return None
     rows = tables.read(workdir / 'results.csv')
   except (OSError, ValueError, AttributeError):  # an InputError is a ValueError
+    return None
+  if any(row['false_alarm_rate'] for row in rows) and not (
+      workdir / 'p_values.csv').exists():
     return None
   return [row | {'run': str(workdir)} for row in rows]
 

@@ -200,6 +200,43 @@ def test_a_reused_score_below_50_warns_again(run, main, capsys):
   assert 'score/upside_down' in first and capsys.readouterr().err == first
 
 
+def test_p_values_that_are_gone_are_made_again(run, main):
+  assert len(main(false_alarm_rate=0.1)) == 1
+  (run / 'p_values.csv').unlink()
+  assert len(main(false_alarm_rate=0.1)) == 1
+  assert (run / 'p_values.csv').exists()
+  assert len(main(false_alarm_rate=0.1)) == 0
+
+
+def _write_maps(run, name, maps, **arrays):
+  arrays = {
+      f'map_{name}': maps, 'image': np.zeros((*maps.shape, 3), np.uint8),
+      'label': np.zeros(len(maps), int), 'anomaly': np.arange(len(maps)) < 12,
+      'index': np.arange(len(maps))} | arrays
+  embeddings.write(
+      run / 'embeddings/maps.npz',
+      {key: array for key, array in arrays.items() if array is not None},
+      META | {'class_names': ['good'],
+              'map_params': {'classifier': 'gde_oas'}})
+
+
+def test_maps_that_changed_are_drawn_even_after_nopictures(
+    run, main, monkeypatch):
+  drawn = []
+
+  def write(folder, maps, **given):
+    folder.mkdir(exist_ok=True)
+    drawn.append(maps.mean())
+  monkeypatch.setattr('deep_oc.pictures.write', write)
+  for value in 1, 2:
+    _write_maps(run, 'windows', np.full((30, 8, 8), value, np.float32))
+    main(pictures=value == 1)
+  assert drawn == [1]
+  main()
+  assert drawn == [1, 2]
+  assert not main() and not main(pictures=False) and drawn == [1, 2]
+
+
 def test_test_labels_change_no_score(run):
   train, test, _ = embeddings.read_run(run)
   features = evaluate.choose(train, test, (), run)
@@ -477,11 +514,7 @@ def test_20000_rows_take_less_than_4_gib(tmp_path):
 @pytest.mark.parametrize('name', ['gradcam', 'windows'])
 def test_pictures_show_the_score_that_the_map_explains(run, monkeypatch, name):
   maps = np.random.default_rng(0).random((30, 8, 8), np.float32)
-  embeddings.write(run / 'embeddings/maps.npz', {
-      f'map_{name}': maps, f'map_random_{name}': maps,
-      'image': np.zeros((30, 8, 8, 3), np.uint8), 'label': np.zeros(30, int),
-      'anomaly': np.arange(30) < 12, 'index': np.arange(30)}, META | {
-          'class_names': ['good'], 'map_params': {'classifier': 'gde_oas'}})
+  _write_maps(run, name, maps, **{f'map_random_{name}': maps})
   drawn = []
   monkeypatch.setattr('deep_oc.pictures.write', lambda folder, **given:
                       drawn.append(given['scores']))
