@@ -20,6 +20,7 @@ from deep_oc.errors import InputError
 from deep_oc.page import (
     charts,
     contamination,
+    curves,
     heatmaps,
     markup,
     mistakes,
@@ -300,6 +301,13 @@ def test_the_roc_curve_is_that_of_sklearn(root, tree):
     np.testing.assert_allclose(drawn, np.stack(place(false, true), axis=1),
                                atol=0.06)
   assert 'line chance' in lines
+
+
+def test_what_is_flagged_does_not_hang_on_the_corners_of_the_curve():
+  """Of a level there is a normal and an anomaly each: all lies on a line."""
+  score, anomaly = np.arange(200) // 2, np.arange(200) % 2 == 0
+  for rate in 1, 20, 50:
+    assert curves.detected(score, anomaly, rate) == pytest.approx(rate)
 
 
 def test_training_curves_show_what_was_logged(tree):

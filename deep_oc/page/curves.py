@@ -37,7 +37,7 @@ def roc(scored: runs.Scored) -> Element:
     marks.append(charts.line(frame, 100 * false, 100 * true, style))
     entries.insert(0, (f'{name}  {area:.1f}', style))
     rows.insert(0, [name, number(f'{area:.2f}'),
-                    *(number(f'{100 * _at(false, true, rate / 100):.2f}')
+                    *(number(f'{detected(score, scored.anomaly, rate):.2f}')
                       for rate in _RATES)])
   plot = frame.draw(
       f'{scored.run.key}-roc', f'ROC curves, {scored.run.title()}',
@@ -50,9 +50,14 @@ def roc(scored: runs.Scored) -> Element:
                              for rate in _RATES)), rows)
 
 
-def _at(false, true, rate):
-  """Returns the share of anomalies flagged at no more false alarms."""
-  return true[false <= rate].max()
+def detected(score: np.ndarray, anomaly: np.ndarray, rate: float) -> float:
+  """Returns the anomalies flagged at no more false alarms, both in percent.
+
+  Of f[n] and bool[n], by all points of the curve, those on a line too.
+  """
+  false, true, _ = sklearn_metrics.roc_curve(
+      anomaly, score, drop_intermediate=False)
+  return 100 * true[false <= rate / 100].max()
 
 
 def histogram(scored: runs.Scored) -> Element:
