@@ -84,13 +84,25 @@ def fail(error: object, status: int = 2) -> None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+  argv = [argv[0], *map(_at_home, argv[1:])]
   _find_neighbours(argv)
   try:
-    return flags.FLAGS(list(argv))
+    return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
           OSError, SyntaxError, ImportError) as error:
     # ml_collections loads the config and its overrides while parsing.
     fail(_reason(error))
+
+
+def _at_home(argument: str) -> str:
+  """Returns it with the home folder for ~ after =, where shells leave it.
+
+  Not in fields of a config, which stand in config.json as they were given.
+  """
+  name, equals, value = argument.partition('=')
+  if not name.startswith('-') or '.' in name:
+    return argument
+  return f'{name}{equals}{os.path.expanduser(value)}'
 
 
 def _find_neighbours(argv: Sequence[str]) -> None:

@@ -50,13 +50,13 @@ def is_remote(path: object) -> bool:
 
 
 def path(name: object) -> Any:
-  """Returns a pathlib.Path, or its like for what is remote.
+  """Returns a pathlib.Path, with ~ as home, or its like for what is remote.
 
   Raises:
     InputError: nothing is installed that reads this protocol.
   """
   if not is_remote(name):
-    return pathlib.Path(name)
+    return pathlib.Path(os.path.expanduser(name))
   try:
     import upath  # an extra
     found = upath.UPath(str(name))
@@ -95,7 +95,7 @@ def exists(name: object) -> bool:
 def glob(pattern: str) -> list[str]:
   """Returns what matches, with * and **, each with its protocol."""
   if not is_remote(pattern):
-    return local_glob.glob(pattern, recursive=True)
+    return local_glob.glob(os.path.expanduser(pattern), recursive=True)
   found = path(pattern)
   try:
     return [found.fs.unstrip_protocol(each) for each in

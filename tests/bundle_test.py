@@ -316,7 +316,8 @@ def _predict(folder, *args):
 
 
 def test_the_bundles_own_program_needs_neither_flax_nor_deep_oc(
-    parts, tmp_path):
+    parts, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
   found = deep_oc.load(parts, false_alarm_rate=0.2)
   export.export(found, tmp_path / 'bundle', [], '')
   photos = tmp_path / 'photos'
@@ -325,8 +326,8 @@ def test_the_bundles_own_program_needs_neither_flax_nor_deep_oc(
     Image.fromarray(_noise(1, (24, 31, 3), i)[0]).save(
         photos / ('deep' if i == 2 else '') / f'{i}.png')
   (photos / 'text.png').write_text('no picture')
-  done = _predict(tmp_path / 'bundle', str(photos), '--output=out/p.csv',
-                  '--maps=out/maps')
+  done = _predict(tmp_path / 'bundle', str(photos), '--output=~/out/p.csv',
+                  '--maps=~/out/maps')
   assert done.returncode == 0, done.stderr
   assert 'skipped: ' in done.stderr and 'text.png' in done.stderr
   lines = (tmp_path / 'out' / 'p.csv').read_text().splitlines()
@@ -338,7 +339,7 @@ def test_the_bundles_own_program_needs_neither_flax_nor_deep_oc(
                              wanted.score, rtol=1e-5)
   assert len(paths) == 3 and paths == sorted(paths)
   about = json.loads((tmp_path / 'out' / 'p.json').read_text())
-  assert '--output=out/p.csv' in about['command'] and about['scored'] == 3
+  assert '--output=~/out/p.csv' in about['command'] and about['scored'] == 3
   with np.load(tmp_path / 'out' / 'maps' / '000000.npz') as arrays:
     wanted = found.heat_maps(paths[:1])[0]
     np.testing.assert_allclose(arrays['map'], wanted, rtol=1e-3,

@@ -227,6 +227,20 @@ def test_a_misspelt_field_offers_the_nearest(key, said, monkeypatch, capsys):
   assert capsys.readouterr().err == f'error: {said}\n'
 
 
+def test_home_is_found_after_an_equals_sign(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  values = flags.FlagValues()
+  monkeypatch.setattr(flags, 'FLAGS', values)
+  for name in ('workdir', 'runs', 'config.data.path'):
+    flags.DEFINE_string(name, '', '', flag_values=values)
+  given = cli._parse(['train', '--workdir=~/run', '-runs=~/runs/**',
+                      '--config.data.path=~/parts', 'a=~/b'])
+  assert given == ['train', 'a=~/b']
+  assert (values.workdir, values.runs) == (
+      f'{tmp_path}/run', f'{tmp_path}/runs/**')
+  assert values['config.data.path'].value == '~/parts'  # as in config.json
+
+
 @pytest.mark.parametrize('flag', [['--config={}:x'], ['-config', '{}']])
 def test_a_config_finds_its_neighbours_from_any_folder(
     flag, tmp_path, monkeypatch):

@@ -36,6 +36,14 @@ def test_a_name_may_be_as_long_as_any(tmp_path):
   assert path.read_text() == 'one'
 
 
+def test_home_is_where_the_tilde_says(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  with files.replacing('~/a.txt'):
+    pass
+  assert files.exists(tmp_path / 'a.txt') and files.exists('~/a.txt')
+  assert files.glob('~/*.txt') == [str(tmp_path / 'a.txt')]
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.InputError, match='cannot write .*file/a.txt'), \

@@ -81,7 +81,8 @@ def _predict(bundle: Bundle, paths: list[str], output: pathlib.Path,
         judged = bundle.judge(images)
         writer.writerows(_rows(bundle, names, judged))
         if maps:
-          _write_maps(bundle, pathlib.Path(maps), names, images, scored)
+          _write_maps(bundle, pathlib.Path(maps).expanduser(), names, images,
+                      scored)
         scored += len(names)
         anomalous += int(judged.anomalous.sum())
     if not scored:
@@ -129,7 +130,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
   args = _arguments()
-  output = pathlib.Path(args.output)
+  output = pathlib.Path(args.output).expanduser()
   try:
     if output.suffix == '.json':
       raise BundleError(f'--output={output} names the CSV; what made it goes '
