@@ -25,7 +25,7 @@ import pathlib
 import numpy as np
 from absl import logging
 
-from deep_oc import data, files
+from deep_oc import cache, data, files
 from deep_oc.data import _layout, _pictures, npz
 from deep_oc.data._layout import Found, Item
 from deep_oc.errors import InputError
@@ -110,14 +110,14 @@ def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
 def _pixels(found: Found, size: int, cache_dir: str | None
             ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
   """Returns images, masks and errors, from the cache if they are there."""
-  cache = _cache_path(found, size, cache_dir)
-  if cache.exists():
-    return _read_cache(cache, found, size)
+  kept = _cache_path(found, size, cache_dir)
+  if kept.exists():
+    return _read_cache(kept, found, size)
   image, mask, seen = _pictures.decode(found, size)
   error = [each.error for each in seen]
   arrays = {'image': image, 'error': np.array(error)}
   try:
-    with files.replacing(cache, 'wb') as file:
+    with files.replacing(kept, 'wb') as file:
       np.savez(file, **arrays, **({} if mask is None else {'mask': mask}))
   except InputError as problem:  # costs the next run time, not this its data
     logging.warning('%s', problem)
@@ -127,23 +127,21 @@ def _pixels(found: Found, size: int, cache_dir: str | None
 def _cache_path(found: Found, size: int, cache_dir: str | None
                 ) -> pathlib.Path:
   """Returns the name that belongs to the files' names and contents."""
-  root = cache_dir or os.environ.get('DEEP_OC_CACHE') or '~/.cache/deep_oc'
   key = hashlib.sha256(f'{_VERSION} {size}'.encode())
   for item, both in zip(found.items, _pictures.digests(found), strict=True):
     for path, digest in zip((item.path, item.mask), both, strict=True):
       name = os.fsencode(_relative(path, found.root)) if path else b''
       key.update(b'\n' + name + b'\0' + digest.encode())
-  return (pathlib.Path(root).expanduser()
-          / f'folder-{key.hexdigest()[:16]}.npz')
+  return cache.folder(cache_dir) / f'folder-{key.hexdigest()[:16]}.npz'
 
 
-def _read_cache(cache: pathlib.Path, found: Found, size: int):
-  arrays = npz.read(cache)
+def _read_cache(kept: pathlib.Path, found: Found, size: int):
+  arrays = npz.read(kept)
   shape = len(found.items), size, size
   wanted = {'image': (*shape, 3), 'error': shape[:1]}
   if found.masked:
     wanted['mask'] = shape
   if {key: array.shape for key, array in arrays.items()} != wanted:
-    raise InputError(f'{cache} does not hold the images of {found.root}; '
+    raise InputError(f'{kept} does not hold the images of {found.root}; '
                      'delete it')
   return arrays['image'], arrays.get('mask'), arrays['error'].tolist()
