@@ -227,16 +227,17 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   scored = itertools.chain(
       score_features(train, test, [name for name in chosen
                                    if name not in names],
-                     request, _seed(meta)),
+                     request, seed_of(meta)),
       score_maps(maps, [name for name in names if name in chosen], map_meta))
   found.scores.update(progress.bar(scored, str(workdir), unit='scores',
                                    leave=False))
   return found
 
 
-def _seed(meta):
-  seed = meta.get('seed')
-  return seed if isinstance(seed, int) and seed >= 0 else 0
+def seed_of(about: Mapping[str, object]) -> int:
+  """Returns the seed of a run by its meta or rows, 0 if that is no number."""
+  seed = str(about.get('seed', ''))
+  return int(seed) if seed.isdecimal() else 0
 
 
 def write(workdir: pathlib.Path, scored: Scored) -> list[dict[str, str]]:
@@ -288,7 +289,8 @@ def _explained(workdir, name, maps, meta):
     return maps.max(axis=(1, 2))
   train, test, _ = embeddings.read_run(workdir)
   classifier = meta['map_params']['classifier']
-  return score(train['pool'], test['pool'], classifier, _seed(meta)).values
+  seed = seed_of(meta)
+  return score(train['pool'], test['pool'], classifier, seed).values
 
 
 def warn(workdir: pathlib.Path, rows: Iterable[Mapping[str, str]]) -> None:

@@ -143,9 +143,8 @@ def choose(found: Sequence[runs.Run], most: int) -> list[runs.Run]:
 
 
 def _plainness(run):
-  seed = run.about['seed']
-  return (run.about['protocol'] != 'one_vs_rest',
-          int(seed) if seed.isdecimal() else 0)
+  about = run.about
+  return about['protocol'] != 'one_vs_rest', evaluate.seed_of(about)
 
 
 def _folded(found, shown):

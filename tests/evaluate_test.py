@@ -333,6 +333,12 @@ def test_the_random_classifiers_get_the_seed_of_the_run(run):
   assert json.loads(row['classifier_params'])['random_state'] == 6
 
 
+@pytest.mark.parametrize('given, seed', [
+    (3, 3), ('3', 3), ('best', 0), (None, 0), (-1, 0), ('', 0), ('0+1', 0)])
+def test_a_seed_is_a_number_however_it_is_written(given, seed):
+  assert evaluate.seed_of({'seed': given}) == seed
+
+
 def test_an_auroc_below_50_warns_but_not_of_a_baseline(run, capsys):
   rows = [{'feature': 'pool', 'classifier': 'kde', 'auroc': '49.99'},
           {'feature': 'head', 'classifier': 'kde', 'auroc': '50.00'},

@@ -1,5 +1,6 @@
 import base64
 import csv
+import dataclasses
 import hashlib
 import html.parser
 import io
@@ -565,6 +566,12 @@ def test_results_of_another_training_are_refused(root, tmp_path):
   found = report.find(str(tmp_path / 'run'))
   assert not found.runs
   assert "its step is '7', not '8'; evaluate again" in str(found.failures[0])
+
+
+def test_a_run_without_a_number_for_a_seed_has_scores(root):
+  run, = report.find(str(root / 'dacl')).runs
+  rows = [row | {'seed': 'best'} for row in run.rows]
+  assert len(runs.read(dataclasses.replace(run, rows=rows)).score) == 30
 
 
 def test_axes_hold_all_values_and_have_round_ticks():

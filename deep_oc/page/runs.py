@@ -108,7 +108,7 @@ class Scored:
     of raw pixels has more columns than rows.
     By NumPy, as no number on the page may hang on whether JAX is installed.
     """
-    seed = int(self.run.about['seed'] or 0)
+    seed = evaluate.seed_of(self.run.about)
     found, own = {}, self.run.feature
     for name in dict.fromkeys((own, *BASELINES)):
       wanted = name == own or self.run.row(name) or not self.run.row(own)
