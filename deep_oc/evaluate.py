@@ -215,7 +215,7 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
     InputError: the embeddings are unfit.
   """
   train, test, meta = embeddings.read_run(workdir)
-  maps, map_meta = embeddings.read_maps(workdir, meta)
+  maps, map_meta = read_maps(workdir, test, meta)
   names = [name.removeprefix('map_') for name in maps
            if name.startswith('map_')]
   chosen = choose(train, test, request.features, workdir, names)
@@ -232,6 +232,21 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   found.scores.update(progress.bar(scored, str(workdir), unit='scores',
                                    leave=False))
   return found
+
+
+def read_maps(workdir: pathlib.Path, test: Mapping[str, np.ndarray],
+              meta: Mapping[str, object]) -> tuple[dict, dict]:
+  """Returns `embeddings.read_maps` of a run whose test file holds these.
+
+  Raises:
+    InputError: the file is damaged, or of another run, step or set of images.
+  """
+  maps, map_meta = embeddings.read_maps(workdir, meta)
+  for array in maps.values():
+    if len(array) != len(test['anomaly']):
+      raise InputError(f'the maps of {workdir} are of other images than its '
+                       'test.npz; localize again')
+  return maps, map_meta
 
 
 def seed_of(about: Mapping[str, object]) -> int:

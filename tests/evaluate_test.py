@@ -220,6 +220,12 @@ def _write_maps(run, name, maps, **arrays):
               'map_params': {'classifier': 'gde_oas'}})
 
 
+def test_maps_of_fewer_images_are_an_error(run):
+  _write_maps(run, 'windows', np.ones((20, 8, 8), np.float32))
+  with pytest.raises(InputError, match='maps of .* are of other images than'):
+    evaluate.evaluate(run, Request(['nn'], ['windows']))
+
+
 def test_maps_that_changed_are_drawn_even_after_nopictures(
     run, main, monkeypatch):
   drawn = []

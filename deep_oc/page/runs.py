@@ -156,10 +156,7 @@ def read(run: Run) -> Scored:
   """
   train, test, meta = embeddings.read_run(run.workdir)
   evaluate.choose(train, test, [run.feature], run.workdir)
-  maps, map_meta = embeddings.read_maps(run.workdir, meta)
-  if maps and len(maps['anomaly']) != len(test['anomaly']):
-    raise InputError(f'the maps of {run.workdir} are of other images than its '
-                     'test.npz; localize again')
+  maps, map_meta = evaluate.read_maps(run.workdir, test, meta)
   names = (meta | map_meta).get('class_names') or ()
   return Scored(run, train, test, maps, names)
 
