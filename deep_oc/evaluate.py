@@ -280,12 +280,20 @@ def evaluate(workdir: pathlib.Path, request: Request = EVERYTHING
 
 
 def draw(workdir: pathlib.Path) -> pathlib.Path | None:
-  """Draws the heat maps of a run; returns the folder, None without maps."""
+  """Draws the heat maps of a run; returns the folder, None without maps.
+
+  Raises:
+    InputError: the file holds nothing to draw them on or to name them by.
+  """
   arrays, meta = embeddings.read_maps(workdir)
   names = [name for name in arrays
            if name.startswith('map_') and 'random' not in name]
   if not names:
     return None
+  for name in ('image', 'label', 'anomaly', 'class_names'):
+    if name not in arrays | meta:
+      raise InputError(f"{workdir}/embeddings/maps.npz lacks '{name}', so its "
+                       'maps cannot be drawn; --nopictures does without')
   from deep_oc import pictures  # and matplotlib, for those who draw
   for name in names:
     maps = arrays[name]
@@ -299,11 +307,14 @@ def draw(workdir: pathlib.Path) -> pathlib.Path | None:
 
 
 def _explained(workdir, name, maps, meta):
-  """Returns the image scores f[n] that maps f[n, h, w] explain."""
-  if name.endswith('windows'):
+  """Returns the image scores f[n] that maps f[n, h, w] explain.
+
+  Where that is not known, their maxima.
+  """
+  classifier = (meta.get('map_params') or {}).get('classifier')
+  if name.endswith('windows') or not classifier:
     return maps.max(axis=(1, 2))
   train, test, _ = embeddings.read_run(workdir)
-  classifier = meta['map_params']['classifier']
   seed = seed_of(meta)
   return score(train['pool'], test['pool'], classifier, seed).values
 

@@ -220,6 +220,13 @@ def _write_maps(run, name, maps, **arrays):
               'map_params': {'classifier': 'gde_oas'}})
 
 
+@pytest.mark.parametrize('name', ['image', 'label', 'anomaly'])
+def test_maps_that_cannot_be_drawn_are_one_line(run, name):
+  _write_maps(run, 'mine', np.ones((30, 8, 8)), **{name: None})
+  with pytest.raises(InputError, match=f"lacks '{name}', .* --nopictures"):
+    evaluate.draw(run)
+
+
 def test_maps_of_fewer_images_are_an_error(run):
   _write_maps(run, 'windows', np.ones((20, 8, 8), np.float32))
   with pytest.raises(InputError, match='maps of .* are of other images than'):
