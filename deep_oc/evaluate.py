@@ -219,6 +219,7 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   names = [name.removeprefix('map_') for name in maps
            if name.startswith('map_')]
   chosen = choose(train, test, request.features, workdir, names)
+  _drop_masks_of_one_kind(workdir, maps)
   anomaly = test.pop('anomaly') != 0
   found = Scored(
       {key: str(meta[key]) for key in tables.RESULTS if key in meta}, anomaly,
@@ -232,6 +233,16 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   found.scores.update(progress.bar(scored, str(workdir), unit='scores',
                                    leave=False))
   return found
+
+
+def _drop_masks_of_one_kind(workdir, maps):
+  """Removes masks by which no map can be measured, and says so."""
+  mask = maps.get('mask')
+  if mask is not None and (mask.all() or not mask.any()):
+    kind = 'full' if mask.any() else 'empty'
+    print(f'warning: {workdir}: all {len(mask)} masks are {kind}, so there are '
+          'no results of pixels', file=sys.stderr)
+    del maps['mask']
 
 
 def read_maps(workdir: pathlib.Path, test: Mapping[str, np.ndarray],

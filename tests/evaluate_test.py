@@ -227,6 +227,16 @@ def test_maps_that_cannot_be_drawn_are_one_line(run, name):
     evaluate.draw(run)
 
 
+@pytest.mark.parametrize('mask, kind', [(np.zeros, 'empty'), (np.ones, 'full')])
+def test_masks_of_one_kind_leave_the_pixels_out(run, capsys, mask, kind):
+  _write_maps(run, 'windows', np.random.default_rng(0).random((30, 8, 8)),
+              mask=mask((30, 8, 8), bool))
+  rows = evaluate.evaluate(run, Request(['nn'], ['pool', 'windows']))
+  assert [(row['feature'], row['level']) for row in rows] == [
+      ('pool', 'image'), ('windows', 'image')]
+  assert f'all 30 masks are {kind}' in capsys.readouterr().err
+
+
 def test_maps_of_fewer_images_are_an_error(run):
   _write_maps(run, 'windows', np.ones((20, 8, 8), np.float32))
   with pytest.raises(InputError, match='maps of .* are of other images than'):
