@@ -49,9 +49,14 @@ class Windows:
       reg_covar: of the densities of 'each'; see `classifiers.ShrunkGDE`.
       sigma: of the Gaussian that spreads a score, in pixels; see
         `windows.gaussian`.
+
+    Raises:
+      InputError: an unknown name, or a sigma that is not above 0.
     """
     if positions not in ('shared', 'each'):
       raise errors.unknown('localize.positions', positions, ('shared', 'each'))
+    if sigma is not None and (isinstance(sigma, str) or not sigma > 0):
+      raise InputError(f'localize.sigma is {sigma}; it must be above 0')
     self.side, self.stride, self.sigma = side, stride, sigma
     self.positions, self.classifier, self.seed = positions, classifier, seed
     self._new = functools.partial(

@@ -7,7 +7,7 @@ from configs import cutpaste_quickstart
 from conftest import the_error
 from ml_collections import ConfigDict
 
-from deep_oc import embeddings, localize, tables
+from deep_oc import embeddings, localize, maps, tables
 from deep_oc.errors import InputError
 
 _SHORT = ('--config.encoder.channels=(8,8,16)',
@@ -83,6 +83,12 @@ def test_localize_makes_the_maps_again_with_another_setting(run, binary):
 def test_a_setting_that_cannot_be_is_one_line(run, binary, settings, words):
   line = the_error(binary('localize', f'--workdir={run}', *settings))
   assert words.lower() in line.lower(), line
+
+
+@pytest.mark.parametrize('sigma', [0, -1., 'wide'])
+def test_windows_are_spread_by_a_width_above_0(sigma):
+  with pytest.raises(InputError, match=f'sigma is {sigma}; .* above 0'):
+    maps.Windows(None, 0, sigma=sigma)
 
 
 def test_maps_of_another_step_are_not_measured(run, tmp_path):
