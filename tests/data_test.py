@@ -109,6 +109,13 @@ def test_validation_trains_and_evaluates_on_different_training_images():
       pets.train.image[problem.train_index], problem.train.image)
 
 
+def test_validation_draws_from_all_rows_of_both_kinds():
+  problem = data.one_class(split(train=300), name='validation', normal=0)
+  for anomaly in False, True:
+    index = problem.test_index[problem.test.anomaly == anomaly]
+    assert index.min() < 100 and index.max() > 200
+
+
 def test_validation_needs_no_test_split():
   pets = split(train=300)
   without = data.Split('pets', pets.train, pets.test.take([]), CLASS_NAMES)

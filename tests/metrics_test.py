@@ -237,6 +237,11 @@ def test_bootstrap_intervals_equal_the_textbooks(metric, score, anomaly):
     assert (values <= limit + 1e-9).mean() > share - 0.02
 
 
+def test_one_in_27_resamples_of_three_anomalies_is_the_best_thrice():
+  score = np.r_[3., 2, 1, np.full(100, 2.5)]
+  assert metrics.fpr95_interval(score, np.arange(103) < 3) == (0, 100)
+
+
 @intervals
 def test_bootstrap_intervals_cover_the_truth_19_times_in_20(metric):
   random = np.random.default_rng(0)
