@@ -3,6 +3,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -76,14 +77,17 @@ def held(workdir: str) -> Iterator[None]:
   if files.is_remote(workdir):  # an object store has no locks
     yield
     return
-  with (files.path(workdir) / 'config.json').open() as file:
+  folder = os.open(files.path(workdir), os.O_RDONLY)
+  try:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       raise InputError(f'another process is training in {workdir}') from error
     except OSError:  # a file system without locks
       pass
     yield
+  finally:
+    os.close(folder)
 
 
 def read_config(workdir: str) -> ml_collections.ConfigDict:

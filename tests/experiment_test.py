@@ -107,9 +107,10 @@ def test_what_changes_no_result_may_change_and_is_written(tmp_path):
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
   runs.claim(str(tmp_path), _config('a.npz'))
-  with (runs.held(str(tmp_path)),
-        pytest.raises(InputError, match='another process is training'),
-        runs.held(str(tmp_path))):
-    pass
+  with runs.held(str(tmp_path)):
+    runs.claim(str(tmp_path), _config('a.npz', embed=dict(views='rot')))
+    with (pytest.raises(InputError, match='another process is training'),
+          runs.held(str(tmp_path))):
+      pass
   with runs.held(str(tmp_path)):  # it is free again
     pass
