@@ -177,12 +177,12 @@ def _write(found: detector.Detector, folder: pathlib.Path, images: np.ndarray
   traced = _pooled(found, fitted)
   heat, method = _heat_maps(found, images, folder)
   traced |= heat.programs
-  kept = {name: traced[name].arrays for name in ('classifier',)
-          if name in traced}
-  kept |= {
+  kept = {
       'weights': {key: array for name in ('model', 'map') if name in traced
                   for key, array in traced[name].arrays.items()},
       'calibration': {str(i): scores for i, scores in enumerate(calibration)}}
+  if 'classifier' in traced:
+    kept['classifier'] = traced['classifier'].arrays
   stored = {'model': 'weights', 'map': 'weights'}  # of others, as their name
   if method:
     kept['enlarge'] = heat.enlarge

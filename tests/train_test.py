@@ -144,6 +144,29 @@ def test_a_killed_run_resumes_to_the_same_bits(binary, finished, tmp_path):
   assert [json.loads(row)['step'] for row in rows] == [10, 20, 30, 40, 50, 60]
 
 
+def test_a_process_alone_saves_and_tells_by_the_clock_too(
+    digits_npz, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(train, '_SAVE', -1)
+  monkeypatch.setattr(train, '_TELL', -1)
+  train.train(_config(digits_npz, **{
+      'train.steps': 3, 'train.log_every': 100}), str(tmp_path))
+  saved = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
+  assert saved == {'2', '3'}  # every step, and two are kept
+  assert 'step 1 of 3' in capsys.readouterr().out
+
+
+def test_without_anomalies_to_test_the_next_command_is_predict(
+    digits_npz, tmp_path, capsys):
+  data = dict(np.load(digits_npz))
+  normal = data['y_test'] == 3
+  np.savez(tmp_path / 'normal.npz', **data | {
+      'x_test': data['x_test'][normal], 'y_test': data['y_test'][normal]})
+  train.train(_config(tmp_path / 'normal.npz', **{'train.steps': 1}),
+              str(tmp_path / 'run'))
+  out = capsys.readouterr().out
+  assert 'deep_oc.predict' in out and 'deep_oc.evaluate' not in out
+
+
 def test_a_finished_run_started_again_only_embeds(
     finished, digits_npz, monkeypatch):
   before = (finished / 'metrics.jsonl').read_text()
