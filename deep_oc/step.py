@@ -42,8 +42,8 @@ def state_like(pretext: nn.Module, optimizer: optax.GradientTransformation,
                image_shape: tuple[int, ...], ema: float = 0.0,
                where: jax.sharding.Sharding | None = None) -> State:
   """Returns shapes, dtypes and placement of a state; nothing is computed."""
-  shapes = jax.eval_shape(lambda key: _state(
-      optimizer, _variables(pretext, image_shape, key), ema), root_key(0))
+  shapes = jax.eval_shape(lambda variables: _state(optimizer, variables, ema),
+                          _shapes(pretext, image_shape))
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=where), shapes)
 
@@ -59,11 +59,22 @@ def _state(optimizer, variables, ema):
 
 def init(pretext: nn.Module, seed: int, image_shape: tuple[int, ...]) -> dict:
   """Returns the variables of the untrained network."""
-  # It runs once, and is compiled in half the time so: the numbers are the same.
+  return _initializer(pretext, image_shape)(root_key(seed))
+
+
+@functools.cache  # for all runs of a process, and before and after each
+def _initializer(pretext, image_shape):
+  # It is compiled in half the time so: the numbers are the same.
   options = ({'xla_backend_optimization_level': 1}
              if jax.default_backend() == 'cpu' else None)
   return jax.jit(functools.partial(_variables, pretext, image_shape),
-                 compiler_options=options)(root_key(seed))
+                 compiler_options=options)
+
+
+@functools.cache
+def _shapes(pretext, image_shape):
+  return jax.eval_shape(
+      functools.partial(_variables, pretext, image_shape), root_key(0))
 
 
 def _variables(pretext, image_shape, key):
