@@ -30,6 +30,6 @@ def get_config() -> ConfigDict:
   config.pretext.augment.update(
       brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1)
   config.optimizer.update(name='nesterov', per='step')
-  config.train.update(batch=32, steps=32_000)
+  config.train.update(batch=64, steps=16_000)
   config.embed.views = 'crop_flip_rot'
   return config
