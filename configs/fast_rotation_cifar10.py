@@ -4,18 +4,20 @@
       --config.protocol.normal=1
   python -m deep_oc.evaluate --runs='runs/fast_rotation_cifar10/**'
 
-4.1 million network inputs a class, of 40.9: half the batch, colours jittered
-by a quarter as much, Nesterov's momentum, and a rate that falls with each step,
-the best of what results/fast_recipe.py tried with a small encoder on the
-validation part of CIFAR-10's training split; but crops as published. That
-encoder did better without them. This one then learns its images by heart, and
-where a small one has few enough images to do so, crops are better for it too.
+4.1 million network inputs a class, of 40.9: colours jittered by a quarter as
+much, Nesterov's momentum, and a rate that falls with each step, of what was
+best with a small encoder on the validation part of CIFAR-10's training split
+(results/fast_recipe.py); but crops and batch as published. That encoder did
+better without the former and with half the latter. This one then learns its
+images by heart, and where a small one has few enough images to do so, crops are
+better for it too and the batch hardly matters (results/few_images.py), of which
+a GPU takes larger ones faster.
 
-Of upright images it does not reach the paper: of five classes the mean AUROC by
-KDE is 86.1, the paper's 88.5. With a small encoder that learns its images by
-heart, a Gaussian of the feature of forty views of each image,
-`pool_crop_flip_rot`, has four points more than that; with this one it has not
-been measured (results/README.md).
+Of upright images, with half the batch, it did not reach the paper: of five
+classes the mean AUROC by KDE is 86.1, the paper's 88.5. With a small encoder
+that learns its images by heart, a Gaussian of the feature of forty views of
+each image, `pool_crop_flip_rot`, has four points more than that; with this one
+it has not been measured (results/README.md).
 """
 from ml_collections import ConfigDict
 

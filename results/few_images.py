@@ -4,9 +4,10 @@
       --classes=10
 
 is one question about one task. The tables have ten classes of rotation about
-augmentation, optimizer, stages and crops, and of CSI's task about classifiers,
-stages, turns and crops; and the first five, which is the default, of rotation
-about resnet, and of CSI's task about augmentation and batch.
+augmentation, optimizer, stages, crops and what is faster, and of CSI's task
+about classifiers, stages, turns, crops and what is faster; and the first five,
+which is the default, of rotation about resnet, and of CSI's task about
+augmentation and batch.
 
 A small encoder never learns the 5,000 images of a CIFAR-10 class by heart; a
 ResNet-18 does. So here the small encoder of configs/small_fmnist.py has 200
@@ -19,8 +20,10 @@ to the same 200 images; or how many stages of the encoder the feature is of
 (few_images_stages.csv, and few_images_resnet.csv of a small ResNet); or how
 much the turns count in CSI's task, with its published contrast alone in the end
 (few_images_turns.csv); or of how many views the feature is, with crops or not
-(few_images_crops.csv). The protocol is 'validation': no test image is seen. The
-rows of a run are written as they come, and what is there is not computed again.
+(few_images_crops.csv); or what a GPU would take less time for, larger batches
+and half the passes (few_images_faster.csv). The protocol is 'validation': no
+test image is seen. The rows of a run are written as they come, and what is
+there is not computed again.
 """
 import pathlib
 import statistics
@@ -50,7 +53,7 @@ class Question(NamedTuple):
 
   Attributes:
     recipes: by method and name, what differs from the choice with a small
-      encoder.
+      encoder; and what 'share' of the image passes is made, if not all.
     features: whose AUROC is in the table,
     classifiers: by these.
     encoder: whose, where it is not the small one.
@@ -134,6 +137,19 @@ QUESTIONS = {
     }, classifiers=('ocsvm_rbf', *_TWO, 'nn')),
     'stages': Question('few_images_stages.csv', _FAST, _STAGES, _TWO),
     'crops': Question('few_images_crops.csv', _FAST, _CROPS, _TWO),
+    # Against the rows of few_images_crops.csv, of 8 source images a step for
+    # rotation and 32 for CSI's task.
+    'faster': Question('few_images_faster.csv', {
+        'rotation': {
+            'batch 16': _augment(0.5, 0.1) | {'train.batch': 16},
+            'batch 32': _augment(0.5, 0.1) | {'train.batch': 32},
+            'batch 32, rate 0.06': _augment(0.5, 0.1) | {
+                'train.batch': 32, 'optimizer.learning_rate': 0.06}},
+        'csi': {
+            'batch 64, half the passes': _batch(64, crop=0.75) | {
+                'share': 0.5},
+            'half the passes': _batch(32, crop=0.75) | {'share': 0.5}}
+    }, _CROPS, _TWO),
     'resnet': Question('few_images_resnet.csv', {
         'rotation': _FAST['rotation']}, _STAGES, _TWO, _RESNET)}
 
@@ -146,13 +162,18 @@ def define_flags() -> None:
   flags.DEFINE_string('output', 'results', 'The folder of the table.')
 
 
+def _passes(method: str, changes: dict) -> int:
+  return int(IMAGES * METHODS[method][1] * changes.get('share', 1))
+
+
 def configured(method: str, changes: dict, normal: int,
                encoder: dict | None = None):
   """Returns the config of a run."""
-  base, views = METHODS[method]
+  base, _ = METHODS[method]
   overrides = fast_recipe.chosen(_CHOSEN)[base] | changes
+  overrides.pop('share', None)
   config, _ = fast_recipe.configured(
-      base, overrides, IMAGES * views, 'validation', 'cifar10')
+      base, overrides, _passes(method, changes), 'validation', 'cifar10')
   config.protocol.normal = str(normal)
   if encoder:
     config.encoder = encoder
@@ -206,7 +227,7 @@ def main() -> None:
         continue
       config = configured(args.method, changes, normal, question.encoder)
       accuracy, aurocs = evaluated(config, question)
-      passes = IMAGES * METHODS[args.method][1]
+      passes = _passes(args.method, changes)
       rows = [dict(zip(COLUMNS, (
           args.method, name, normal, IMAGES, passes,
           config.train.steps, config.seed, f'{accuracy:.1f}', *by,

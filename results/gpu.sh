@@ -8,8 +8,8 @@
 #
 # `benchmark` times the steps of dacl, rotation and cutpaste as published and, with
 # a large batch, of dacl_large and rotation_large. `train` trains classes one after
-# the other, for at most SECONDS_TO_TRAIN if that is set, and evaluates those that
-# are done; it needs CIFAR-10 as a TFDS set. Its flags are those of
+# the other, for at most SECONDS_TO_TRAIN if that is set, and beside it evaluates on
+# the CPU those that are done; it needs CIFAR-10 as a TFDS set. Its flags are those of
 # deep_oc.together. `choose` trains each candidate for a quarter of its passes and
 # evaluates it on the validation part of the training split; no test image is
 # seen. OUT is where files go, results by default.
@@ -48,10 +48,14 @@ candidates() {  # of CONFIG: lines of a name, a tab, and flags
 --set=optimizer.learning_rate=0.01 --set=train.batch=8 \
 --set=train.steps=32000" ;;
     fast_rotation_*) printf '%s\t%s\n' \
-      'as published' "$published --set=train.batch=64 --set=train.steps=4000" \
+      'as published' "$published" \
       'jitter 0.4' "$jitter" \
       'crops from 0.75' "--set=$crop=0.75" ;;
   esac
+}
+
+evaluate() {  # what is new below $root/$experiment
+  JAX_PLATFORMS=cpu $python -m deep_oc.evaluate --runs="$root/$experiment/**"
 }
 
 usage() {
@@ -85,20 +89,32 @@ case ${1:-} in
       limit=(timeout --preserve-status "$SECONDS_TO_TRAIN")
     fi
     "${limit[@]}" $python -m deep_oc.together --config="$(file "$config")" \
-      --at_once=1 --root="$root" --set=train.monitor_every=4000 "${flags[@]}" \
-      "${classes[@]/#/--run=protocol.normal=}" || status=$?
+      --at_once=1 --root="$root" --set=train.monitor_every=4000 \
+      --set=train.checkpoint_every=16000 "${flags[@]}" \
+      "${classes[@]/#/--run=protocol.normal=}" &
+    trainer=$! finished=0
+    trap 'kill "$trainer" 2> /dev/null || true' EXIT
+    while kill -0 "$trainer" 2> /dev/null; do
+      sleep 2
+      now=$(find "$root/$experiment" -path '*/embeddings/test.npz' \
+        2> /dev/null | wc -l) || now=0
+      ((now == finished)) || evaluate > /dev/null || true  # again at the end
+      finished=$now
+    done
+    wait "$trainer" || status=$?
     ((${status:-0} == 0 || status == 75)) || exit "$status"  # 75: time was up
-    JAX_PLATFORMS=cpu $python -m deep_oc.evaluate --runs="$root/$experiment/**"
+    evaluate
     awk 'FNR > 1 || NR == 1' "$root/$experiment"/**/results.csv \
       > "$out/gpu_$experiment.csv"
     ;;
   choose)
     (($# > 2)) || usage
-    experiment=${2/:/_} root=runs/choice/${2/:/_}
+    experiment=${2/:/_} root=runs/choice/${2/:/_} steps=4000
+    [[ $2 != fast_dacl_* ]] || steps=8000
     candidates "$2" | while IFS=$'\t' read -r name flags; do
       # shellcheck disable=SC2086  # several flags
       OUT=$root/$name results/gpu.sh train "$2" --root="$root/$name" \
-        --set=protocol.name=validation --set=train.steps=8000 $flags \
+        --set=protocol.name=validation --set=train.steps=$steps $flags \
         "${@:3}" < /dev/null
       awk -v OFS=, 'NR == 1 {print "candidate", $0}
         FNR == 1 {n = split(FILENAME, path, "/"); next}
