@@ -302,6 +302,7 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
   whole = sharding.replicated(sharding.mesh())
   look = features.embedder(fleet.pretext, sharding.mesh(), features.BATCH)
   failed = {}
+  name = first.name + f' and {len(members) - 1} others' * (len(members) > 1)
   with contextlib.ExitStack() as stack:
     saved = [stack.enter_context(checkpoints.Checkpoints(each.workdir))
              for each in members]
@@ -318,7 +319,8 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
         initial=start, total=total, unit='step', disable=None,
         desc=f'train {len(members)}'))
     stop = stack.enter_context(cli.between_steps())
-    rows, since, now = [], time.perf_counter(), start
+    rows, now = [], start
+    since = told = saved_at = time.perf_counter()
     while now < total and len(failed) < len(members):
       count = min(dispatch - now % dispatch, total - now)
       states, metrics = fleet.take_steps(
@@ -326,9 +328,15 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
       now += count
       rows.append(metrics)
       bar.update(count)
+      clock = time.perf_counter()
+      if bar.disable and clock - told > train.TELL:
+        told = clock
+        print(f'{name}: ' + train.line(
+            now, total, len(rows) * count / (clock - since)), flush=True)
       last = now == total
       watch = now % plan.monitor_every < count or last
-      save = now % plan.checkpoint_every < count or last or stop.is_set()
+      save = (now % plan.checkpoint_every < count or last or stop.is_set()
+              or clock - saved_at > train.SAVE)
       if not (now % plan.log_every < count or watch or save):
         continue
       means = _means(rows)
@@ -353,6 +361,7 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
         if save:
           log[i].flush()
           saved[i].save(sharding.put(state, whole))
+          saved_at = time.perf_counter()
       if stop.is_set():
         raise cli.Stopped(
             f'stopped by SIGTERM at step {now}; the same command resumes')

@@ -34,8 +34,8 @@ if cli.works(__name__):
                        sharding, step, storage)
 
 PROBES = 256  # training images whose features are watched
-_SAVE = 15 * 60  # seconds; so much is lost at most by one process alone
-_TELL = 60  # seconds between lines where there is no terminal
+SAVE = 15 * 60  # seconds; so much is lost at most by one process alone
+TELL = 60  # seconds between lines where there is no terminal
 
 
 def define_flags() -> None:
@@ -110,14 +110,14 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
         rows.append(metrics)
         bar.update(count)
         clock = time.perf_counter()
-        if first and bar.disable and clock - told > _TELL:
+        if first and bar.disable and clock - told > TELL:
           told = clock
-          print(_line(now, total, len(rows) * count / (clock - since)),
+          print(line(now, total, len(rows) * count / (clock - since)),
                 flush=True)
         last = now == total
         watch = now % plan.monitor_every < count or last
         stopped = stop.is_set() or distributed.stopping(dispatched)
-        overdue = jax.process_count() == 1 and clock - saved_at > _SAVE
+        overdue = jax.process_count() == 1 and clock - saved_at > SAVE
         save = (now % plan.checkpoint_every < count or last or stopped
                 or overdue)
         if not (now % plan.log_every < count or watch or save):
@@ -175,7 +175,7 @@ def report(now: int, total: int, means: Mapping[str, float], watch: bool,
   log.write(now, means)
   bar.set_postfix_str(f"loss {means['loss']:.4f}")
   if bar.disable and watch:  # no terminal: a line now and then instead
-    print(f"{name}{_line(now, total, means['steps_per_second'])}  loss "
+    print(f"{name}{line(now, total, means['steps_per_second'])}  loss "
           f"{means['loss']:.4f}", flush=True)
 
 
@@ -191,7 +191,8 @@ def announce(config: ml_collections.ConfigDict, problem: data.Problem,
     print(f'resuming at step {start} of {total}')
 
 
-def _line(now: int, total: int, rate: float) -> str:
+def line(now: int, total: int, rate: float) -> str:
+  """Returns how far a run is."""
   left = datetime.timedelta(seconds=round((total - now) / rate))
   digits = 1 if rate > 1 else 4
   return f'step {now} of {total}  {rate:.{digits}f} steps/s  {left} left'

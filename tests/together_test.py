@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, the_error
 
-from deep_oc import embeddings, together
+from deep_oc import embeddings, together, train
+from tests import tiny
 
 # At a higher one, rounding grows to a percent of the loss within 60 steps.
 RATE = 2e-3
@@ -63,8 +64,6 @@ def crew(digits_npz, tmp_path_factory):
 @pytest.fixture(scope='module')
 def alone(digits_npz, tmp_path_factory):
   """Two of these runs, each trained by itself."""
-  from deep_oc import train
-  from tests import tiny
   root = tmp_path_factory.mktemp('alone')
   for normal, seed in ((3, 1), (4, 0)):
     config = tiny.get_config()
@@ -175,6 +174,23 @@ def test_a_damaged_checkpoint_is_passed_over_and_no_ones_matter_but_its_run_s(
   assert 'resuming at step 10' in done.stdout
   for seed in range(2):
     assert (tmp_path / f'tiny/3/seed{seed}/embeddings/test.npz').exists()
+
+
+def test_several_runs_too_are_saved_and_told_of_by_the_clock(
+    digits_npz, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(train, 'SAVE', -1)
+  monkeypatch.setattr(train, 'TELL', -1)
+  config = tiny.get_config()
+  config.data.path = str(digits_npz)
+  config.train.update(steps=3, log_every=100)
+  members = []
+  for config.seed in range(2):
+    members.append(together.member(config, str(tmp_path)))
+  assert together.train_together(members, at_once=2) == []
+  for seed in range(2):
+    saved = (tmp_path / f'tiny/3/seed{seed}/checkpoints').iterdir()
+    assert {path.name for path in saved} == {'2', '3'}  # the newest two
+  assert '3, seed 0 and 1 others: step 1 of 3' in capsys.readouterr().out
 
 
 def test_one_run_that_cannot_be_leaves_the_others(digits_npz, tmp_path):

@@ -146,8 +146,8 @@ def test_a_killed_run_resumes_to_the_same_bits(binary, finished, tmp_path):
 
 def test_a_process_alone_saves_and_tells_by_the_clock_too(
     digits_npz, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(train, '_SAVE', -1)
-  monkeypatch.setattr(train, '_TELL', -1)
+  monkeypatch.setattr(train, 'SAVE', -1)
+  monkeypatch.setattr(train, 'TELL', -1)
   train.train(_config(digits_npz, **{
       'train.steps': 3, 'train.log_every': 100}), str(tmp_path))
   saved = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
