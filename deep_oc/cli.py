@@ -85,8 +85,8 @@ def fail(error: object, status: int = 2) -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
   argv = [argv[0], *map(_at_home, argv[1:])]
-  _find_neighbours(argv)
   try:
+    _find_neighbours(argv)
     return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
           OSError, SyntaxError, ImportError) as error:
@@ -106,12 +106,32 @@ def _at_home(argument: str) -> str:
 
 
 def _find_neighbours(argv: Sequence[str]) -> None:
-  """Lets the file of --config import those beside it, as `configs.<name>`."""
+  """Lets the file of --config import those beside it, as `configs.<name>`.
+
+  Raises:
+    InputError: there is no such file.
+  """
   for flag, after in itertools.pairwise([*argv, '']):
     name, equals, value = flag.partition('=')
     if name in ('-config', '--config'):
-      path = (value if equals else after).partition(':')[0]
-      sys.path.append(str(pathlib.Path(path).resolve().parent.parent))
+      path = config_file(value if equals else after)
+      sys.path.append(str(path.resolve().parent.parent))
+
+
+def config_file(value: str) -> pathlib.Path:
+  """Returns the file of a --config, which may have an argument after a colon.
+
+  Raises:
+    InputError: there is none; ml_collections says it at length.
+  """
+  path = pathlib.Path(value.partition(':')[0])
+  if not path.is_file():
+    beside = sorted(each.stem for each in path.parent.glob('*.py'))
+    raise errors.unknown(f'config in {path.parent}/', path.stem, beside) if (
+        beside and path.name) else errors.InputError(
+            f"no config at '{value}'; for example "
+            '--config=configs/quickstart.py')
+  return path
 
 
 def _reason(error: Exception) -> str:

@@ -21,7 +21,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from deep_oc import data, distribution, errors, plugins, runs
+from deep_oc import cli, data, distribution, errors, plugins, runs
 from deep_oc.errors import InputError
 
 if typing.TYPE_CHECKING:  # JAX takes seconds, and flags need none of it
@@ -169,6 +169,7 @@ def read(path: str, overrides: Mapping[str, object]
   Raises:
     InputError: no such file or field, or a value of the wrong type.
   """
+  cli.config_file(path)  # or it raises
   argv = ['train', *arguments(path, overrides)]
   values = flags.FlagValues()
   config_flags.DEFINE_config_file(

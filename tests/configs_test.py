@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from absl import flags
 from configs import cutpaste_mvtec
+from conftest import ROOT
 from ml_collections import ConfigDict, config_flags
 
 from deep_oc import (augment, cli, cutpaste, distribution, errors, experiment,
@@ -224,6 +225,25 @@ def test_a_misspelt_field_offers_the_nearest(key, said, monkeypatch, capsys):
       'config', flag_values=flags.FLAGS, sys_argv=argv)
   with pytest.raises(SystemExit):
     cli._parse(argv)
+  assert capsys.readouterr().err == f'error: {said}\n'
+
+
+@pytest.mark.parametrize('given, said', [
+    ('configs/dacl_cifar1.py', "unknown config in configs/ 'dacl_cifar1'; did "
+     "you mean 'dacl_cifar10'?"),
+    ('configs/smal_fmnist.py:rotation', "unknown config in configs/ "
+     "'smal_fmnist'; did you mean 'small_fmnist'?"),
+    ('nowhere/mine.py', "no config at 'nowhere/mine.py'; for example "
+     '--config=configs/quickstart.py'),
+    ('', "no config at ''; for example --config=configs/quickstart.py")])
+def test_a_config_that_is_not_there_offers_the_nearest(
+    given, said, monkeypatch, capsys):
+  monkeypatch.chdir(ROOT)
+  with pytest.raises(errors.InputError) as caught:
+    experiment.read(given, {})
+  assert str(caught.value) == said
+  with pytest.raises(SystemExit):
+    cli._parse(['train', f'--config={given}'])
   assert capsys.readouterr().err == f'error: {said}\n'
 
 
