@@ -323,9 +323,12 @@ def _explained(workdir, name, maps, meta):
   Where that is not known, their maxima.
   """
   classifier = (meta.get('map_params') or {}).get('classifier')
+  largest = maps.max(axis=(1, 2))
   if name.endswith('windows') or not classifier:
-    return maps.max(axis=(1, 2))
+    return largest
   train, test, _ = embeddings.read_run(workdir)
+  if 'pool' not in train:
+    return largest
   seed = seed_of(meta)
   return score(train['pool'], test['pool'], classifier, seed).values
 

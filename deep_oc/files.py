@@ -166,8 +166,9 @@ def committed(folder: Any) -> list[str]:
   On gs:// Orbax has finished them, elsewhere `upload`.
   """
   marker = _BY_ORBAX if str(folder).startswith('gs://') else _COMMITTED
+  below = local_glob.escape(str(folder))
   return sorted(pathlib.PurePosixPath(each).parent.name
-                for each in glob(f'{folder}/*/{marker}'))
+                for each in glob(f'{below}/*/{marker}'))
 
 
 def upload(source: pathlib.Path, target: Any) -> None:

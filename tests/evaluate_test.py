@@ -237,6 +237,18 @@ def test_masks_of_one_kind_leave_the_pixels_out(run, capsys, mask, kind):
   assert f'all 30 masks are {kind}' in capsys.readouterr().err
 
 
+def test_maps_of_a_score_without_its_feature_are_drawn_by_their_maxima(run):
+  maps = np.random.default_rng(0).random((30, 8, 8)).astype(np.float32)
+  _write_maps(run, 'gradcam', maps)  # by a classifier of `pool`
+  _, meta = embeddings.read_maps(run)
+  for path in (run / 'embeddings').glob('t*.npz'):
+    arrays, about = embeddings.read(path)
+    del arrays['pool']
+    embeddings.write(path, arrays, about)
+  np.testing.assert_array_equal(
+      evaluate._explained(run, 'map_gradcam', maps, meta), maps.max((1, 2)))
+
+
 def test_maps_of_fewer_images_are_an_error(run):
   _write_maps(run, 'windows', np.ones((20, 8, 8), np.float32))
   with pytest.raises(InputError, match='maps of .* are of other images than'):

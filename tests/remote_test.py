@@ -138,6 +138,14 @@ def test_a_checkpoint_that_was_not_sent_to_its_end_does_not_count(
     assert saved.newest() == 40
 
 
+def test_a_folder_with_brackets_in_its_name_has_its_checkpoints(
+    never_stopped, memory):
+  workdir = files.path(f'{memory}/run [1]')
+  files.upload(files.path(never_stopped) / 'checkpoints' / '40',
+               workdir / 'checkpoints' / '40')
+  assert files.committed(workdir / 'checkpoints') == ['40']
+
+
 def test_a_store_that_is_lost_leaves_the_checkpoint_it_has(
     digits_npz, memory, monkeypatch):
   fs = files.path(memory).fs
