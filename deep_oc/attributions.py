@@ -18,7 +18,7 @@ from deep_oc import differentiable, gradcam, orientation, windows
 
 Score = Callable[[jax.Array], jax.Array]
 
-_FORWARD = 2**18  # pixels at once; bounds the memory
+_FORWARD = 2**18  # pixels at once, of all views; bounds the memory
 _BACKWARD = 2**16  # the same, where the activations of all layers are kept
 
 STEPS = 50  # the usual number to begin with
@@ -147,8 +147,8 @@ def grad_cam(score: differentiable.Score, image: np.ndarray) -> np.ndarray:
   maps are put upright and added up. Pixels in no tile are 0.
   """
   image = np.asarray(image, np.float32)
-  heat = np.concatenate([
-      _cam(score, part) for part in _parts(image, _FORWARD)])[:len(image)]
+  parts = _parts(image, _pixels(score, _FORWARD))
+  heat = np.concatenate([_cam(score, part) for part in parts])[:len(image)]
   side = score.pretext.crop if getattr(score.pretext, 'crop', 0) else 0
   height, width = (length // side * side if side else length
                    for length in image.shape[1:3])
@@ -244,7 +244,8 @@ def magnitude(gradient: np.ndarray) -> np.ndarray:
 
 def values(score: Score, image: np.ndarray) -> np.ndarray:
   """Maps f32[n, h, w, c] to the scores f64[n]."""
-  parts = [_value(_argument(score), part) for part in _parts(image, _FORWARD)]
+  parts = [_value(_argument(score), part)
+           for part in _parts(image, _pixels(score, _FORWARD))]
   return np.float64(np.concatenate(parts)[:len(image)])
 
 
@@ -257,9 +258,10 @@ def _mean_gradient(score, image, count, point):
     count: of points.
     point: (i64[m], i64[m]), images and points, -> f32[m, h, w, c].
   """
-  score, total = _argument(score), np.zeros(image.shape)
+  total = np.zeros(image.shape)
   i, k = np.divmod(np.arange(len(image) * count), count)
-  size = _size(len(i), image.shape[1:3], _BACKWARD)
+  size = _size(len(i), image.shape[1:3], _pixels(score, _BACKWARD))
+  score = _argument(score)
   for part in gen_batches(len(i), size):
     found = _gradient(score, _padded(point(i[part], k[part]), size))
     np.add.at(total, i[part], np.float64(found[:len(i[part])]))
@@ -282,6 +284,12 @@ def _argument(score: Any):
   """Returns what can be an argument of a jitted function."""
   leaf = jax.tree.structure(score) == jax.tree.structure(0)
   return jax.tree_util.Partial(score) if leaf else score
+
+
+def _pixels(score, most):
+  """Returns how many pixels of images are seen as so many of all views."""
+  known = isinstance(score, differentiable.Score)
+  return most // len(score.orientations) if known else most
 
 
 def _parts(image, pixels):

@@ -12,6 +12,7 @@ TensorFlow's tf.image and work on values outside [0, 1] too.
 import dataclasses
 import functools
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -71,12 +72,19 @@ def _separable(rows: jax.Array, image: jax.Array,
 def shift(key: jax.Array, image: jax.Array,
           fraction: float = 0.125) -> jax.Array:
   """Moves f32[h, w, c] by up to `fraction` of its sides; edges reflect."""
-  pad = [int(fraction * side) for side in image.shape[:2]]
-  padded = jnp.pad(image, [(p, p) for p in pad] + [(0, 0)], mode='reflect')
+  most = [int(fraction * side) for side in image.shape[:2]]
   draw = jax.random.uniform(key, (2,))
-  start = [jnp.floor(each * (2 * p + 1)).astype(int)
-           for each, p in zip(draw, pad, strict=True)]
-  return jax.lax.dynamic_slice(padded, [*start, 0], image.shape)
+  down, right = (m - jnp.floor(each * (2 * m + 1)).astype(int)
+                 for each, m in zip(draw, most, strict=True))
+  return translate(image, down, right, most)
+
+
+def translate(image: jax.Array, down: jax.Array | int, right: jax.Array | int,
+              most: Sequence[int]) -> jax.Array:
+  """Moves f32[h, w, c] by whole pixels, `most` of them; edges reflect."""
+  padded = jnp.pad(image, [(m, m) for m in most] + [(0, 0)], mode='reflect')
+  return jax.lax.dynamic_slice(
+      padded, (most[0] - down, most[1] - right, 0), image.shape)
 
 
 def flip(key: jax.Array, image: jax.Array, p: float = 0.5) -> jax.Array:

@@ -80,8 +80,7 @@ class Score(flax.struct.PyTreeNode):
     """How the encoder sees each image."""
     if self.functions:
       return orientation.members(self.name)
-    turns = getattr(self.pretext, 'score_turns', 1)
-    return tuple(orientation.Member(turn=turn) for turn in range(turns))
+    return orientation.of_scores(self.pretext)
 
   def _look(self, image):
     if self.functions:

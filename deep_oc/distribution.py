@@ -32,6 +32,11 @@ def upright(family: str) -> bool:
   return all(k == 0 and axis != _UP for k, axis in _members(family))
 
 
+def mirrors(family: str) -> bool:
+  """Returns whether a copy is mirrored."""
+  return any(axis is not None for _, axis in _members(family))
+
+
 def augment(image: np.ndarray, family: str) -> np.ndarray:
   """Returns u8[m * n, h, w, c] for u8[n, h, w, c]: all originals come first.
 

@@ -282,23 +282,29 @@ def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
   """Returns the pretext task with its encoder.
 
   Raises:
-    InputError: the task is to tell turns, and the images are turned already;
-      a step has fewer images than the task compares; or the encoder has not as
-      many stages as `embed` asks for.
+    InputError: the task is to tell turns or flips, and the images are turned or
+      mirrored already; a step has fewer images than the task compares; or the
+      encoder has not as many stages as `embed` asks for.
   """
-  from deep_oc import pretexts
+  from deep_oc import orientation, pretexts
   task = pretexts.create(**config.pretext, encoder=config.encoder,
                          dtype=dtype(config.dtype))
   name, part = config.pretext.name, plan(config).part
-  if getattr(task, 'score_turns', 1) > 1:
-    if not distribution.upright(config.distribution):
-      raise InputError(
-          f"distribution='{config.distribution}' turns the images whose turn "
-          f"the pretext task '{name}' is to tell; --config.distribution=none")
-    for field in ('turn', 'vertical_flip'):
-      if getattr(task.augment, field):
-        raise InputError(f'pretext.augment.{field} turns the images whose turn '
-                         f"the pretext task '{name}' is to tell")
+  views, family = orientation.of_scores(task), config.distribution
+  # Not so with shifts: where an edge is reflected, a further one still tells.
+  for what, does, told, copied, fields in (
+      ('turn', 'turns', any(view.turn for view in views),
+       not distribution.upright(family), ('turn', 'vertical_flip')),
+      ('flip', 'mirrors', any(view.mirrored for view in views),
+       distribution.mirrors(family), ('flip',))):
+    said = (f"{does} the images whose {what} the pretext task '{name}' is to "
+            'tell')
+    if told and copied:
+      raise InputError(f"distribution='{family}' {said}; "
+                       '--config.distribution=none')
+    for field in fields:
+      if told and getattr(task.augment, field):
+        raise InputError(f'pretext.augment.{field} {said}')
   fewest = getattr(task, 'fewest_images', 1)
   if part < fewest:
     raise InputError(f"the pretext task '{name}' compares images: train.batch "

@@ -35,10 +35,8 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
   a thousandfold.
   """
   spread = sharding.split(mesh)
-  if feature == 'score':
-    views = getattr(pretext, 'score_turns', 1)
-  else:
-    views = len(orientation.members(feature))
+  views = len(orientation.of_scores(pretext) if feature == 'score'
+              else orientation.members(feature))
 
   @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
   def forward(variables, image):

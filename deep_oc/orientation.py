@@ -1,8 +1,8 @@
 """What stage 2 sees of an image: orientations of it, stages of the encoder.
 
-An image may be cropped, mirrored and then turned by quarter turns. Tasks that
-augment by mirroring want features that do not change with it, but learn so only
-nearly: the mean over both is nearer; where none is mirrored in training it
+An image may be cropped, mirrored, moved and then turned by quarter turns. Tasks
+that augment by mirroring want features that do not change with it, but learn so
+only nearly: the mean over both is nearer; where none is mirrored in training it
 harms, and 'rot' alone remains. So it is with crops, of which there are five, as
 Krizhevsky et al. (NeurIPS 2012) have them at test time: the corners and the
 middle. Tasks that tell turns apart know each turn on its own: their features
@@ -42,10 +42,13 @@ class Member(NamedTuple):
     turn: quarter turns counter-clockwise, after that.
     crop: before both, where the crop lies, down and right, as shares of the way
       from one edge to the other; None = the whole image.
+    shift: how far it is moved before it is turned, down and right, as shares of
+      its side; edges reflect.
   """
   mirrored: bool = False
   turn: int = 0
   crop: tuple[float, float] | None = None
+  shift: tuple[float, float] = (0., 0.)
 
 
 Members = Sequence[Member]
@@ -79,6 +82,11 @@ def members(feature: str) -> Members:
   return parts[0] if parts else FAMILIES['none']
 
 
+def of_scores(task: nn.Module) -> Members:
+  """Returns how a task's own scores see an image."""
+  return getattr(task, 'score_views', FAMILIES['none'])
+
+
 def views(image: jax.Array, members: Members) -> jax.Array:
   """Maps f32[n, h, w, c] to its orientations f32[n, m, h, w, c].
 
@@ -92,7 +100,7 @@ def views(image: jax.Array, members: Members) -> jax.Array:
   return jnp.stack([_view(image, *each) for each in members], axis=1)
 
 
-def _view(image, mirrored, turn, crop):
+def _view(image, mirrored, turn, crop, shift):
   if crop:
     size = image.shape[1]  # square, for all families with crops have turns
     top, left = (share * (1 - _SIDE) * size for share in crop)
@@ -100,33 +108,47 @@ def _view(image, mirrored, turn, crop):
         image, top, left, _SIDE * size)
   if mirrored:
     image = jnp.flip(image, 2)
+  if any(shift):
+    move = [int(share * size) for share, size in
+            zip(shift, image.shape[1:3], strict=True)]
+    image = jax.vmap(lambda each: augment.translate(
+        each, *move, most=[abs(pixels) for pixels in move]))(image)
   return jnp.rot90(image, turn, axes=(1, 2))
 
 
 def undone(heat: np.ndarray, members: Members) -> np.ndarray:
   """Maps f[n, m, h, w], of what `views` returns, to upright f[n, m, h, w].
 
-  What lies outside a crop is 0.
+  What lies outside a crop is 0, and so is what was moved out of the image; what
+  its edges reflect is left out.
   """
   return np.stack([_upright(heat[:, i], *each)
                    for i, each in enumerate(members)], axis=1)
 
 
-def _upright(heat, mirrored, turn, crop):
+def _upright(heat, mirrored, turn, crop, shift):
   heat = np.rot90(heat, -turn, axes=(1, 2))
+  if any(shift):
+    heat = _placed(heat, [-share for share in shift], 1)
   if mirrored:
     heat = np.flip(heat, 2)
   if crop:
-    rows, columns = map(_spread, heat.shape[1:], crop)
-    heat = np.einsum('ij,njk,lk->nil', rows, heat, columns)
+    heat = _placed(heat, [share * (1 - _SIDE) for share in crop], _SIDE)
   return heat
 
 
-def _spread(size, share):
-  """Returns weights f64[size, size]: of the crop's cells, in each cell of the
+def _placed(heat, start, side):
+  """Puts f[n, h, w] of a part, in shares of the whole, to where that lies."""
+  rows, columns = (_spread(size, share, side) for size, share
+                   in zip(heat.shape[1:], start, strict=True))
+  return np.einsum('ij,njk,lk->nil', rows, heat, columns)
+
+
+def _spread(size, start, side):
+  """Returns weights f64[size, size]: of the part's cells, in each cell of the
   whole; bilinear."""
   cell = np.arange(size)
-  source = (cell + 0.5 - share * (1 - _SIDE) * size) / _SIDE - 0.5
+  source = (cell + 0.5 - start * size) / side - 0.5
   within = np.abs(source - (size - 1) / 2) <= size / 2
   source = np.clip(source, 0, size - 1)
   return within[:, None] * np.maximum(0, 1 - np.abs(source[:, None] - cell))

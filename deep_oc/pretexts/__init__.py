@@ -8,12 +8,13 @@ A task is a file here with one public class, a Flax module:
     dtype: Any                          the compute dtype
     crop: int = 0, optional             side of the patches it is asked of
 
-    inputs_per_image: ClassVar[int]     network inputs per source image
+    inputs_per_image: int               network inputs per source image
 
     __call__(image, *, train)           -> (loss, metrics), scalars
     embed(image)                        -> {'pool': f32[n, d], ...}
     scores(image, *, log), optional     -> {name: f32[n]}
-    score_turns: int = 1, optional      quarter turns that `scores` sees
+    score_views: Members, optional      how `scores` sees an image, if not as
+                                        it is; see `deep_oc.orientation`
     fewest_images: int = 1, optional    that a step compares
 
 Images are f32[n, h, w, c] in [0, 1]. Views, targets, heads and the loss live in

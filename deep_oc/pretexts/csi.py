@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deep_oc import pretexts
+from deep_oc import orientation, pretexts
 from deep_oc.errors import InputError
 from deep_oc.pretexts import contrastive, rotation
 
@@ -37,7 +37,7 @@ class Pretext(contrastive.Pretext):
 
   inputs_per_image: ClassVar[int] = 8
   fewest_images: ClassVar[int] = 1  # its turns are others
-  score_turns: ClassVar[int] = 4
+  score_views: ClassVar[orientation.Members] = orientation.FAMILIES['rot']
 
   def __post_init__(self):
     if self.turn_weight < 0:

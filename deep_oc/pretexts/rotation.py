@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deep_oc import crops, heads, pretexts, scores
+from deep_oc import crops, heads, orientation, pretexts, scores
 from deep_oc.errors import InputError
 
 
@@ -35,7 +35,7 @@ class Pretext(nn.Module):
   crop: int = 0
 
   inputs_per_image: ClassVar[int] = 4
-  score_turns: ClassVar[int] = 4
+  score_views: ClassVar[orientation.Members] = orientation.FAMILIES['rot']
 
   def __post_init__(self):
     crops.check(self.crop)
@@ -89,12 +89,22 @@ def turned(view: jax.Array) -> jax.Array:
   Raises:
     InputError: the images are not square.
   """
+  square_side(view)
+  return jnp.stack([jnp.rot90(view[:, k], k, axes=(-3, -2))
+                    for k in range(4)], axis=1)
+
+
+def square_side(view: jax.Array) -> int:
+  """Returns the side of [..., h, w, c].
+
+  Raises:
+    InputError: the images are not square.
+  """
   height, width = view.shape[-3:-1]
   if height != width:
     raise InputError('a task that tells quarter turns needs square images, '
                      f'not {height}x{width}')
-  return jnp.stack([jnp.rot90(view[:, k], k, axes=(-3, -2))
-                    for k in range(4)], axis=1)
+  return height
 
 
 def turn_scores(logits_of: Callable, image: jax.Array, crop: int, log: bool
