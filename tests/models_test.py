@@ -6,7 +6,7 @@ from scipy import signal
 
 from deep_oc import convolution, models
 from deep_oc.errors import InputError
-from deep_oc.models import resnet
+from deep_oc.models import resnet, wide_resnet
 
 IMAGE = np.random.default_rng(3).uniform(size=(4, 8, 8, 3)).astype(np.float32)
 
@@ -124,6 +124,44 @@ def test_resnet10_is_resnet18_without_the_second_blocks():
   assert sizes(shapes(resnet.Model(10))['params']) == 11_168_832 - second
 
 
+def wide_block(x, variables, name, stride):
+  """Computes a pre-activation block with NumPy."""
+  params = variables['params'][name]
+  y = np.maximum(norm(x, variables, name, 'BatchNorm_0'), 0)
+  if 'shortcut' in params:
+    assert params['shortcut']['kernel'].shape[:2] == (1, 1)
+    x = conv(y, params['shortcut']['kernel'], stride)
+  y = conv(y, params['Conv_0']['kernel'], stride)
+  y = np.maximum(norm(y, variables, name, 'BatchNorm_1'), 0)
+  return x + conv(y, params['Conv_1']['kernel'], 1)
+
+
+@pytest.mark.parametrize('depth', [10, 16])
+def test_a_wide_resnet_equals_numpy(depth):
+  image = np.random.default_rng(0).uniform(size=(2, 10, 10, 3))
+  image = image.astype(np.float32)
+  model = wide_resnet.Model(depth, width=2)
+  variables = random_variables(model, image)
+  x = conv(image, variables['params']['Conv_0']['kernel'], 1)
+  each = (depth - 4) // 6
+  for i in range(3 * each):
+    shortcut = 'shortcut' in variables['params'][f'Block_{i}']
+    assert shortcut == (i % each == 0)
+    x = wide_block(x, variables, f'Block_{i}', 1 + (i in (each, 2 * each)))
+  expected = np.maximum(norm(x, variables, 'BatchNorm_0'), 0).mean((1, 2))
+  assert expected.shape == (2, 128) and expected.std() > 0.1
+  np.testing.assert_allclose(apply(model, variables, image), expected,
+                             rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize('depth, width, with_ten_classes', [
+    (28, 10, 36_479_194), (40, 4, 8_949_210), (16, 8, 10_961_370)])
+def test_wide_resnets_have_the_known_parameter_counts(
+    depth, width, with_ten_classes):
+  found = sizes(shapes(wide_resnet.Model(depth, width))['params'])
+  assert found + 10 * (64 * width + 1) == with_ten_classes
+
+
 @pytest.mark.parametrize('side, kernel', [(32, 3), (64, 3), (65, 7), (256, 7)])
 def test_the_stem_follows_the_image_size(side, kernel):
   params = shapes(resnet.Model(10), side)['params']
@@ -148,7 +186,8 @@ def test_the_last_map_has_the_papers_size(side, expected):
 
 @pytest.mark.parametrize('name, stages', [
     ('resnet', [64, 128, 256, 512]), ('convnet', [32, 64, 128, 128]),
-    ('patchnet', [64, 64, 128, 128, 256, 256])])
+    ('patchnet', [64, 64, 128, 128, 256, 256]),
+    ('wide_resnet', [64, 128, 256])])
 def test_an_encoder_tells_of_its_stages(name, stages):
   model = models.create(name)
   assert model.stages == len(stages)
@@ -160,7 +199,10 @@ def test_an_encoder_tells_of_its_stages(name, stages):
   seen = state['intermediates']
   assert [each.shape for each in seen['stage']] == [(2, d) for d in stages]
   np.testing.assert_array_equal(seen['stage'][-1], out)
-  if name == 'resnet':  # two blocks a stage
+  if name == 'wide_resnet':  # sums, but for the last
+    maps = [*(seen[f'Block_{k}']['__call__'][0] for k in range(2)),
+            np.maximum(seen['BatchNorm_0']['__call__'][0], 0)]
+  elif name == 'resnet':  # two blocks a stage
     maps = [seen[f'Block_{2 * k + 1}']['__call__'][0] for k in range(4)]
   else:
     maps = [np.maximum(seen[f'BatchNorm_{k}']['__call__'][0], 0)
@@ -241,7 +283,8 @@ def test_running_statistics_move_by_a_tenth():
 
 @pytest.mark.parametrize('name, kwargs', [
     ('resnet', dict(depth=10, width=0.1)), ('convnet', dict(channels=(8, 8))),
-    ('patchnet', dict(channels=(8, 8), strides=(1, 2)))])
+    ('patchnet', dict(channels=(8, 8), strides=(1, 2))),
+    ('wide_resnet', dict(width=1))])
 def test_bfloat16_keeps_parameters_statistics_and_output_in_float32(
     name, kwargs):
   model = models.create(name, **kwargs, dtype=jnp.bfloat16)
@@ -348,6 +391,9 @@ def test_an_unknown_field_offers_the_nearest():
     ('resnet', dict(depth=20), r'\[10, 18, 34, 50\], not 20'),
     ('resnet', dict(depth='18'), "not '18'"),
     ('resnet', dict(width=0), 'width .* not 0'),
+    ('wide_resnet', dict(depth=12), 'depth must .*, not 12'),
+    ('wide_resnet', dict(depth=4), 'depth must .*, not 4'),
+    ('wide_resnet', dict(width=0.5), 'width must .*, not 0.5'),
     ('convnet', dict(channels=()), r'channels .* not \(\)'),
     ('patchnet', dict(strides=(1, 0)), r'strides .* not \(1, 0\)'),
     ('patchnet', dict(strides=(1, 2)), '6 channels but 2 strides')])
