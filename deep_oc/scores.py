@@ -37,3 +37,24 @@ def rotation(logits: jax.Array, *, log: bool = False) -> jax.Array:
   log_p = jnp.diagonal(jax.nn.log_softmax(logits), axis1=1, axis2=2)
   total = log_p.sum(axis=-1)
   return -total if log else -jnp.expm1(total)
+
+
+def transformation(log_p: jax.Array, *, log: bool = False) -> jax.Array:
+  """One minus the mean probability of what was applied, 1 - mean p.
+
+  The mean is over transformations and, where each factor has a classifier of
+  its own, over factors: the simple score of Golan and El-Yaniv, NeurIPS 2018,
+  and that of Hendrycks et al., NeurIPS 2019.
+
+  Args:
+    log_p: f32[n, m, k], log-probabilities of what was applied in each of m
+      transformations by each of k classifiers.
+    log: see above.
+
+  Returns:
+    f32[n] in [0, 1]. Computed as -mean expm1(log p), which keeps scores near
+    zero apart.
+  """
+  if log:
+    return jnp.log(log_p[0].size) - jax.nn.logsumexp(log_p, axis=(1, 2))
+  return -jnp.expm1(log_p).mean(axis=(1, 2))

@@ -1,0 +1,287 @@
+"""Transformation prediction against NumPy, written from the definitions."""
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from deep_oc import (embeddings, experiment, metrics, orientation, pretexts,
+                     scores, train)
+from deep_oc.errors import InputError
+from deep_oc.pretexts import transformations
+from tests import tiny
+
+RANDOM = np.random.default_rng(0)
+IMAGE = RANDOM.uniform(size=(3, 8, 8, 3)).astype(np.float32)
+HENDRYCKS = dict(flip=False, factorised=True, inputs_per_image=4)
+
+
+def create(name='transformations', **kwargs):
+  return pretexts.create(
+      name, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.float32,
+      **kwargs)
+
+
+def init(pretext, image=IMAGE):
+  keys = {'params': jax.random.key(0), 'views': jax.random.key(1)}
+  return jax.jit(lambda: pretext.init(keys, image, train=False))()
+
+
+def apply(pretext, variables, image, **kwargs):
+  """Applies the task, compiled."""
+  return jax.jit(lambda variables, image: pretext.apply(
+      variables, image, **kwargs))(variables, image)
+
+
+def moved(image, right, down):
+  """Moves f[h, w, c] by whole pixels; edges reflect."""
+  height, width = image.shape[:2]
+  padded = np.pad(image, [(abs(down),) * 2, (abs(right),) * 2, (0, 0)],
+                  mode='reflect')
+  y, x = abs(down) - down, abs(right) - right
+  return padded[y:y + height, x:x + width]
+
+
+def copies(image, flips=(False, True), t=2):
+  """Returns f[m, h, h, c]: GEOM's nested order."""
+  return np.stack([
+      np.rot90(moved(np.flip(image, 1) if flip else image, right, down), turn)
+      for flip, right, down, turn in itertools.product(
+          flips, (0, -t, t), (0, -t, t), range(4))])
+
+
+def softmax(x):
+  p = np.exp(np.float64(x) - np.max(x, axis=-1, keepdims=True))
+  return p / p.sum(-1, keepdims=True)
+
+
+def logits_of(pretext, variables, view, train=False):
+  """Returns the logits f[m, k] of each classifier, of one pass."""
+  def forward(module, view):
+    pool = module.encoder(view, train=train)
+    feature = module.mlp(pool, train=train)
+    return [classifier(feature) for classifier in module.classifiers]
+  found, _ = apply(pretext, variables, view, method=forward,
+                   mutable=['batch_stats'])
+  return [np.asarray(each, np.float64) for each in found]
+
+
+def test_the_seventy_two_are_those_of_geom_in_its_order():
+  wanted = np.stack([copies(image) for image in IMAGE])
+  assert len({each.tobytes() for each in wanted[0]}) == 72
+  np.testing.assert_array_equal(wanted[:, 0], IMAGE)
+  members = create().score_views
+  static = orientation.views(jnp.asarray(IMAGE), members)
+  np.testing.assert_array_equal(static, wanted)
+  index = RANDOM.permuted(np.tile(np.arange(72), (3, 1)), axis=1)
+  drawn = transformations.transformed(
+      jnp.broadcast_to(IMAGE[:, None], (3, 72, 8, 8, 3)), jnp.asarray(index),
+      members)
+  for i in range(3):
+    np.testing.assert_array_equal(drawn[i], wanted[i][index[i]])
+  np.testing.assert_array_equal(
+      orientation.views(jnp.asarray(IMAGE), create(flip=False).score_views),
+      wanted[:, :36])
+
+
+@pytest.mark.parametrize('views', [1, 4, 6, 72])
+def test_of_every_four_drawn_all_turns_are_of_one_flip_and_shift(views):
+  pretext = create(inputs_per_image=views)
+  drawn = np.asarray(jax.vmap(pretext._draw)(
+      jax.random.split(jax.random.key(0), 2000)))
+  assert all(len(set(each)) == views for each in drawn)
+  for start in range(0, views // 4 * 4, 4):
+    four = drawn[:, start:start + 4]
+    assert np.ptp(four // 4, axis=1).max() == 0
+    np.testing.assert_array_equal(
+        np.sort(four % 4), np.tile(np.arange(4), (2000, 1)))
+  count = np.bincount(drawn[:, 0], minlength=72)
+  assert count.min() > 8 and count.max() < 55  # 27.8 of each
+
+
+@pytest.mark.parametrize('kwargs, flips, factors', [
+    (dict(head=(6, 5), inputs_per_image=72), (False, True), (72,)),
+    (dict(inputs_per_image=36, factorised=True, flip=False), (False,),
+     (3, 3, 4)),
+    (dict(inputs_per_image=72, factorised=True), (False, True), (2, 3, 3, 4))])
+def test_the_loss_is_the_mean_of_the_heads_cross_entropies(
+    kwargs, flips, factors):
+  pretext = create(**kwargs)
+  variables = init(pretext)
+  (loss, told), _ = apply(pretext, variables, IMAGE, train=True, rngs={
+      'views': jax.random.key(3)}, mutable=['batch_stats'])
+  view = np.concatenate([copies(image, flips) for image in IMAGE])
+  logits = logits_of(pretext, variables, view, train=True)
+  assert tuple(each.shape[1] for each in logits) == factors
+  labels = np.array(list(itertools.product(*map(range, factors)))) \
+      if len(factors) > 1 else np.arange(72)[:, None]
+  label, rows = np.tile(labels, (3, 1)), np.arange(len(view))
+  entropy = [-np.log(softmax(each))[rows, label[:, i]].mean()
+             for i, each in enumerate(logits)]
+  np.testing.assert_allclose(loss, np.mean(entropy), rtol=1e-4)
+  right = [(each.argmax(1) == label[:, i]).mean()
+           for i, each in enumerate(logits)]
+  np.testing.assert_allclose(told['accuracy'], np.mean(right), rtol=1e-5)
+  np.testing.assert_allclose(told['chance'], np.mean([1 / k for k in factors]))
+
+
+def test_a_step_of_few_views_learns_of_those_that_it_drew():
+  pretext = create(**HENDRYCKS)
+  variables, rngs = init(pretext), {'views': jax.random.key(3)}
+  (loss, _), _ = apply(pretext, variables, IMAGE, train=True, rngs=rngs,
+                       mutable=['batch_stats'])
+  key = pretext.apply({}, rngs=rngs, method=lambda module: module.make_rng(
+      'views'))
+  index = np.asarray(jax.vmap(pretext._draw)(
+      jax.random.split(jax.random.split(key)[1], 3)))
+  view = np.concatenate([copies(image, (False,))[each]
+                         for image, each in zip(IMAGE, index, strict=True)])
+  logits = logits_of(pretext, variables, view, train=True)
+  label = np.stack(np.unravel_index(index.ravel(), (3, 3, 4)), 1)
+  entropy = [-np.log(softmax(each))[np.arange(12), label[:, i]].mean()
+             for i, each in enumerate(logits)]
+  np.testing.assert_allclose(loss, np.mean(entropy), rtol=1e-4)
+
+
+@pytest.mark.parametrize('kwargs, flips, factors', [
+    (dict(), (False, True), (72,)), (HENDRYCKS, (False,), (3, 3, 4))])
+def test_the_score_is_one_minus_the_mean_probability_of_what_was_applied(
+    kwargs, flips, factors):
+  pretext = create(**kwargs)
+  variables = init(pretext)
+  wanted = []
+  for image in IMAGE:
+    view = copies(image, flips)
+    label = np.unravel_index(np.arange(len(view)), factors)
+    p = [softmax(each)[np.arange(len(view)), label[i]] for i, each in
+         enumerate(logits_of(pretext, variables, view))]
+    wanted.append(np.mean(p))
+  for log, expected in ((False, 1 - np.array(wanted)),
+                        (True, -np.log(wanted))):
+    found = apply(pretext, variables, IMAGE, log=log, method='scores')
+    assert set(found) == {'transformation'}
+    np.testing.assert_allclose(found['transformation'], expected, rtol=1e-4)
+
+
+def test_scores_keep_apart_what_is_nearly_sure_and_what_is_nearly_wrong():
+  sure = jnp.full((2, 72, 1), -1e-9) * jnp.array([1, 2])[:, None, None]
+  np.testing.assert_allclose(scores.transformation(sure), [1e-9, 2e-9],
+                             rtol=1e-5)
+  wrong = jnp.full((1, 36, 3), -200.)
+  assert scores.transformation(wrong) == 1
+  np.testing.assert_allclose(scores.transformation(wrong, log=True), 200,
+                             rtol=1e-5)
+
+
+def test_without_a_head_features_are_the_encoders_own():
+  pretext = create()
+  variables = init(pretext)
+  assert set(variables['params']) == {'encoder', 'classifiers_0'}
+  assert set(pretext.apply(variables, IMAGE, method='embed')) == {'pool'}
+  with_head = create(head=(6, 5))
+  assert set(with_head.apply(init(with_head), IMAGE, method='embed')) == {
+      'pool', 'head'}
+
+
+def test_of_a_large_image_features_are_means_and_scores_maxima_over_tiles():
+  image = RANDOM.uniform(size=(2, 17, 8, 3)).astype(np.float32)
+  pretext = create(crop=8)
+  variables = init(pretext, image)
+  windows = [image[:, y:y + 8] for y in (0, 8)]
+  alone = pretext.clone(crop=0)
+  for method, reduce in (('embed', np.mean), ('scores', np.max)):
+    found = apply(pretext, variables, image, method=method)
+    parts = [apply(alone, variables, each, method=method) for each in windows]
+    for key, value in found.items():
+      np.testing.assert_allclose(
+          value, reduce([part[key] for part in parts], axis=0), atol=1e-5)
+
+
+def test_a_map_that_was_moved_lies_where_it_was_and_zeros_beyond():
+  members = create(shift=0.25).score_views
+  back = orientation.undone(np.asarray(orientation.views(
+      jnp.asarray(IMAGE), members))[..., 0], members)
+  for i, (_, right, down, _) in enumerate(itertools.product(
+      (False, True), (0, -2, 2), (0, -2, 2), range(4))):
+    seen = np.ones((8, 8), bool)
+    if members[i].mirrored:
+      right = -right  # seen from the upright image
+    for axis, pixels in ((0, down), (1, right)):
+      lost = np.arange(8) + pixels
+      seen &= np.expand_dims((lost >= 0) & (lost < 8), 1 - axis)
+    np.testing.assert_allclose(
+        back[:, i], np.where(seen, IMAGE[..., 0], 0), atol=1e-6)
+
+
+@pytest.mark.parametrize('kwargs, words', [
+    (dict(shift=0), 'pretext.shift=0 must'),
+    (dict(shift=0.6), 'pretext.shift=0.6 must'),
+    (dict(shift='a'), "pretext.shift='a' must"),
+    (dict(flip=1), 'pretext.flip=1 must be True or False'),
+    (dict(factorised='no'), "pretext.factorised='no' must be True or False"),
+    (dict(inputs_per_image=0), 'inputs_per_image=0 must .* from 1 to 72'),
+    (dict(inputs_per_image=37, flip=False), 'from 1 to 36'),
+    (dict(inputs_per_image=4.), 'inputs_per_image=4.0 must be a whole'),
+    (dict(crop=-8), 'pretext.crop=-8 must')])
+def test_fields_that_cannot_be_are_one_line(kwargs, words):
+  with pytest.raises(InputError, match=words):
+    create(**kwargs)
+
+
+@pytest.mark.parametrize('image, words', [
+    (np.zeros((2, 8, 9, 3), np.float32), 'square images, not 8x9'),
+    (np.zeros((2, 3, 3, 3), np.float32), '3x3 by less than a pixel')])
+def test_images_that_cannot_be_are_one_line(image, words):
+  with pytest.raises(InputError, match=words):
+    init(create(), image)
+
+
+def _config(digits_npz, pretext, **overrides):
+  config = tiny.get_config()
+  config.update_from_flattened_dict({
+      'data.path': str(digits_npz), 'encoder.channels': (16, 32), **overrides})
+  del config['pretext']
+  config['pretext'] = ConfigDict(pretext)
+  return config
+
+
+@pytest.mark.parametrize('pretext, distribution, words', [
+    (dict(augment=dict(flip=0.5)), 'none', 'augment.flip mirrors the images'),
+    (dict(augment=dict(vertical_flip=0.5)), 'none', 'vertical_flip turns the'),
+    (dict(), 'hflip', "distribution='hflip' mirrors .*whose flip"),
+    (dict(), 'rot', "distribution='rot' turns .*whose turn"),
+    (HENDRYCKS | dict(augment=dict(turn=True)), 'none', 'augment.turn turns')])
+def test_what_would_spoil_the_labels_is_refused(
+    pretext, distribution, words, digits_npz):
+  config = _config(digits_npz, dict(name='transformations', **pretext),
+                   distribution=distribution)
+  with pytest.raises(InputError, match=words):
+    experiment.pretext(config)
+
+
+def test_what_does_not_spoil_the_labels_is_not(digits_npz):
+  for pretext in (HENDRYCKS | dict(augment=dict(flip=0.5, crop=0.8)),
+                  dict(augment=dict(shift=0.1, crop=0.8))):
+    experiment.pretext(_config(
+        digits_npz, dict(name='transformations', **pretext)))
+  experiment.pretext(_config(
+      digits_npz, dict(name='transformations', **HENDRYCKS),
+      distribution='hflip'))
+
+
+@pytest.mark.parametrize('pretext, batch', [
+    (dict(), 128), (HENDRYCKS, 32)])
+def test_what_it_learns_of_real_digits_tells_other_digits_apart(
+    pretext, batch, digits_npz, tmp_path):
+  config = _config(digits_npz, dict(name='transformations', **pretext), **{
+      'train.batch': min(batch, 112), 'train.steps': 300})
+  train.train(config, str(tmp_path))
+  *_, last = map(json.loads, (
+      tmp_path / 'metrics.jsonl').read_text().splitlines())
+  test, _ = embeddings.read(tmp_path / 'embeddings/test.npz')
+  own = metrics.auroc(test['score_transformation'], test['anomaly'])
+  print(own, last)
+  assert last['accuracy'] > 2 * last['chance'] and own > 80
