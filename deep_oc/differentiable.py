@@ -121,7 +121,7 @@ def one_class(pretext: nn.Module, variables: Mapping[str, Any], feature: str,
 
 
 def task(pretext: nn.Module, variables: Mapping[str, Any], name: str) -> Score:
-  """Returns the task's own score, -log of a probability; see `deep_oc.scores`.
+  """Returns the task's own score, with `log`; see `deep_oc.scores`.
 
   Raises:
     InputError: the task has no such score.

@@ -6,8 +6,9 @@
 explains the `--count` most telling test images, those of the highest scores and
 the worst mistakes, or the most anomalous of images of your own. What is
 explained is `--score`: that of a one-class classifier by name, or the pretext
-task's own ('rotation' for example), as minus the log of a probability. The
-output folder, `explanations` in the run's folder by default, gets
+task's own: 'rotation' for example, as minus the log of a probability, or
+'distance', as it is. The output folder, `explanations` in the run's folder by
+default, gets
 
   <image>.png        the image, each method's map, the same of the network with
                      random weights, and the nearest normal training images

@@ -1,8 +1,10 @@
 """Anomaly scores from the heads of pretext tasks; higher = more anomalous.
 
-A score s in [0, 1] is one minus a probability. With `log` it is -log(1 - s)
-instead, minus the log of the probability, from 0 up: of the same order, but
-where s rounds to 1 it still has differences and a gradient to explain.
+Those here are one minus a probability, s in [0, 1]. With `log` they are
+-log(1 - s) instead, minus the log of the probability, from 0 up: of the same
+order, but where s rounds to 1 it still has differences and a gradient to
+explain. A task's score may also be a distance or an error, of any scale, which
+has both already and is the same with `log`.
 """
 import jax
 import jax.numpy as jnp
