@@ -27,7 +27,7 @@ def module(request):
 def test_the_issues_configs_are_there():
   assert {'quickstart'} | {
       f'{pretext}_{name}' for pretext in ('rotnet', 'rotation', 'simclr',
-                                          'dacl')
+                                          'dacl', 'denoising')
       for name in ('cifar10', 'fmnist', 'cifar20', 'cifar100', 'catdog',
                    'celeba')} | {
           'cutpaste_mvtec', 'cutpaste_patch_mvtec', 'cutpaste_folder',
@@ -88,7 +88,10 @@ def test_every_point_of_its_sweep_is_a_valid_and_different_config(module):
     ('rotnet_cifar100', 500, 14_336), ('rotation_cifar100', 500, 14_336),
     ('simclr_cifar100', 500, 30_720), ('dacl_cifar100', 2000, 126_976),
     ('rotnet_catdog', 10_000, 319_488), ('rotation_catdog', 10_000, 319_488),
-    ('simclr_catdog', 10_000, 638_976), ('dacl_catdog', 40_000, 2_560_000)])
+    ('simclr_catdog', 10_000, 638_976), ('dacl_catdog', 40_000, 2_560_000),
+    ('denoising_cifar10', 5000, 159_744), ('denoising_cifar20', 2500, 79_872),
+    ('denoising_fmnist', 6000, 190_464), ('denoising_cifar100', 500, 14_336),
+    ('denoising_catdog', 10_000, 319_488)])
 def test_the_published_schedules_have_their_number_of_steps(
     name, images, steps):
   module = importlib.import_module(f'configs.{name}')
@@ -129,7 +132,8 @@ def test_its_data_group_has_keys_that_its_source_takes(module):
   inspect.signature(read).bind(**given)
 
 
-@pytest.mark.parametrize('pretext', ['rotnet', 'rotation', 'simclr', 'dacl'])
+@pytest.mark.parametrize('pretext', ['rotnet', 'rotation', 'simclr', 'dacl',
+                                     'denoising'])
 @pytest.mark.parametrize('name, classes', [
     ('fmnist', 10), ('cifar20', 20), ('cifar100', 100), ('catdog', 2),
     ('celeba', 1)])
