@@ -60,3 +60,19 @@ def transformation(log_p: jax.Array, *, log: bool = False) -> jax.Array:
   if log:
     return jnp.log(log_p[0].size) - jax.nn.logsumexp(log_p, axis=(1, 2))
   return -jnp.expm1(log_p).mean(axis=(1, 2))
+
+
+def centres(square_distance: jax.Array) -> jax.Array:
+  """Minus the log-probability of all transformations, -Σ_m log p(m | z_m).
+
+  p is the softmax of minus the square distances to all centres: the score of
+  Bergman and Hoshen, ICLR 2020, without their ε.
+
+  Args:
+    square_distance: f32[n, m, m], of the m-th transformation to all centres.
+
+  Returns:
+    f32[n], 0 or more.
+  """
+  log_p = jax.nn.log_softmax(-square_distance)
+  return -jnp.diagonal(log_p, axis1=1, axis2=2).sum(axis=-1)

@@ -1,0 +1,197 @@
+"""GOAD against NumPy, written from the definitions."""
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from deep_oc import (differentiable, embeddings, experiment, metrics, pretexts,
+                     scores, step, train)
+from deep_oc.errors import InputError
+from deep_oc.pretexts import goad
+from tests import tiny
+from tests.transformations_test import copies, softmax
+
+RANDOM = np.random.default_rng(0)
+IMAGE = RANDOM.uniform(size=(3, 8, 8, 3)).astype(np.float32)
+
+
+def create(**kwargs):
+  return pretexts.create(
+      'goad', encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.float32,
+      **kwargs)
+
+
+def init(pretext):
+  keys = {'params': jax.random.key(0), 'views': jax.random.key(1)}
+  return jax.jit(lambda: pretext.init(keys, IMAGE, train=False))()
+
+
+def apply(pretext, variables, *args, **kwargs):
+  """Applies the task, compiled."""
+  return jax.jit(lambda variables, *args: pretext.apply(
+      variables, *args, **kwargs))(variables, *args)
+
+
+def train_on(pretext, variables, image):
+  return apply(pretext, variables, image, train=True, rngs={
+      'views': jax.random.key(3)}, mutable=['batch_stats'])
+
+
+def forward(pretext, variables, image, train=False):
+  """Returns features f[n, 72, d] and logits f[n, 72, 72] of one pass."""
+  def both(module, view):
+    feature = module.mlp(module.encoder(view, train=train), train=train)
+    return feature, module.classifiers[0](feature)
+  found, _ = apply(
+      pretext, variables, np.concatenate([copies(each) for each in image]),
+      method=both, mutable=['batch_stats'])
+  return [np.asarray(each, np.float64).reshape(len(image), 72, -1)
+          for each in found]
+
+
+def shortfall(z, centre, margin):
+  total = []
+  for image in z:
+    for m, each in enumerate(image):
+      distance = [np.sum((each - c) ** 2) for c in centre]
+      own = distance.pop(m)
+      total.append(max(0, own + margin - min(distance)))
+  return np.mean(total)
+
+
+@pytest.mark.parametrize('head', [(), (6, 5)])
+def test_the_loss_is_of_classifier_triplets_and_norms(head):
+  pretext = create(head=head, margin=0.3, triplet_weight=0.7, norm_weight=2.0)
+  variables = init(pretext)
+  (loss, told), _ = train_on(pretext, variables, IMAGE)
+  z, logits = forward(pretext, variables, IMAGE, train=True)
+  p = softmax(logits)[:, np.arange(72), np.arange(72)]
+  triplet = shortfall(z, z.mean(0), 0.3)
+  assert triplet > 0.01
+  np.testing.assert_allclose(told['triplet_loss'], triplet, rtol=1e-4)
+  np.testing.assert_allclose(
+      loss, -np.log(p).mean() + 0.7 * triplet + 2 * np.mean(z ** 2), rtol=1e-4)
+  np.testing.assert_allclose(told['accuracy'], np.mean(
+      logits.argmax(-1) == np.arange(72)), rtol=1e-5)
+  np.testing.assert_allclose(told['chance'], 1 / 72)
+
+
+def test_where_the_margin_is_kept_triplets_cost_nothing():
+  centre = 10. * np.eye(4)
+  z = np.broadcast_to(centre, (2, 4, 4))
+  square = goad.square_distances(jnp.asarray(z), jnp.asarray(centre))
+  assert goad.triplet_centre(square, 199.) == 0
+  np.testing.assert_allclose(goad.triplet_centre(square, 201.), 1, rtol=1e-5)
+
+
+def test_centres_are_the_running_mean_of_the_batches_means(monkeypatch):
+  monkeypatch.setattr(goad, '_STEPS', 3)
+  pretext, means = create(), []
+  variables = init(pretext)
+  assert not np.any(variables['batch_stats']['centres']['mean'])
+  wanted = 0.
+  for k in range(5):
+    image = RANDOM.uniform(size=(3, 8, 8, 3)).astype(np.float32)
+    means.append(forward(pretext, variables, image, train=True)[0].mean(0))
+    wanted += (means[-1] - wanted) / min(k + 1, 3)
+    _, new = train_on(pretext, variables, image)
+    variables = {**variables, **new}
+    found = variables['batch_stats']['centres']['mean']
+    if k < 3:
+      np.testing.assert_allclose(found, np.mean(means, 0), atol=1e-5)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_score_is_minus_the_log_probability_by_distance_to_the_centres():
+  pretext = create()
+  variables = init(pretext)
+  centre = RANDOM.normal(size=(72, 8)).astype(np.float32)
+  variables['batch_stats']['centres']['mean'] = jnp.asarray(centre)
+  z, _ = forward(pretext, variables, IMAGE)
+  wanted = [-sum(np.log(softmax(-((z[i, m] - centre) ** 2).sum(1))[m])
+                 for m in range(72)) for i in range(3)]
+  for log in (False, True):
+    found = apply(pretext, variables, IMAGE, log=log, method='scores')
+    np.testing.assert_allclose(found['transformation'], wanted, rtol=1e-4)
+  assert differentiable.task_scores(pretext) == ('transformation',)
+
+
+def test_a_score_without_doubt_is_zero():
+  square = 1e3 * (1 - jnp.eye(5))[None]
+  assert scores.centres(square) == 0
+  np.testing.assert_allclose(scores.centres(square[:, ::-1]), 4e3)
+
+
+@pytest.mark.parametrize('how', [dict(accumulate=2), dict(groups=2)])
+def test_centres_are_of_all_parts_of_a_batch(how):
+  """Without BatchNorm parts see the same features as the whole."""
+  class Mean(nn.Module):
+    @nn.compact
+    def __call__(self, image, *, train):
+      return nn.Dense(5)(image[:, :2, :2].reshape(len(image), -1))
+  pretext = create().clone(encoder=Mean())
+  optimizer = optax.sgd(0.1)
+  state = step.create_state(pretext, optimizer, 0, (8, 8, 3))
+  image = RANDOM.integers(0, 256, (4, 8, 8, 3), np.uint8)
+  whole, parts = (jax.jit(lambda state, how=how: step.train_step(
+      pretext, optimizer, state, image, step.root_key(0), **how))(state)[0]
+                  for how in ({}, how))
+  one, other = (each.collections['batch_stats']['centres']
+                for each in (whole, parts))
+  assert np.ptp(one['mean']) > 0.1 and one['count'] == other['count'] == 1
+  np.testing.assert_allclose(one['mean'], other['mean'], atol=1e-5)
+
+
+def test_the_average_of_the_weights_has_centres_of_its_own():
+  pretext, optimizer = create(), optax.sgd(0.1)
+  state = step.create_state(pretext, optimizer, 0, (8, 8, 3), ema=0.9)
+  image = RANDOM.integers(0, 256, (4, 8, 8, 3), np.uint8)
+  state, _ = jax.jit(lambda state: step.train_step(
+      pretext, optimizer, state, image, step.root_key(0)))(state)
+  decay = 2 / 11  # of the first step
+  np.testing.assert_allclose(
+      state.variables['batch_stats']['centres']['mean'], (1 - decay)
+      * state.collections['batch_stats']['centres']['mean'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('kwargs, words', [
+    (dict(margin=-1.), 'pretext.margin=-1.0 must be 0 or more'),
+    (dict(triplet_weight=-1.), 'triplet_weight=-1.0 must be 0 or more'),
+    (dict(norm_weight=float('nan')), 'norm_weight=nan must be 0 or more'),
+    (dict(shift=0), 'pretext.shift=0 must'),
+    (dict(factorised=True), "unknown config key 'pretext.factorised'")])
+def test_fields_that_cannot_be_are_one_line(kwargs, words):
+  with pytest.raises(InputError, match=words):
+    create(**kwargs)
+
+
+def _config(digits_npz, **overrides):
+  config = tiny.get_config()
+  config.update_from_flattened_dict({
+      'data.path': str(digits_npz), 'encoder.channels': (16, 32),
+      'optimizer.learning_rate': 3e-3, 'optimizer.name': 'adam',
+      'train.batch': 4, 'train.steps': 400, **overrides})
+  del config['pretext']
+  config['pretext'] = ConfigDict(dict(name='goad', margin=0.1))
+  return config
+
+
+def test_one_image_has_no_others_to_share_a_centre_with(digits_npz):
+  with pytest.raises(InputError, match='must be 2 at least, not 1'):
+    experiment.pretext(_config(digits_npz, **{'train.batch': 1}))
+
+
+def test_what_it_learns_of_real_digits_tells_other_digits_apart(
+    digits_npz, tmp_path):
+  train.train(_config(digits_npz), str(tmp_path))
+  *_, last = map(json.loads, (
+      tmp_path / 'metrics.jsonl').read_text().splitlines())
+  test, _ = embeddings.read(tmp_path / 'embeddings/test.npz')
+  own = metrics.auroc(test['score_transformation'], test['anomaly'])
+  assert last['accuracy'] > 10 * last['chance']
+  assert own > 80, own
