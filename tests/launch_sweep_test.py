@@ -172,7 +172,7 @@ def test_bad_input_is_one_line_and_status_2():
 
 @pytest.mark.parametrize('args, said', [
     (dict(path='configs/small_fmnist.py:rotatoin'), "did you mean 'rotation'"),
-    (dict(path='configs/small_fmnis.py'), 'configs/small_fmnis.py'),
+    (dict(path='configs/small_fmnis.py'), "did you mean 'small_fmnist'"),
     (dict(classes=['0', '12']), "unknown class '12'"),
     (dict(seeds=['0', 'one']), "'one' is not a whole number"),
     (dict(settings=['train.step=3']), 'train.*|step'),

@@ -190,7 +190,7 @@ def test_published_rows_say_where_they_stand():
       'source', 'table', 'dataset', 'pretext', 'classifier', 'level',
       'normal_class', 'normal_name', 'auroc', 'spread', 'spread_kind']
   assert {row['table'] for row in rows if row['source'] == 'sohn2021'} == {
-      '', '5', '7', '8', '9', '10', '11'}
+      '', 'main', '5', '7', '8', '9', '10', '11'}
   assert all(bool(row['spread']) == bool(row['spread_kind']) for row in rows)
 
 

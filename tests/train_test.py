@@ -262,7 +262,7 @@ def test_bad_flags_give_one_line_and_status_two(binary, arguments, words,
 
 
 def test_a_missing_config_file_gives_one_line(binary):
-  assert 'nowhere.py' in the_error(binary('train', config='nowhere.py'))
+  assert "'nowhere'" in the_error(binary('train', config='nowhere.py'))
 
 
 def test_a_set_that_is_not_prepared_names_command_and_extra(binary, tmp_path):
