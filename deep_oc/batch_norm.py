@@ -36,7 +36,7 @@ def straightforward() -> Iterator[None]:
 
 
 class BatchNorm(nn.BatchNorm):
-  """Flax's BatchNorm over all axes but the last, with scale and bias.
+  """Flax's BatchNorm over all axes but the last.
 
   In training no gradient passes through the running statistics.
   """
@@ -52,8 +52,11 @@ class BatchNorm(nn.BatchNorm):
     running = {
         'mean': self.variable('batch_stats', 'mean', jnp.zeros, channels),
         'var': self.variable('batch_stats', 'var', jnp.ones, channels)}
-    scale = self.param('scale', self.scale_init, channels, self.param_dtype)
-    bias = self.param('bias', self.bias_init, channels, self.param_dtype)
+    scale, bias = jnp.ones(channels), jnp.zeros(channels)
+    if self.use_scale:
+      scale = self.param('scale', self.scale_init, channels, self.param_dtype)
+    if self.use_bias:
+      bias = self.param('bias', self.bias_init, channels, self.param_dtype)
     y, mean, var = normalise(x, scale, bias, self.epsilon)
     if not self.is_initializing():
       for name, new in (('mean', mean), ('var', var)):

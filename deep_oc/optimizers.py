@@ -1,18 +1,19 @@
 """The update rule and its learning rate."""
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import optax
 
 from deep_oc import errors
+from deep_oc.errors import InputError
 
 
 def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
            learning_rate: float = 0.01, momentum: float = 0.9,
            weight_decay: float = 3e-4, schedule: str = 'cosine',
-           per: str = 'epoch', warmup_epochs: float = 0.0
-           ) -> optax.GradientTransformation:
+           per: str = 'epoch', warmup_epochs: float = 0.0,
+           milestones: Sequence[float] = ()) -> optax.GradientTransformation:
   """Returns the optimizer of a config's group `optimizer`.
 
   SGD is Keras' as the official code uses it: v ← m·v - lr·(g + wd·w),
@@ -22,25 +23,32 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
   Args:
     total_steps: of the whole run.
     steps_per_epoch: batches in one pass over the training set.
-    name: 'sgd', 'nesterov' or 'adam' (decoupled decay: AdamW).
+    name: 'sgd', 'nesterov', 'adam' (decoupled decay: AdamW) or 'adam_l2' (the
+      L2 term coupled, as in PyTorch's Adam).
     learning_rate: the peak.
     momentum: m, of SGD.
     weight_decay: wd.
-    schedule: 'cosine' (to zero) or 'constant'.
+    schedule: 'cosine' (to zero), 'constant' or 'step' (divided by ten at each
+      of the milestones).
     per: 'epoch' holds the rate through an epoch, as the official code does;
       'step' does not.
     warmup_epochs: of linear growth from zero.
+    milestones: epochs, of the schedule 'step'.
 
   Raises:
-    InputError: an unknown name, schedule or `per`.
+    InputError: an unknown name, schedule or `per`, or steps without milestones.
   """
   rate = learning_rate_schedule(
       learning_rate, schedule, per, total_steps, steps_per_epoch,
-      round(warmup_epochs * steps_per_epoch))
+      round(warmup_epochs * steps_per_epoch), milestones)
   if name == 'adam':
     return optax.adamw(rate, weight_decay=weight_decay)
+  if name == 'adam_l2':
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.adam(rate))
   if name not in ('sgd', 'nesterov'):
-    raise errors.unknown('optimizer', name, ('sgd', 'nesterov', 'adam'))
+    raise errors.unknown(
+        'optimizer', name, ('sgd', 'nesterov', 'adam', 'adam_l2'))
   return optax.chain(
       optax.add_decayed_weights(weight_decay),
       optax.scale_by_learning_rate(rate),  # inside the velocity, as in Keras
@@ -49,12 +57,16 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
 
 def learning_rate_schedule(
     peak: float, name: str, per: str, total_steps: int, steps_per_epoch: int,
-    warmup_steps: int) -> Callable:
+    warmup_steps: int, milestones: Sequence[float] = ()) -> Callable:
   """Returns step -> learning rate."""
   if per not in ('epoch', 'step'):
     raise errors.unknown('optimizer.per', per, ('epoch', 'step'))
-  if name not in ('cosine', 'constant'):
-    raise errors.unknown('schedule', name, ('cosine', 'constant'))
+  if name not in ('cosine', 'constant', 'step'):
+    raise errors.unknown('schedule', name, ('cosine', 'constant', 'step'))
+  if name == 'step' and not milestones:
+    raise InputError("optimizer.schedule='step' needs optimizer.milestones, "
+                     'the epochs from which on the rate is a tenth')
+  drops = [round(epoch * steps_per_epoch) for epoch in milestones]
   grain = steps_per_epoch if per == 'epoch' else 1
 
   def rate(step):
@@ -62,6 +74,8 @@ def learning_rate_schedule(
     if name == 'constant':
       return peak * warm
     start = step // grain * grain
+    if name == 'step':
+      return peak * warm * 0.1 ** sum(start >= drop for drop in drops)
     done = jnp.maximum(start - warmup_steps, 0) / max(
         total_steps - warmup_steps, 1)
     return peak * warm * 0.5 * (1 + jnp.cos(math.pi * done))

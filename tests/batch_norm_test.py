@@ -34,7 +34,7 @@ def _train(cls, x, **kwargs):
                         use_running_average=False, mutable=['batch_stats'])
     return jnp.sum(jnp.tanh(y.astype(jnp.float32)) * weight), (y, new)
   return jax.value_and_grad(loss, (0, 1), has_aux=True)(
-      variables['params'], x)
+      variables.get('params', {}), x)
 
 
 def test_a_training_step_normalises_by_the_moments_of_the_batch(x):
@@ -52,8 +52,12 @@ def test_a_training_step_normalises_by_the_moments_of_the_batch(x):
                                0.9 * old[name] + 0.1 * moment, rtol=1e-5)
 
 
-def test_gradients_are_those_that_flax_has_automatically(x):
-  own, flax = (_train(cls, x) for cls in (batch_norm.BatchNorm, nn.BatchNorm))
+@pytest.mark.parametrize('scale, bias', [
+    (True, True), (False, False), (True, False), (False, True)])
+def test_gradients_are_those_that_flax_has_automatically(x, scale, bias):
+  own, flax = (_train(cls, x, use_scale=scale, use_bias=bias)
+               for cls in (batch_norm.BatchNorm, nn.BatchNorm))
+  assert len(own[1][0]) == scale + bias
   assert jax.tree.structure(own) == jax.tree.structure(flax)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(
       a, b, rtol=1e-4, atol=1e-5), own, flax)

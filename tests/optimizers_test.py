@@ -33,13 +33,13 @@ def test_three_steps_equal_keras_sgd_written_out():
 
 
 @pytest.mark.parametrize('per', ['step', 'epoch'])
-@pytest.mark.parametrize('schedule', ['cosine', 'constant'])
-@pytest.mark.parametrize('name', ['sgd', 'nesterov', 'adam'])
+@pytest.mark.parametrize('schedule', ['cosine', 'constant', 'step'])
+@pytest.mark.parametrize('name', ['sgd', 'nesterov', 'adam', 'adam_l2'])
 def test_each_rule_is_its_equation_on_every_schedule(name, schedule, per):
   optimizer = optimizers.create(
       total_steps=12, steps_per_epoch=4, name=name, learning_rate=0.1,
       momentum=0.8, weight_decay=0.1, schedule=schedule, per=per,
-      warmup_epochs=1.5)
+      warmup_epochs=1.5, milestones=(1.0, 2.5))
   update = jax.jit(optimizer.update)
   w, v, mean, square = np.array([1., -2., 3.]), 0., 0., 0.
   got = jnp.asarray(w)
@@ -47,14 +47,17 @@ def test_each_rule_is_its_equation_on_every_schedule(name, schedule, per):
   gradients = np.random.default_rng(0).normal(size=(12, 3))
   for k, g in enumerate(gradients):
     rate = 0.1 * min((k + 1) / 6, 1)  # six steps of warm-up
+    start = k if per == 'step' else k // 4 * 4
     if schedule == 'cosine':
-      start = k if per == 'step' else k // 4 * 4
       rate *= 0.5 * (1 + math.cos(math.pi * max(start - 6, 0) / 6))
-    if name == 'adam':  # decay is decoupled
-      mean = 0.9 * mean + 0.1 * g
-      square = 0.999 * square + 0.001 * g ** 2
+    if schedule == 'step':
+      rate /= 100 if start >= 10 else 10 if start >= 4 else 1
+    if name in ('adam', 'adam_l2'):
+      coupled, decay = (0.1 * w, 0) if name == 'adam_l2' else (0, 0.1 * w)
+      mean = 0.9 * mean + 0.1 * (g + coupled)
+      square = 0.999 * square + 0.001 * (g + coupled) ** 2
       root = np.sqrt(square / (1 - 0.999 ** (k + 1))) + 1e-8
-      w = w - rate * (mean / (1 - 0.9 ** (k + 1)) / root + 0.1 * w)
+      w = w - rate * (mean / (1 - 0.9 ** (k + 1)) / root + decay)
     else:  # Keras' SGD: it is coupled
       descent = -rate * (g + 0.1 * w)
       v = 0.8 * v + descent
@@ -81,6 +84,23 @@ def test_warm_up_grows_linearly_to_the_peak():
       warmup_steps=4)
   np.testing.assert_allclose(
       [rate(jnp.array(k)) for k in range(6)], [.25, .5, .75, 1, 1, 1])
+
+
+def test_deep_svdds_rate_is_a_tenth_from_epoch_fifty_on():
+  rate = optimizers.learning_rate_schedule(
+      1e-4, 'step', 'epoch', total_steps=150 * 25, steps_per_epoch=25,
+      warmup_steps=0, milestones=(50.0,))
+  np.testing.assert_allclose(
+      [rate(jnp.array(k)) for k in (0, 1249, 1250, 3749)],
+      [1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6)
+
+
+def test_steps_without_milestones_are_one_line():
+  with pytest.raises(errors.InputError) as error:
+    optimizers.create(total_steps=1, steps_per_epoch=1, schedule='step')
+  assert str(error.value) == (
+      "optimizer.schedule='step' needs optimizer.milestones, the epochs from "
+      'which on the rate is a tenth')
 
 
 @pytest.mark.parametrize('field, value', [
