@@ -169,8 +169,11 @@ def _cam(score, image):
 @jax.jit
 def _weights(score, image):
   seen = score.look(image)
-  return jax.grad(lambda pooled: score.of_pooled(
-      pooled, seen.earlier, image).sum())(seen.pooled), seen.map
+  weight = jax.grad(lambda pooled: score.of_pooled(
+      pooled, seen.earlier, image).sum())(seen.pooled)
+  # Of features that are the whole map, as the mean's: summed over positions.
+  channels = seen.map.shape[-1]
+  return weight.reshape(len(weight), -1, channels).sum(1), seen.map
 
 
 def _untiled(heat, pretext, shape):

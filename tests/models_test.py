@@ -6,7 +6,7 @@ from scipy import signal
 
 from deep_oc import convolution, models
 from deep_oc.errors import InputError
-from deep_oc.models import resnet, wide_resnet
+from deep_oc.models import lenet, resnet, wide_resnet
 
 IMAGE = np.random.default_rng(3).uniform(size=(4, 8, 8, 3)).astype(np.float32)
 
@@ -284,7 +284,7 @@ def test_running_statistics_move_by_a_tenth():
 @pytest.mark.parametrize('name, kwargs', [
     ('resnet', dict(depth=10, width=0.1)), ('convnet', dict(channels=(8, 8))),
     ('patchnet', dict(channels=(8, 8), strides=(1, 2))),
-    ('wide_resnet', dict(width=1))])
+    ('wide_resnet', dict(width=1)), ('lenet', dict(channels=(8, 8)))])
 def test_bfloat16_keeps_parameters_statistics_and_output_in_float32(
     name, kwargs):
   model = models.create(name, **kwargs, dtype=jnp.bfloat16)
@@ -363,6 +363,94 @@ def test_patchnet_equals_numpy():
                              rtol=1e-4)
 
 
+def test_lenet_has_the_parameters_of_its_three_kernels():
+  found = shapes(models.create('lenet'))
+  assert sizes(found['params']) == 25 * (3 * 32 + 32 * 64 + 64 * 128)
+  # Nothing to scale or shift what is normalised, or to add to a product.
+  assert set(found['params']) == {'Conv_0', 'Conv_1', 'Conv_2'}
+  assert all(set(each) == {'kernel'} for each in found['params'].values())
+
+
+@pytest.mark.parametrize('side, expected', [(32, 4), (28, 3), (8, 1)])
+def test_lenets_features_are_the_whole_map(side, expected):
+  out, features = feature_map(models.create('lenet'), side)
+  assert features.shape == (2, expected, expected, 128)
+  assert out.shape == (2, 128 * expected**2) and out.dtype == jnp.float32
+
+
+def lenet_maps(image, variables, eps=1e-4):
+  """Computes the map of each layer of the encoder with NumPy."""
+  x = image - image.mean((1, 2, 3), keepdims=True)
+  x = x / np.abs(x).mean((1, 2, 3), keepdims=True)
+  for i in range(len(variables['params'])):
+    x = conv(x, variables['params'][f'Conv_{i}']['kernel'], 1)
+    stats = variables['batch_stats'][f'BatchNorm_{i}']
+    x = (x - stats['mean']) / np.sqrt(stats['var'] + eps)
+    x = np.where(x > 0, x, 0.01 * x)
+    rows, columns = x.shape[1] // 2, x.shape[2] // 2  # the rest is cut off
+    x = x[:, :2 * rows, :2 * columns].reshape(
+        len(x), rows, 2, columns, 2, -1).max((2, 4))
+    yield x
+
+
+@pytest.mark.parametrize('shape', [(8, 8, 3), (7, 10, 1)])
+def test_lenet_equals_numpy(shape):
+  model = models.create('lenet', channels=(5, 6))
+  image = np.random.default_rng(0).uniform(size=(3, *shape)).astype(np.float32)
+  variables = random_variables(model, image)
+  # So small that epsilon counts.
+  variables['batch_stats']['BatchNorm_0']['var'] *= 1e-3
+  first, last = lenet_maps(image, variables)
+  out, state = jax.jit(lambda: model.apply(
+      variables, image, train=False, mutable='intermediates'))()
+  np.testing.assert_allclose(out, last.reshape(3, -1), rtol=1e-3, atol=1e-3)
+  seen = state['intermediates']
+  np.testing.assert_allclose(seen['map'][0], last, rtol=1e-3, atol=1e-3)
+  np.testing.assert_allclose(
+      seen['stage'][0], first.mean((1, 2)), rtol=1e-3, atol=1e-3)
+  np.testing.assert_array_equal(seen['stage'][1], out)
+  assert model.stages == len(seen['stage']) == 2
+
+
+def test_contrast_is_normalised_over_all_of_an_image():
+  image = np.random.default_rng(0).uniform(size=(3, 4, 5, 3))
+  image[1] = 0.25  # of one colour
+  found = np.asarray(lenet.gcn(jnp.asarray(image, jnp.float32)))
+  for i in (0, 2):
+    centred = image[i] - image[i].mean()
+    np.testing.assert_allclose(
+        found[i], centred / np.abs(centred).mean(), rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(found[1], 0)
+  gradient = jax.grad(lambda x: (lenet.gcn(x) ** 2).sum())(image)
+  assert np.isfinite(gradient).all()
+
+
+def test_lenet_does_not_see_brightness_or_contrast_unless_told_to():
+  image = np.random.default_rng(0).uniform(size=(2, 8, 8, 3))
+  for gcn in (True, False):
+    model = models.create('lenet', channels=(4, 4), gcn=gcn)
+    variables = random_variables(model, image)
+    out, other = (apply(model, variables, each.astype(np.float32))
+                  for each in (image, 0.5 * image + 0.2))
+    assert (np.abs(out - other).max() < 1e-3 * np.abs(out).max()) == gcn
+
+
+def test_lenet_starts_as_pytorch_does():
+  kernel = np.asarray(jax.jit(lambda: models.create('lenet').init(
+      jax.random.key(0), jnp.zeros((2, 8, 8, 3)), train=False))()[
+          'params']['Conv_1']['kernel'])
+  bound = 1 / np.sqrt(25 * 32)
+  assert 0.99 * bound < np.abs(kernel).max() <= bound
+  assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.02)
+
+
+def test_an_image_that_lenet_cannot_halve_so_often_is_one_line():
+  with pytest.raises(InputError) as error:
+    shapes(models.create('lenet'), 7)
+  assert str(error.value) == (
+      'lenet halves images 3 times, which need 8 pixels a side, not 7x7')
+
+
 def test_an_image_smaller_than_patchnet_sees_is_one_line():
   with pytest.raises(InputError, match='sees 23 pixels at once.* 22x22'):
     shapes(models.create('patchnet'), 22)
@@ -395,6 +483,7 @@ def test_an_unknown_field_offers_the_nearest():
     ('wide_resnet', dict(depth=4), 'depth must .*, not 4'),
     ('wide_resnet', dict(width=0.5), 'width must .*, not 0.5'),
     ('convnet', dict(channels=()), r'channels .* not \(\)'),
+    ('lenet', dict(channels=(8, 0)), r'channels .* not \(8, 0\)'),
     ('patchnet', dict(strides=(1, 0)), r'strides .* not \(1, 0\)'),
     ('patchnet', dict(strides=(1, 2)), '6 channels but 2 strides')])
 def test_impossible_fields_are_refused_at_once(name, kwargs, match):
