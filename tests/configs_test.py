@@ -32,7 +32,8 @@ def test_the_issues_configs_are_there():
                    'celeba')} | {
           'cutpaste_mvtec', 'cutpaste_patch_mvtec', 'cutpaste_folder',
           'cutpaste_patchnet_mvtec', 'cutpaste_quickstart',
-          'rotnet_mvtec', 'rotation_mvtec', 'simclr_mvtec', 'dacl_mvtec'
+          'rotnet_mvtec', 'rotation_mvtec', 'simclr_mvtec', 'dacl_mvtec',
+          'deep_svdd_cifar10', 'deep_svdd_fmnist'
       } <= set(NAMES)
 
 
@@ -132,11 +133,12 @@ def test_its_data_group_has_keys_that_its_source_takes(module):
   inspect.signature(read).bind(**given)
 
 
-@pytest.mark.parametrize('pretext', ['rotnet', 'rotation', 'simclr', 'dacl',
-                                     'denoising'])
-@pytest.mark.parametrize('name, classes', [
-    ('fmnist', 10), ('cifar20', 20), ('cifar100', 100), ('catdog', 2),
-    ('celeba', 1)])
+@pytest.mark.parametrize('pretext, name, classes', [
+    ('deep_svdd', 'fmnist', 10), *(
+        (pretext, *each) for pretext in ('rotnet', 'rotation', 'simclr', 'dacl',
+                                         'denoising')
+        for each in (('fmnist', 10), ('cifar20', 20), ('cifar100', 100),
+                     ('catdog', 2), ('celeba', 1)))])
 def test_a_data_set_differs_from_cifar10_in_its_data_only(
     pretext, name, classes):
   module = importlib.import_module(f'configs.{pretext}_{name}')

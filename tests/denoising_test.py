@@ -168,8 +168,11 @@ def test_bfloat16_leaves_loss_scores_and_parameters_in_float32():
       variables, image, train=True, rngs={'views': jax.random.key(3)},
       mutable=['batch_stats'])
   found = pretext.apply(variables, image, method='scores')
-  assert {x.dtype for x in jax.tree.leaves((variables, loss, new, found))} == {
-      jnp.dtype('float32')}
+  restored = pretext.apply(
+      variables, jnp.ones((2, 8)), method=lambda module, feature: module.decode(
+          feature, (8, 8, 3), train=False))
+  assert {x.dtype for x in jax.tree.leaves(
+      (variables, loss, new, found, restored))} == {jnp.dtype('float32')}
 
 
 @pytest.mark.parametrize('kwargs, said', [

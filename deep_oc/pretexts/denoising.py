@@ -123,7 +123,7 @@ class Decoder(nn.Module):
       x = self._activated(self._conv(
           channels, use_bias=False, kernel_init=_init, dtype=self.dtype)(
               _doubled(x, *size)), train)
-    return self._conv(colours)(_doubled(x, *sizes[-1]).astype(jnp.float32))
+    return self._conv(colours, dtype=jnp.float32)(_doubled(x, *sizes[-1]))
 
   def _conv(self, channels: int, **kwargs: Any) -> nn.Conv:
     return nn.Conv(channels, (3, 3), padding=((1, 1), (1, 1)),
