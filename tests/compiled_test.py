@@ -32,19 +32,20 @@ def on_eight():
 
 
 @pytest.mark.slow
-def test_devices_exchange_sums_and_the_embeddings_of_negatives(on_eight):
+def test_devices_exchange_sums_embeddings_of_negatives_and_distances(on_eight):
   assert len(on_eight) == len(parallel._TASKS) + 1
   for task, found in on_eight.items():
-    turns = {'contrastive': 1, 'dacl_nt_xent': 1, 'csi': 4}.get(task, 0)
+    of_image = {'contrastive': 8, 'dacl_nt_xent': 8, 'csi': 32,
+                'soft_boundary': 1}.get(task, 0)  # numbers; one for a quantile
     assert found['across'].keys() <= {'all-reduce', 'all-gather'}
     assert 0 < sum(found['across'].values()) < 20
-    assert found['gathered'] == 16 * 8 * turns  # rows of 8 numbers
+    assert found['gathered'] == 16 * of_image
 
 
 @pytest.mark.slow
 def test_every_buffer_of_the_state_is_reused_on_eight_devices(on_eight):
   for found in on_eight.values():
-    assert found['aliased'] == found['leaves'] > 40 and not found['copied']
+    assert found['aliased'] == found['leaves'] > 30 and not found['copied']
 
 
 def test_one_device_talks_to_nobody_and_reuses_its_buffers():

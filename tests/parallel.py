@@ -26,6 +26,13 @@ _TASKS = {
     'cutpaste_crops': dict(name='cutpaste', head=(8, 8), task='cutpaste',
                            crop=12, joint=False),
     'csi': dict(name='csi', head=(8, 8)),
+    'hendrycks': dict(name='transformations', flip=False, factorised=True,
+                      inputs_per_image=4),
+    'goad': dict(name='goad', head=(8,)),
+    'denoising': dict(name='denoising', decoder=(8, 4)),
+    'deep_svdd': dict(name='deep_svdd', dim=8),
+    'soft_boundary': dict(name='deep_svdd', dim=8, warmup_steps=0,
+                          objective='soft_boundary'),
     'dacl_nt_xent': dict(name='contrastive', head=(8, 8), loss='nt_xent')}
 
 # by name: the task, BatchNorm's groups and where the images lie
