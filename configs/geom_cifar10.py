@@ -13,8 +13,7 @@ applied; the published numbers are of the other, a Dirichlet density of the
 softmax vectors, which is not here. Further from the published code: copies are
 drawn, each image once a pass, where the code shuffles all; images are in
 [0, 1], not [-1, 1]; edges reflect without the outermost pixel; convolutions
-with stride 2 are padded on all sides; weight decay is AdamW's, not L2 in the
-gradient that Adam scales.
+with stride 2 are padded on all sides; L2 is on all parameters.
 """
 from ml_collections import ConfigDict
 
@@ -37,7 +36,7 @@ def get_config() -> ConfigDict:
       augment=dict()))
   config.encoder = ConfigDict(dict(name='wide_resnet', depth=10, width=4))
   config.optimizer.update(
-      name='adam', learning_rate=1e-3, weight_decay=5e-4, schedule='constant',
-      per='step')
+      name='adam_l2', learning_rate=1e-3, weight_decay=5e-4,
+      schedule='constant', per='step')
   config.train.update(batch=128, epochs=3 * 72.0, checkpoint_every=2000)
   return config

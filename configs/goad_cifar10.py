@@ -33,6 +33,6 @@ def get_config() -> ConfigDict:
       triplet_weight=0.1,
       norm_weight=10.0,
       augment=dict()))
-  config.optimizer.weight_decay = 0.0
+  config.optimizer.update(name='adam', weight_decay=0.0)
   config.train.update(batch=4, epochs=16.0, checkpoint_every=5000)
   return config
