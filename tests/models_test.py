@@ -378,6 +378,17 @@ def test_lenets_features_are_the_whole_map(side, expected):
   assert out.shape == (2, 128 * expected**2) and out.dtype == jnp.float32
 
 
+def test_lenet_can_be_traced_for_any_number_of_images():
+  model = models.create('lenet', channels=(4,))
+  variables = random_variables(model, IMAGE)
+  n, = jax.export.symbolic_shape('n')
+  traced = jax.export.export(jax.jit(
+      lambda x: model.apply(variables, x, train=False)))(
+          jax.ShapeDtypeStruct((n, *IMAGE.shape[1:]), np.float32))
+  np.testing.assert_allclose(
+      traced.call(IMAGE), apply(model, variables, IMAGE), atol=1e-5)
+
+
 def lenet_maps(image, variables, eps=1e-4):
   """Computes the map of each layer of the encoder with NumPy."""
   x = image - image.mean((1, 2, 3), keepdims=True)

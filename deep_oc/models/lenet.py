@@ -61,7 +61,7 @@ class Model(nn.Module):
           use_running_average=not train, use_scale=False, use_bias=False,
           momentum=0.9, epsilon=1e-4, dtype=self.dtype)(x)
       x = nn.max_pool(nn.leaky_relu(x, 0.01), (2, 2), strides=(2, 2))
-      feature = (x.reshape(len(x), -1).astype(jnp.float32)
+      feature = (x.reshape(x.shape[0], -1).astype(jnp.float32)
                  if stage == self.stages else
                  jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
       self.sow('intermediates', 'stage', feature)  # free unless asked for
