@@ -12,7 +12,7 @@ They publish neither noise, decoder, augmentation nor schedule: these are chosen
 here, noise and decoder by custom, the others to be those of rotation
 prediction. A class so takes 159,744 steps of 64 network inputs, 0.034 EFLOP.
 """
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from configs import rotation_cifar10
 
@@ -20,53 +20,12 @@ sweep = rotation_cifar10.sweep
 
 
 def get_config() -> ConfigDict:
-  return ConfigDict(dict(
-      experiment='denoising_cifar10',  # names the run's folder
-      method='denoising',  # what the result rows call it
-      seed=0,
-      dtype='auto',  # compute: bfloat16 on GPU and TPU, float32 on CPU
-      data=dict(
-          source='tfds', name='cifar10', pad=0,
-          data_dir=config_dict.placeholder(str),  # None: TFDS's own default
-          cache_dir=config_dict.placeholder(str)),
-      protocol=dict(
-          name='one_vs_rest',  # or contaminated, semi_supervised, validation
-          normal='0',  # label or name; of several classes, '3+5'
-          contamination=config_dict.placeholder(float),  # share; None: 0.05
-          clean=config_dict.placeholder(int)),  # images; None: 50
-      distribution='none',  # copies of the training set: none, rot, ...
-      pretext=dict(
-          name='denoising',
-          # Standard deviation, of pixels in [0, 1]. Not published: a choice.
-          noise=0.1,
-          # Channels of maps of 2, 4, 8 and 16 pixels. Not published: a choice.
-          decoder=(256, 128, 64, 32),
-          # Not published: that of the paper's other tasks.
-          augment=dict(
-              crop=0.5,  # smallest side of the square crop, as a fraction
-              flip=0.5,
-              # Additive brightness; factors and hue shift, unclipped.
-              brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4,
-              jitter_order='fixed',  # or 'random', for each image
-              grey=0.2,
-              blur=0.0)),
-      encoder=dict(
-          name='resnet', depth=18, width=1.0,
-          remat=False),  # True: less memory, a forward pass more a step
-      # Not published: that of rotation prediction, and so are batch and epochs.
-      optimizer=dict(
-          name='sgd', learning_rate=0.01, momentum=0.9,
-          weight_decay=3e-4,  # coupled L2 on all parameters
-          schedule='cosine', per='epoch', warmup_epochs=0.0),
-      train=dict(
-          batch=64,  # images; one network input each
-          epochs=2048.0,
-          steps=0,  # 0: as many as the epochs give
-          batch_norm_groups=1,  # 8: statistics of each of 8 parts of a batch
-          accumulate=1,  # parts of a batch, one after the other
-          ema=0.0,  # decay of an average of the weights, which then counts
-          placement='auto',  # of the images: replicated, sharded or streamed
-          log_every=100, monitor_every=1000, checkpoint_every=5000),
-      # Another feature, of several views (flip, rot, flip_rot, crop_flip_rot)
-      # and of as many of the encoder's last stages.
-      embed=dict(views='none', stages=1)))
+  config = rotation_cifar10.get_config()
+  config.experiment = 'denoising_cifar10'
+  config.method = 'denoising'
+  config.pretext = ConfigDict(dict(
+      name='denoising',
+      noise=0.1,  # standard deviation, of pixels in [0, 1]
+      decoder=(256, 128, 64, 32),  # channels of maps of 2, 4, 8 and 16 pixels
+      augment=config.pretext.augment))
+  return config
