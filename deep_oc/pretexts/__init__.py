@@ -36,6 +36,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from deep_oc import augment as augmentations
 from deep_oc import crops, models, plugins
@@ -77,6 +78,19 @@ def views(augment, key: jax.Array, image: jax.Array, count: int, crop: int = 0
   keys = jax.random.split(key, (len(image), count))
   per_view = jax.vmap(augment, in_axes=(0, None))
   return jax.vmap(per_view)(keys, image)
+
+
+def features(task: nn.Module, image: jax.Array) -> dict[str, jax.Array]:
+  """Returns what `embed` does of a bound task with an encoder and an MLP.
+
+  'pool', and 'head' unless the MLP has no layer. Of an image larger than the
+  crop, the mean over the crops that tile it.
+  """
+  pool = task.encoder(crops.tiles(image, task.crop), train=False)
+  found = {'pool': pool}
+  if task.head:
+    found['head'] = task.mlp(pool, train=False)
+  return crops.over_tiles(jnp.mean, found, image.shape[0])
 
 
 def look(task: nn.Module, variables: Mapping[str, Any], image: jax.Array,

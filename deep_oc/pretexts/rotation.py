@@ -62,11 +62,7 @@ class Pretext(nn.Module):
 
     Of an image larger than the crop, the mean over the crops that tile it.
     """
-    pool = self.encoder(crops.tiles(image, self.crop), train=False)
-    feature = {'pool': pool}
-    if self.head:
-      feature['head'] = self.mlp(pool, train=False)
-    return crops.over_tiles(jnp.mean, feature, image.shape[0])
+    return pretexts.features(self, image)
 
   def scores(self, image: jax.Array, *, log: bool = False
              ) -> dict[str, jax.Array]:
