@@ -124,3 +124,19 @@ def test_steps_differ_in_their_views():
   state, first = take(state)
   _, second = take(state)  # the same images and parameters
   assert float(first['loss']) != float(second['loss'])
+
+
+def test_runs_of_one_network_trace_it_untrained_once(monkeypatch):
+  pretext = make('rotation')[0].clone(head=(8, 3))  # no other test's
+  traced = []
+  variables = step._variables
+  monkeypatch.setattr(step, '_variables', lambda *args: (
+      traced.append(1), variables(*args))[1])
+  one, other, again = (step.init(pretext, seed, (16, 16, 3))
+                       for seed in (0, 1, 0))
+  for _ in range(2):
+    step.state_like(pretext, optax.sgd(1.), (16, 16, 3))
+  assert len(traced) == 2  # to be computed, and for the shapes alone
+  weights = [jax.tree.leaves(each['params'])[-1]
+             for each in (one, other, again)]
+  assert (weights[0] == weights[2]).all() and (weights[0] != weights[1]).any()
