@@ -34,7 +34,10 @@ def get_config(category: str = 'bottle') -> ConfigDict:
       method='cutpaste_3way',
       seed=0,
       dtype='auto',  # compute: bfloat16 on GPU and TPU, float32 on CPU
-      protocol=dict(name='one_vs_rest', normal='good'),
+      protocol=dict(
+          name='one_vs_rest', normal='good',
+          # Share of the normal images that nothing learns from: for alarms.
+          calibration=config_dict.placeholder(float)),
       distribution='none',
       pretext=dict(
           name='cutpaste',

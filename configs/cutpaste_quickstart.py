@@ -9,7 +9,7 @@ demonstration, not a benchmark: that a window is a quarter of the image was
 chosen after the maps of one run with windows of a half. For real defects see
 `cutpaste_mvtec` and `cutpaste_folder`.
 """
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
@@ -19,7 +19,10 @@ def get_config() -> ConfigDict:
       seed=0,
       dtype='float32',
       data=dict(source='builtin', name='woven_fabric'),
-      protocol=dict(name='one_vs_rest', normal='good'),
+      protocol=dict(
+          name='one_vs_rest', normal='good',
+          # Share of the normal images that nothing learns from: for alarms.
+          calibration=config_dict.placeholder(float)),
       distribution='none',
       pretext=dict(
           name='cutpaste', task='3way',

@@ -25,7 +25,9 @@ def get_config() -> ConfigDict:
           name='one_vs_rest',  # or contaminated, semi_supervised, validation
           normal='0',  # label or name; of several classes, '3+5'
           contamination=config_dict.placeholder(float),  # share; None: 0.05
-          clean=config_dict.placeholder(int)),  # images; None: 50
+          clean=config_dict.placeholder(int),  # images; None: 50
+          # Share of the normal images that nothing learns from: for alarms.
+          calibration=config_dict.placeholder(float)),
       distribution='none',  # copies of the training set: none, rot, ...
       pretext=dict(
           name='rotation',

@@ -17,6 +17,8 @@ Under a protocol that contaminates the training images, train.npz also has
   contaminant         bool[n]    the truth, for reports; nothing is fitted to it
 
 and unlabelled.npz, of the same arrays, what only the encoder has seen.
+calibration.npz has those of normal images that nothing has learnt from, with
+score_<name>, if there are such; they calibrate false alarms.
 
 Only `anomaly` and one feature or score are needed, so a file written by any
 other program can be evaluated too.
@@ -27,6 +29,9 @@ other program can be evaluated too.
   mask                bool[n, h, w]  the abnormal pixels, if known
   image               u8[n, h, w, 3]
   label, anomaly, index, path, meta, command  as above
+
+Its meta has by <name>, as `calibration`, the largest value of the map of each
+image of calibration.npz, for maps of windows, whose largest value is a score.
 """
 import contextlib
 import json
@@ -108,14 +113,43 @@ def read_run(workdir: object) -> tuple[dict, dict, dict]:
   folder = files.path(workdir) / 'embeddings'
   train, meta = read(folder / 'train.npz')
   test, test_meta = read(folder / 'test.npz')
-  for key in ('config_hash', 'step'):
-    if meta.get(key) != test_meta.get(key):
-      raise InputError(
-          f'the files in {folder} do not belong together: {key} is '
-          f'{meta.get(key)} in train.npz, {test_meta.get(key)} in test.npz; '
-          'embed again')
+  _check_same_run(folder / 'test.npz', test_meta, meta)
   _check_anomaly(folder / 'test.npz', test.get('anomaly'))
   return train, test, meta | test_meta
+
+
+def read_calibration(workdir: object, train: Mapping[str, np.ndarray],
+                     meta: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Returns the arrays of a run's calibration.npz, empty without such a file.
+
+  Args:
+    workdir: the run's folder.
+    train, meta: the arrays and the meta of its train.npz.
+
+  Raises:
+    InputError: the file is damaged, or does not belong to train.npz.
+  """
+  path = files.path(workdir) / 'embeddings' / 'calibration.npz'
+  if not files.exists(path):
+    return {}
+  arrays, found = read(path)
+  _check_same_run(path, found, meta)
+  fitted = features(train)
+  for name, array in features(arrays).items():
+    if name in fitted and array.shape[1] != fitted[name].shape[1]:
+      raise InputError(
+          f"'{name}' in {path.parent} has {array.shape[1]} columns in "
+          f'{path.name}, {fitted[name].shape[1]} in train.npz; embed again')
+  return arrays
+
+
+def _check_same_run(path, meta, of_train):
+  for key in ('config_hash', 'step'):
+    if meta.get(key) != of_train.get(key):
+      raise InputError(
+          f'the files in {path.parent} do not belong together: {key} is '
+          f'{of_train.get(key)} in train.npz, {meta.get(key)} in {path.name}; '
+          'embed again')
 
 
 def read_maps(workdir: object, meta: Mapping[str, Any] | None = None

@@ -268,13 +268,24 @@ def resolved(config: ml_collections.ConfigDict, problem: data.Problem
   So that a run is the same run however it was asked for. Where a label is the
   name of another class, the name stays: it is what a config means first.
   """
-  config = config.copy_and_resolve_references()
   labels, names = str(problem.normal_class), problem.class_names
   mistaken = any(each in names and names.index(each) != int(each)
                  for each in labels.split('+'))
-  config.protocol.normal = problem.normal_name if mistaken else labels
+  return with_protocol(config, problem.normal_name if mistaken else labels,
+                       problem.settings)
+
+
+def with_protocol(config: ml_collections.ConfigDict, normal: str,
+                  settings: Mapping[str, float]) -> ml_collections.ConfigDict:
+  """Returns the config with these in its group `protocol`.
+
+  The setting 'calibration' is there only if images are held out.
+  """
+  config = config.copy_and_resolve_references()
   with config.unlocked():
-    config.protocol.update(problem.settings)
+    config.protocol.update(normal=normal, **settings)
+    if 'calibration' in config.protocol and 'calibration' not in settings:
+      del config.protocol['calibration']
   return config
 
 

@@ -73,10 +73,11 @@ def export(workdir: str, config: ml_collections.ConfigDict,
            batch: int = BATCH) -> None:
   """Writes the embeddings files of a run.
 
-  `train.npz` holds what classifiers are fitted to, and `unlabelled.npz`, under
-  the protocol 'semi_supervised', what only the encoder has seen. All their rows
-  have `anomaly` False, for so they are taken; where the protocol contaminates
-  them, `contaminant` bool[n] is the truth, which nothing is fitted to.
+  `train.npz` holds what classifiers are fitted to, `unlabelled.npz`, under the
+  protocol 'semi_supervised', what only the encoder has seen, `calibration.npz`
+  what nothing has learnt from, if images are held out. All their rows have
+  `anomaly` False, for so they are taken; where the protocol contaminates them,
+  `contaminant` bool[n] is the truth, which nothing is fitted to.
   """
   mesh = sharding.mesh()
   untrained = step.init(pretext, config.seed, problem.train.image.shape[1:])
@@ -95,7 +96,7 @@ def export(workdir: str, config: ml_collections.ConfigDict,
       arrays |= embed_other(state.variables, examples.image, say(other))
     arrays['random'] = embed(untrained, examples.image, say('baseline'))['pool']
     arrays['pixels'] = pixels(examples.image)
-    if score and split == 'test':
+    if score and split in ('test', 'calibration'):
       arrays |= {f'score_{name}': value for name, value in score(
           state.variables, examples.image, say('scores')).items()}
     arrays |= {'label': examples.label} | about
@@ -113,6 +114,8 @@ def _files(problem: data.Problem
   if len(problem.unlabelled):
     taken['unlabelled'] = (problem.train.take(problem.unlabelled),
                            problem.train_index[problem.unlabelled])
+  if len(problem.calibration):
+    taken['calibration'] = problem.calibration, problem.calibration_index
   files = {}
   for name, (examples, index) in taken.items():
     about = {'anomaly': np.zeros(len(index), bool), 'index': index}

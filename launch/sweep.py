@@ -193,7 +193,6 @@ def resolved(config: ml_collections.ConfigDict
   `experiment.resolved` without the images, which may be elsewhere. A class by
   its name stays so; only of 'good' is the label known.
   """
-  config = config.copy_and_resolve_references()
   protocol = {key: value for key, value in config.protocol.items()
               if value is not None}
   name = protocol.pop('name', 'one_vs_rest')
@@ -206,9 +205,8 @@ def resolved(config: ml_collections.ConfigDict
   if name not in data.PROTOCOLS:
     raise errors.unknown('protocol', name, data.PROTOCOLS)
   settings = data.settings_of(name, **protocol)
-  with config.unlocked():
-    config.protocol.update(normal=normal, **settings)
-  return config, data.title(name, settings, len(several))
+  return (experiment.with_protocol(config, normal, settings),
+          data.title(name, settings, len(several)))
 
 
 class Cost(NamedTuple):

@@ -68,7 +68,7 @@ def test_a_command_gives_train_the_config_that_the_sweep_knows():
       if key != 'workdir'})
   assert (config.train.steps, config.pretext.head, config.seed) == (
       40, (8, 4), 1)
-  assert config.to_dict() == run.config.to_dict()
+  assert sweep.resolved(config)[0].to_dict() == run.config.to_dict()
   assert given['workdir'] == '/some where/else/small_fmnist_dacl/3/seed1'
   assert run.job.log == f"{given['workdir']}/log.txt"
 
@@ -76,7 +76,8 @@ def test_a_command_gives_train_the_config_that_the_sweep_knows():
 @pytest.mark.parametrize('protocol', [
     dict(normal='3'), dict(normal='5+3'),
     dict(name='contaminated', normal='3', contamination=0.1),
-    dict(name='semi_supervised', normal='3')])
+    dict(name='semi_supervised', normal='3'),
+    dict(normal='3', calibration=0.25), dict(normal='3', calibration=None)])
 def test_the_folder_is_the_one_that_train_would_choose(protocol, digits_npz):
   config = experiment.read('tests/tiny.py', {'data.path': digits_npz})
   with config.unlocked():

@@ -164,10 +164,52 @@ def test_several_classes_go_with_every_protocol():
   assert set(clean.label) == {0, 1} and len(clean) == 50
 
 
+# Images that nothing learns from.
+
+EVERY = ('one_vs_rest', 'validation', *BLIND)
+
+
+@pytest.mark.parametrize('name', EVERY)
+def test_a_share_of_what_is_fitted_is_held_out_of_everything(name):
+  without, problem = _problem(name, 1), _problem(name, 1, calibration=0.2)
+  held_out = problem.calibration_index
+  assert len(held_out) == round(0.2 * len(without.fitted_index))
+  assert set(held_out) <= set(without.fitted_index)
+  for each, before in ((problem.train_index, without.train_index),
+                       (problem.fitted_index, without.fitted_index)):
+    assert not set(each) & set(held_out)
+    np.testing.assert_array_equal(np.sort(np.concatenate(
+        [each, held_out[np.isin(held_out, before)]])), np.sort(before))
+  for images, index in ((problem.calibration, held_out),
+                        (problem.fitted, problem.fitted_index)):
+    np.testing.assert_array_equal(images.image, _split().train.image[index])
+  np.testing.assert_array_equal(problem.test_index, without.test_index)
+  if name != 'contaminated':  # which takes what it cannot tell for normal
+    assert not problem.calibration.anomaly.any()
+
+
+def test_nothing_is_held_out_unless_it_is_asked_for():
+  for calibration in (None, 0, 0.):
+    problem = _problem('one_vs_rest', calibration=calibration)
+    assert len(problem.calibration) == len(problem.calibration_index) == 0
+    assert len(problem.train) == 100 and not problem.settings
+
+
+def test_what_is_held_out_depends_on_the_seed_alone():
+  first, again, other = (
+      _problem('one_vs_rest', calibration=0.2, seed=seed).calibration_index
+      for seed in (0, 0, 1))
+  np.testing.assert_array_equal(first, again)
+  assert not np.array_equal(first, other)
+
+
 # What rows and configs say.
 
 
 @pytest.mark.parametrize('kwargs, protocol', [
+    (dict(name='one_vs_rest', calibration=0.1), 'one_vs_rest_calibration_10%'),
+    (dict(calibration=0.125, normal='0+1'),
+     'contaminated_5%_calibration_12.5%_2_classes'),
     (dict(name='one_vs_rest'), 'one_vs_rest'),
     (dict(name='validation'), 'validation'),
     (dict(), 'contaminated_5%'),
@@ -198,6 +240,11 @@ def test_the_protocol_of_a_row_says_all_its_numbers(kwargs, protocol):
      "protocol.name='semi_supervised' does"),
     (dict(name='one_vs_rest', contamination=0.1),
      "takes no protocol.contamination; protocol.name='contaminated' or 'semi"),
+    (dict(calibration=0.6), 'calibration=0.6 must be .* from 0 to 0.5'),
+    (dict(calibration=-0.1), 'calibration=-0.1 must be'),
+    (dict(calibration=float('nan')), 'calibration=nan must be'),
+    (dict(calibration=True), 'calibration=True must be'),
+    (dict(calibration=0.004), '0.004 of 105 images is not one whole'),
     (dict(name='contaminted'), "did you mean 'contaminated'"),
     (dict(normal='1+1'), "1[+]1 names class 1, 'dog', twice"),
     (dict(normal='dog+1'), "names class 1, 'dog', twice"),
@@ -251,6 +298,15 @@ def test_a_config_may_leave_room_for_settings(digits_npz):
   problem = experiment.problem(config)
   assert problem.protocol == 'contaminated_10%'
   assert experiment.resolved(config, problem).protocol.contamination == 0.1
+
+
+@pytest.mark.parametrize('asked', [None, 0.])
+def test_a_run_that_holds_nothing_out_is_the_one_before_there_was_such_a_field(
+    digits_npz, asked):
+  before, config = _config(digits_npz), _config(
+      digits_npz, **{'protocol.calibration': asked})
+  found = experiment.resolved(config, experiment.problem(config))
+  assert found.to_dict() == before.to_dict()
 
 
 def test_a_config_without_settings_is_resolved_as_before(digits_npz):
@@ -308,3 +364,43 @@ def test_embedding_again_draws_the_same_images(semi_supervised):
   assert written['protocol'] == {
       'name': 'semi_supervised', 'normal': '1+3', 'contamination': 0.05,
       'clean': 40}
+
+
+# Of images that nothing learns from.
+
+
+def _held_out(path, workdir):
+  config = _config(path, **{
+      'protocol.calibration': 0.2, 'train.steps': 4, 'embed': {
+          'views': 'flip_rot', 'stages': 1}})
+  train.train(config, str(workdir))
+  return [embeddings.read(workdir / f'embeddings/{name}.npz')[0]
+          for name in ('train', 'calibration', 'test')]
+
+
+def test_no_bit_of_a_run_depends_on_what_is_held_out(digits_npz, tmp_path):
+  fitted, held_out, tested = _held_out(digits_npz, tmp_path / 'run')
+  assert len(held_out['index']) == round(
+      0.2 * (len(held_out['index']) + len(fitted['index'])))
+  assert not set(held_out['index']) & set(fitted['index'])
+  assert not held_out['anomaly'].any() and set(held_out['label']) == {3}
+  assert {*fitted} | {name for name in tested if name.startswith('score_')} == {
+      *held_out}
+  with np.load(digits_npz) as archive:
+    arrays = dict(archive)
+  arrays['x_train'][held_out['index']] ^= 255
+  np.savez(tmp_path / 'other.npz', **arrays)
+  again, changed, tested_again = _held_out(
+      tmp_path / 'other.npz', tmp_path / 'other')
+  for before, after in ((fitted, again), (tested, tested_again)):
+    for name, array in before.items():
+      np.testing.assert_array_equal(array, after[name], name)
+  assert (changed['pool'] != held_out['pool']).any(axis=1).all()
+
+
+def test_the_folder_of_a_run_says_what_is_held_out(digits_npz):
+  config = _config(digits_npz, **{'protocol.calibration': 0.2})
+  problem = experiment.problem(config)
+  assert runs.default_workdir(
+      experiment.resolved(config, problem), problem.protocol) == (
+          'runs/tiny/3/one_vs_rest_calibration_20%/seed0')

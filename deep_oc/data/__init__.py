@@ -74,11 +74,16 @@ class Problem:
     settings: the protocol's own arguments, its defaults among them.
     clean: i64[m], the rows of `train` that are known to be normal, where only
       these are given to classifiers; None where all of `train` is.
+    calibration: images taken for normal that nothing learns from, to calibrate
+      false alarms with; none unless the protocol is told to hold some out.
+    calibration_index: i64[k], their rows of the data set's own split.
   """
   train: Examples
   test: Examples
+  calibration: Examples
   train_index: np.ndarray
   test_index: np.ndarray
+  calibration_index: np.ndarray
   normal_class: int | str
   normal_name: str
   protocol: str
@@ -130,8 +135,8 @@ def load(source: str, *, pad: int = 0, **kwargs: Any) -> Split:
 
 def one_class(split: Split, *, name: str = 'one_vs_rest',
               normal: int | str = 0, seed: int = 0,
-              contamination: float | None = None, clean: int | None = None
-              ) -> Problem:
+              contamination: float | None = None, clean: int | None = None,
+              calibration: float | None = None) -> Problem:
   """Makes one class normal, or several, and all others abnormal.
 
   Whatever the source itself calls abnormal stays so.
@@ -146,6 +151,10 @@ def one_class(split: Split, *, name: str = 'one_vs_rest',
     semi_supervised  trains the encoder on the same, the classifier on `clean`
                      of the normal images.
 
+  Any of them may hold out a share of the images that its classifiers would be
+  fitted to, from these and from the encoder: what is left then calibrates how
+  many false alarms there will be (`deep_oc.thresholds`).
+
   Args:
     split: the data set.
     name: of the protocol.
@@ -154,6 +163,7 @@ def one_class(split: Split, *, name: str = 'one_vs_rest',
       every seed, so that runs are compared on the same ones.
     contamination: from 0 to 0.5; 0.05 if it is not given.
     clean: a number of images; 50 if it is not given.
+    calibration: the share that is held out, up to 0.5; none if it is not given.
 
   Raises:
     InputError: an unknown protocol or class, one without images, too few of
@@ -166,11 +176,18 @@ def one_class(split: Split, *, name: str = 'one_vs_rest',
                               test=_marked(split.test, labels))
   named = '+'.join(split.class_names[label] for label in labels)
   _check_kinds(split, labels, named, name)
-  settings = settings_of(name, contamination=contamination, clean=clean)
-  rows = PROTOCOLS[name][0](split, seed, **settings)
+  settings = settings_of(name, contamination=contamination, clean=clean,
+                         calibration=calibration)
+  held_out = settings.get('calibration', 0)
+  rows = PROTOCOLS[name][0](split, seed, **{
+      key: settings[key] for key in PROTOCOLS[name][1]})
+  if held_out:
+    rows = _hold_out(rows, seed, held_out)
   return Problem(
       train=split.train.take(rows.train), test=rows.source.take(rows.test),
+      calibration=split.train.take(rows.calibration),
       train_index=rows.train, test_index=rows.test,
+      calibration_index=rows.calibration,
       normal_class=labels[0] if len(labels) == 1 else '+'.join(
           map(str, labels)),
       normal_name=named, protocol=title(name, settings, len(labels)),
@@ -184,6 +201,7 @@ class _Rows(NamedTuple):
   source: Examples  # the split to evaluate on
   test: np.ndarray  # i64[n], its rows
   clean: np.ndarray | None = None  # i64[m], rows of `train`
+  calibration: np.ndarray = np.empty(0, np.int64)  # rows of the training split
 
 
 def _one_vs_rest(split: Split, seed: int) -> _Rows:
@@ -262,6 +280,27 @@ def _semi_supervised(split: Split, seed: int, contamination: float, clean: int
   return rows._replace(clean=np.sort(drawn))
 
 
+def _hold_out(rows: _Rows, seed: int, share: float) -> _Rows:
+  """Takes a share away from what classifiers are fitted to.
+
+  Rounded to whole images, drawn by the seed; the encoder does not get them
+  either.
+  """
+  if isinstance(share, bool | str) or not 0 < share <= 0.5:
+    raise InputError(f'protocol.calibration={share} must be a share from 0 to '
+                     '0.5')
+  fitted = rows.train if rows.clean is None else rows.train[rows.clean]
+  drawn = np.random.default_rng([seed, 4]).permutation(fitted)
+  drawn = np.sort(drawn[:round(share * len(fitted))])
+  if not len(drawn):
+    raise InputError(f'protocol.calibration={share} of {len(fitted)} images is '
+                     'not one whole image; raise it')
+  train = np.setdiff1d(rows.train, drawn)
+  clean = None if rows.clean is None else np.flatnonzero(
+      np.isin(train, fitted))
+  return rows._replace(train=train, clean=clean, calibration=drawn)
+
+
 # By name: (split, seed, **settings) -> _Rows, and the settings' defaults.
 PROTOCOLS = {
     'one_vs_rest': (_one_vs_rest, {}),
@@ -271,8 +310,12 @@ PROTOCOLS = {
                                            'clean': 50})}
 
 
-def settings_of(name: str, **given: float | None) -> dict[str, float]:
-  """Returns what is given (not None) and the defaults of what is not."""
+def settings_of(name: str, calibration: float | None = None,
+                **given: float | None) -> dict[str, float]:
+  """Returns what is given (not None) and the defaults of what is not.
+
+  Of 'calibration' nothing if none is held out.
+  """
   defaults = PROTOCOLS[name][1]
   given = {key: value for key, value in given.items() if value is not None}
   for key in given:
@@ -281,19 +324,23 @@ def settings_of(name: str, **given: float | None) -> dict[str, float]:
                 if key in taken]
       raise InputError(f"protocol '{name}' takes no protocol.{key}; "
                        f'protocol.name={" or ".join(takers)} does')
-  return defaults | given
+  return defaults | given | ({'calibration': calibration} if calibration
+                             else {})
 
 
 def title(name: str, settings: Mapping[str, float], classes: int) -> str:
   """Returns the protocol with its numbers: 'semi_supervised_5%_50'.
 
-  Of several normal classes, how many: papers' numbers are of one.
+  Where images are held out, how many in 100; of several normal classes, how
+  many: papers' numbers are of one, and of all its images.
   """
   parts = [name]
   if 'contamination' in settings:
     parts.append(f"{100 * settings['contamination']:g}%")
   if 'clean' in settings:
     parts.append(str(settings['clean']))
+  if 'calibration' in settings:
+    parts.append(f"calibration_{100 * settings['calibration']:g}%")
   return '_'.join(parts + [f'{classes}_classes'] * (classes > 1))
 
 
