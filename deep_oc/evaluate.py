@@ -26,11 +26,14 @@ layers:
 
   --classifiers='kde(gamma_scale=1|3|10),sklearn.covariance.EllipticEnvelope'
 
---false_alarm_rate=0.05 flags test images by a threshold from normal training
-images alone, held out from a second fit (deep_oc.thresholds). The columns say
-how many normals were flagged, between what numbers that should lie, and how
-many anomalies; p_values.csv in the run's folder has each image's conformal
-p-values, flagged are those up to the rate.
+--false_alarm_rate=0.05 flags test images by a threshold from normal images
+alone (deep_oc.thresholds): from those that nothing has learnt from, where the
+run has held some out by --config.protocol.calibration=0.1, else from training
+images, held out from a second fit. The latter the encoder has seen, and if it
+has learnt them by heart, it raises more false alarms than asked for. The
+columns say how many normals were flagged, between what numbers that should lie,
+and how many anomalies; p_values.csv in the run's folder has each image's
+conformal p-values, flagged are those up to the rate.
 
 If the run has heat maps, embeddings/maps.npz, rows of the level 'pixel' measure
 them against the masks: AUROC over pixels, and AUPRO up to 30 % false positives.
@@ -89,7 +92,8 @@ def define_flags() -> None:
   flags.DEFINE_float(
       'false_alarm_rate', None, 'The share of normal images that may be '
       'flagged, 0.05 for example. Adds columns on how many were, and '
-      "p_values.csv to the run's folder; classifiers are fitted twice.")
+      "p_values.csv to the run's folder; classifiers are fitted twice, unless "
+      'images were held out of the training.')
   flags.DEFINE_bool(
       'ensemble', False, 'Also average the scores of the seeds of each '
       'experiment and class; the results lie beside them, in `ensemble`.')
@@ -156,30 +160,55 @@ def _check_match(name, train, test, where):
 
 
 def score(train: np.ndarray, test: np.ndarray, classifier: str, seed: int,
-          request: Request = EVERYTHING) -> Score:
-  """Fits to f[n, d] and scores f[m, d]; sees no label, so none can leak."""
+          request: Request = EVERYTHING, unseen: np.ndarray | None = None
+          ) -> Score:
+  """Fits to f[n, d] and scores f[m, d]; sees no label, so none can leak.
+
+  Normal rows f[k, d] that nothing has learnt from calibrate the alarms, if
+  there are `unseen` ones.
+  """
   limit, rate = request.limit, request.false_alarm_rate
   fitted = oneclass.fit(classifier, train, seed, limit)
+  scores = oneclass.anomaly_score(fitted, test)
+  if unseen is None:
+    alarms = rate and thresholds.alarms(
+        train, test, classifier, rate, seed, limit)
+  else:
+    alarms = _alarms(oneclass.anomaly_score(fitted, unseen), scores, rate)
   return Score(
-      oneclass.anomaly_score(fitted, test),
-      json.dumps(oneclass.parameters(fitted, limit), sort_keys=True),
-      str(min(len(train), limit)),
-      rate and thresholds.alarms(train, test, classifier, rate, seed, limit))
+      scores, json.dumps(oneclass.parameters(fitted, limit), sort_keys=True),
+      str(min(len(train), limit)), alarms)
 
 
 def score_features(train: Mapping[str, np.ndarray],
                    test: Mapping[str, np.ndarray], features: Sequence[str],
-                   request: Request, seed: int
+                   request: Request, seed: int,
+                   unseen: Mapping[str, np.ndarray] | None = None
                    ) -> Iterable[tuple[Key, Score]]:
-  """Yields the scores of all classifiers on all features, and the task's."""
+  """Yields the scores of all classifiers on all features, and the task's.
+
+  Of the latter there are alarms only by images that are `unseen`.
+  """
+  unseen = unseen or {}
+  rate, own = request.false_alarm_rate, embeddings.scores(unseen)
   for feature in features:
     if feature == 'score':
       for name, values in embeddings.scores(test).items():
-        yield Key(feature, name, 'image'), Score(values)
+        yield Key(feature, name, 'image'), Score(
+            values, alarms=_alarms(own.get(name), values, rate))
       continue
     for name in request.classifiers or _default(feature, train[feature]):
       yield Key(feature, name, 'image'), score(
-          train[feature], test[feature], name, seed, request)
+          train[feature], test[feature], name, seed, request,
+          unseen.get(feature))
+
+
+def _alarms(unseen: np.ndarray | None, scores: np.ndarray, rate: float | None
+            ) -> thresholds.Alarms | None:
+  """Returns the alarms of scores f[m], None without a rate or unseen f[k]."""
+  if not rate or unseen is None:
+    return None
+  return thresholds.unseen_alarms(unseen, scores, rate)
 
 
 def _default(feature: str, train: np.ndarray) -> tuple[str, ...]:
@@ -191,19 +220,23 @@ def _default(feature: str, train: np.ndarray) -> tuple[str, ...]:
 
 
 def score_maps(arrays: Mapping[str, np.ndarray], names: Sequence[str],
-               meta: Mapping[str, object]) -> Iterable[tuple[Key, Score]]:
+               meta: Mapping[str, object], rate: float | None = None
+               ) -> Iterable[tuple[Key, Score]]:
   """Yields heat maps as the scores of pixels, and of windows the maxima.
 
-  What Grad-CAM explains has a score already.
+  What Grad-CAM explains has a score already. With a false-alarm rate the maxima
+  have alarms, if those of images that nothing has learnt from are known.
   """
   params = dict(meta.get('map_params') or {})
   classifier = str(params.pop('classifier', ''))
   given = json.dumps(params, sort_keys=True), str(meta.get('n_train', ''))
+  unseen = meta.get('calibration') or {}
   for name in names:
     values = arrays[f'map_{name}']
     if name.endswith('windows'):
+      largest = values.max(axis=(1, 2))
       yield Key(name, classifier, 'image'), Score(
-          values.max(axis=(1, 2)), *given)
+          largest, *given, _alarms(unseen.get(name), largest, rate))
     if 'mask' in arrays:
       yield Key(name, classifier, 'pixel'), Score(values, *given)
 
@@ -219,6 +252,7 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   names = [name.removeprefix('map_') for name in maps
            if name.startswith('map_')]
   chosen = choose(train, test, request.features, workdir, names)
+  unseen = embeddings.read_calibration(workdir, train, meta)
   _drop_masks_of_one_kind(workdir, maps)
   anomaly = test.pop('anomaly') != 0
   found = Scored(
@@ -228,8 +262,9 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   scored = itertools.chain(
       score_features(train, test, [name for name in chosen
                                    if name not in names],
-                     request, seed_of(meta)),
-      score_maps(maps, [name for name in names if name in chosen], map_meta))
+                     request, seed_of(meta), unseen),
+      score_maps(maps, [name for name in names if name in chosen], map_meta,
+                 request.false_alarm_rate))
   found.scores.update(progress.bar(scored, str(workdir), unit='scores',
                                    leave=False))
   return found

@@ -14,6 +14,7 @@ import ast
 from typing import Any
 
 import ml_collections
+import numpy as np
 from absl import flags
 
 from deep_oc import cli, data, distributed, embeddings, experiment
@@ -43,27 +44,31 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   method = maps.create(config.localize, pretext, config.seed)
   name = maps.name(config.localize)
   test = problem.test
-  train = problem.fitted.image
+  train, images = problem.fitted.image, test.image
+  if name == 'windows':
+    images = np.concatenate([images, problem.calibration.image])
 
   def found(variables, description):
     learnt = train
     if method.learns_from == 'pool':
       embed = features.embedder(pretext, sharding.mesh())
       learnt = embed(variables, train)['pool']
-    return method.fit_maps(variables, learnt, test.image, description)
+    return method.fit_maps(variables, learnt, images, description)
 
   untrained = step.init(pretext, config.seed, train.shape[1:])
-  baseline = found(untrained, 'baseline maps')
-  trained = found(state.variables, 'maps')  # last: its parameters are kept
-  arrays = {f'map_{name}': trained, f'map_random_{name}': baseline,
-            'image': test.image, 'label': test.label, 'anomaly': test.anomaly,
-            'index': problem.test_index}
+  both = {f'random_{name}': found(untrained, 'baseline maps')}
+  both[name] = found(state.variables, 'maps')  # its parameters are kept
+  arrays = {f'map_{key}': heat[:len(test)] for key, heat in both.items()} | {
+      'image': test.image, 'label': test.label, 'anomaly': test.anomaly,
+      'index': problem.test_index}
+  largest = {key: heat[len(test):].max(axis=(1, 2)).tolist()
+             for key, heat in both.items() if len(heat) > len(test)}
   for key in ('mask', 'path'):
     if getattr(test, key) is not None:
       arrays[key] = getattr(test, key)
   meta = experiment.meta(workdir, config, problem, int(state.step)) | {
       'class_names': problem.class_names, 'map_params': method.parameters(),
-      'n_train': len(problem.fitted)}
+      'n_train': len(problem.fitted), 'calibration': largest}
   if distributed.is_first():
     embeddings.write(f'{workdir}/embeddings/maps.npz', arrays, meta)
 

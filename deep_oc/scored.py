@@ -142,8 +142,7 @@ def count(alarms: thresholds.Alarms, anomaly: np.ndarray) -> dict[str, str]:
     found |= {'false_alarms_low': low / normals,
               'false_alarms_high': high / normals}
   return {name: f'{100 * value:.2f}' for name, value in found.items()} | {
-      'calibration': f'held_out_{alarms.held_out}' if alarms.held_out else
-                     f'folds_{thresholds.FOLDS}'}
+      'calibration': alarms.calibration}
 
 
 def ensembles(runs: Mapping[pathlib.Path, Scored]

@@ -10,6 +10,10 @@ calibration; nothing is known of anomalies. Higher = more anomalous.
   flagged = scores > thresholds.threshold(calibration, alpha=0.05)
   flagged = thresholds.p_values(calibration, scores) <= 0.05  # the same ones
 
+To a network that has learnt its training images by heart, new ones are not like
+them: of those, more are flagged than alpha. Then images that the network, too,
+has not seen must calibrate, and `calibrated` takes them.
+
 Vovk et al., 2005; with outliers Bates et al., 2023
 (https://arxiv.org/abs/2104.08279).
 """
@@ -35,10 +39,12 @@ class Alarms(NamedTuple):
     rate: the chosen false-alarm rate, alpha.
     p: p-values f[n]; flagged is what has p <= alpha.
     held_out: how many normal rows calibrate; 0 if all do in turn, by folds.
+    calibration: which ones, as `Calibrated` says it.
   """
   rate: float
   p: np.ndarray
   held_out: int
+  calibration: str
 
   @property
   def flagged(self) -> np.ndarray:
@@ -53,13 +59,22 @@ class Calibrated:
   Attributes:
     parts: classifiers, each with the scores f[m] of normal rows that it was not
       fitted to. Of several, by folds, a score is the mean of theirs.
+    unseen: whether the network has not learnt from these rows either.
   """
   parts: tuple[tuple[Any, np.ndarray], ...]
+  unseen: bool = False
 
   @property
   def held_out(self) -> int:
     """How many normal rows calibrate; 0 if all do in turn, by folds."""
     return len(self.parts[0][1]) if len(self.parts) == 1 else 0
+
+  @property
+  def calibration(self) -> str:
+    """Which rows calibrate: 'unseen_20', 'held_out_200' or 'folds_5'."""
+    if not self.held_out:
+      return f'folds_{len(self.parts)}'
+    return f'{"unseen" if self.unseen else "held_out"}_{self.held_out}'
 
   def judge(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Maps f[n, d] to scores f[n] and p-values f[n]."""
@@ -79,19 +94,40 @@ class Calibrated:
 
 
 def calibrated(train: np.ndarray, classifier: str, alpha: float, seed: int = 0,
-               limit: int = oneclass.LIMIT) -> Calibrated:
+               limit: int = oneclass.LIMIT, unseen: np.ndarray | None = None
+               ) -> Calibrated:
   """Fits to normal f[n, d] and calibrates for a false-alarm rate.
 
-  A fifth of the rows is held out; where that is too few for alpha, each row
-  is held out in turn (`cross_calibrated`).
+  By normal rows f[m, d] that nothing has learnt from, `unseen`, if there are
+  such. Otherwise a fifth of the rows is held out; where that is too few for
+  alpha, each row is held out in turn (`cross_calibrated`).
 
   Raises:
     InputError: too few rows even so.
   """
+  if unseen is not None:
+    _rank(alpha, len(unseen))  # before the fit
+    fitted = oneclass.fit(classifier, train, seed, limit)
+    return by_unseen(fitted, oneclass.anomaly_score(fitted, unseen), alpha)
   if round(SHARE * len(train)) >= needed(alpha):
     return Calibrated((calibrate(train, classifier, seed, limit=limit),))
   _rank(alpha, len(train))  # raises if these are too few as well
   return cross_calibrated(train, classifier, seed, limit=limit)
+
+
+def by_unseen(fitted: Any, scores: np.ndarray, alpha: float) -> Calibrated:
+  """Returns what is calibrated by images that nothing has learnt from.
+
+  Args:
+    fitted: what scores.
+    scores: of those images, f[m].
+    alpha: a false-alarm rate.
+
+  Raises:
+    InputError: too few scores for alpha.
+  """
+  _rank(alpha, len(scores))
+  return Calibrated(((fitted, scores),), unseen=True)
 
 
 def alarms(train: np.ndarray, test: np.ndarray, classifier: str, alpha: float,
@@ -102,7 +138,19 @@ def alarms(train: np.ndarray, test: np.ndarray, classifier: str, alpha: float,
     InputError: too few rows.
   """
   found = calibrated(train, classifier, alpha, seed, limit)
-  return Alarms(alpha, found.judge(test)[1], found.held_out)
+  return Alarms(alpha, found.judge(test)[1], found.held_out, found.calibration)
+
+
+def unseen_alarms(unseen: np.ndarray, scores: np.ndarray, alpha: float
+                  ) -> Alarms:
+  """Tests scores f[k] by those f[m] of normal images that nothing learnt from.
+
+  Raises:
+    InputError: too few of these.
+  """
+  found = by_unseen(None, unseen, alpha)
+  return Alarms(alpha, p_values(unseen, scores), found.held_out,
+                found.calibration)
 
 
 def p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -241,6 +289,24 @@ def needed(alpha: float) -> int:
     raise InputError(f'a false-alarm rate of {alpha} must lie between 0 and 1')
   found = round(1 / alpha)
   return found + (1 / found > alpha) - 1
+
+
+def described(calibration: str) -> str:
+  """Returns what `Calibrated.calibration` means, in words.
+
+  And whether images that the encoder has not seen may be flagged more often.
+  """
+  kind, _, count = calibration.rpartition('_')
+  if kind == 'unseen':
+    return (f'{count} normal images that neither encoder nor classifier has '
+            'seen calibrate this.')
+  who = (f'{count} training images that the classifier was not fitted to '
+         'calibrate this.' if kind == 'held_out' else
+         'Every training image calibrates this in its turn, with the '
+         'classifiers fitted to the others.')
+  return (f'{who} The encoder has learnt from them: if it knows them by heart, '
+          'it flags more of other normal images '
+          '(--config.protocol.calibration=0.1 holds some out).')
 
 
 def _at_least(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:

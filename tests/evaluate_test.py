@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -309,6 +310,59 @@ def test_flagged_images_are_counted_and_have_p_values(run):
       'false_alarms_high': f'{100 * high:.2f}'}
   assert row == plain | alarms
   assert float(row['detected']) > 90
+
+
+def _hold_out(run, meta=META, **changed):
+  """Adds 20 normal images that nothing has learnt from."""
+  arrays = _split(7, 20)
+  arrays['score_upright'] = -arrays['pool'][:, 0]
+  embeddings.write(run / 'embeddings/calibration.npz', arrays | changed, meta)
+  return arrays
+
+
+def test_images_that_nothing_learnt_from_calibrate_classifiers_and_scores(run):
+  held_out = _hold_out(run)
+  plain = evaluate.evaluate(run, Request(['kde'], ['pool', 'score']))
+  rows = evaluate.evaluate(
+      run, Request(['kde'], ['pool', 'score'], false_alarm_rate=0.1))
+  train, test, _ = embeddings.read_run(run)
+  fitted = oneclass.fit('kde', train['pool'], 0)
+  scores = {'pool kde': [oneclass.anomaly_score(fitted, each['pool'])
+                         for each in (held_out, test)],
+            'score upright': [each['score_upright']
+                              for each in (held_out, test)]}
+  with open(run / 'p_values.csv', newline='') as file:
+    images = list(csv.DictReader(file))
+  low, high = stats.betabinom(18, 2, 19).interval(0.95) / np.array(18)
+  for row, before, (name, (calibration, tested)) in zip(
+      rows, plain, scores.items(), strict=True):
+    p = np.array([(1 + (calibration >= each).sum()) / 21 for each in tested])
+    np.testing.assert_allclose(
+        [float(image[name]) for image in images], p, atol=1e-6)
+    flagged, anomaly = p <= 0.1, test['anomaly']
+    assert row == before | {
+        'false_alarm_rate': '10.00', 'calibration': 'unseen_20',
+        'false_alarms': f'{100 * flagged[~anomaly].mean():.2f}',
+        'detected': f'{100 * flagged[anomaly].mean():.2f}',
+        'false_alarms_low': f'{100 * low:.2f}',
+        'false_alarms_high': f'{100 * high:.2f}'}
+  assert {row['feature'] for row in rows} == {'pool', 'score'}
+
+
+def test_the_tasks_own_score_has_no_alarms_by_images_that_were_learnt(run):
+  row, = evaluate.evaluate(run, Request((), ['score'], false_alarm_rate=0.1))
+  assert row['false_alarm_rate'] == row['calibration'] == ''
+
+
+@pytest.mark.parametrize('changed, words', [
+    (dict(meta=META | {'step': 8}), 'step is 7 in train.npz, 8 in calibration'),
+    (dict(meta=META | {'config_hash': 'd'}), 'abc in train.npz, d in calib'),
+    (dict(pool=np.ones((20, 7), np.float32)),
+     "'pool' .* 7 columns in calibration.npz, 8 in train.npz")])
+def test_a_calibration_file_of_another_run_is_an_error(run, changed, words):
+  _hold_out(run, **changed)
+  done = _main(f'--runs={run}', '--false_alarm_rate=0.1')
+  assert done.returncode == 2 and re.search(words, done.stderr), done.stderr
 
 
 def test_few_images_calibrate_in_turn(run):

@@ -267,3 +267,39 @@ def test_by_folds_a_score_is_the_mean_of_those_of_the_folds():
             for kept, _ in thresholds.split(40, 4, seed=2)]
   found = thresholds.cross_calibrated(train, 'kde', seed=2, folds=4)
   np.testing.assert_allclose(found.judge(test)[0], np.mean(scores, axis=0))
+
+
+def test_images_that_nothing_learnt_from_calibrate_what_is_fitted_to_all():
+  rows = _digits(0)
+  train, unseen, test = rows[:100], rows[100:130], _digits(8)[:30]
+  found = thresholds.calibrated(train, 'kde', 0.1, seed=1, unseen=unseen)
+  fitted = oneclass.fit('kde', train, 1)
+  calibration, wanted = (oneclass.anomaly_score(fitted, each)
+                         for each in (unseen, test))
+  score, p = found.judge(test)
+  np.testing.assert_array_equal(score, wanted)
+  np.testing.assert_array_equal(p, _brute_force(calibration, wanted))
+  assert (found.held_out, found.calibration) == (30, 'unseen_30')
+  assert found.threshold(0.1) == np.sort(calibration)[-3]  # 3 / 31 <= 0.1
+  alarms = thresholds.unseen_alarms(calibration, wanted, 0.1)
+  np.testing.assert_array_equal(alarms.p, p)
+  assert (alarms.held_out, alarms.calibration) == (30, 'unseen_30')
+
+
+def test_too_few_images_that_nothing_learnt_from_are_an_error():
+  rows = _digits(0)
+  with pytest.raises(InputError, match='5 % takes 19 normal .* there are 18'):
+    thresholds.calibrated(rows[:100], 'kde', 0.05, unseen=rows[100:118])
+  with pytest.raises(InputError, match='5 % takes 19 normal .* there are 18'):
+    thresholds.unseen_alarms(np.arange(18.), np.arange(3.), 0.05)
+
+
+@pytest.mark.parametrize('calibration, words, seen', [
+    ('unseen_20', '20 normal images that neither', False),
+    ('held_out_200', '200 training images that the classifier', True),
+    ('folds_5', 'Every training image', True)])
+def test_words_say_whether_the_encoder_has_seen_what_calibrates(
+    calibration, words, seen):
+  found = thresholds.described(calibration)
+  assert found.startswith(words)
+  assert ('protocol.calibration' in found) == seen
