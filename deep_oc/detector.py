@@ -23,7 +23,9 @@ from deep_oc import (checkpoints, embeddings, errors, experiment, features,
                      thresholds, unseen)
 from deep_oc.errors import InputError
 
-WINDOWS = 'windows'  # the feature whose score is the largest of a heat map
+# Features that are no embeddings:
+WINDOWS = 'windows'  # the score is the largest of a heat map,
+SCORE = 'score'  # or the task's own.
 
 _CHUNK = 256  # images held at once, fewer if they are large
 _PIXELS = 2**24  # of a chunk
@@ -42,14 +44,6 @@ class Judged(NamedTuple):
   score: np.ndarray
   p_value: np.ndarray
   anomalous: np.ndarray
-
-
-class _Largest:
-  """Scores heat maps f[n, h * w] by their largest value; see `WINDOWS`."""
-
-  def score_samples(self, rows: np.ndarray) -> np.ndarray:
-    """Returns f[n], higher = more normal, as scikit-learn has it."""
-    return -rows.max(axis=1)
 
 
 class Parts(NamedTuple):
@@ -87,12 +81,14 @@ class Detector:
 
   Attributes:
     image_shape: (h, w, 3) of what the encoder learnt from.
-    classifier, feature: what scores, and which features.
+    classifier, feature: what scores, and which features; of 'score' the name
+      of the task's own.
     false_alarm_rate: the share of normal images that may be flagged.
     threshold_: scores above it are flagged; None if there is no such score,
       for the training images calibrate in turn.
-    calibration: 'held_out_200', so many training images were not fitted, or
-      'folds_5', each was not in its turn.
+    calibration: 'unseen_20', so many normal images nothing has learnt from,
+      'held_out_200', so many training images were not fitted, or 'folds_5',
+      each was not in its turn.
     localizes: the method of `heat_maps`, 'windows' or 'gradcam', or None.
     chunk: how many images are held at once.
     about: what result rows say of the run.
@@ -100,8 +96,8 @@ class Detector:
 
   def __init__(self, *, config: ml_collections.ConfigDict, pretext: nn.Module,
                variables: Mapping[str, Any], train: Mapping[str, np.ndarray],
-               about: Mapping[str, Any], classifier: str, feature: str,
-               false_alarm_rate: float):
+               calibrating: Mapping[str, np.ndarray], about: Mapping[str, Any],
+               classifier: str, feature: str, false_alarm_rate: float):
     """Fits the classifier.
 
     Args:
@@ -109,6 +105,8 @@ class Detector:
       pretext: its task.
       variables: of the trained network.
       train: features f[n, d] of the normal training images, by name.
+      calibrating: the same of those that nothing has learnt from, and the
+        task's own scores f[m]; nothing where there are none.
       about: what result rows say of the run, and `image_shape`.
       classifier, feature, false_alarm_rate: as `load`.
     """
@@ -123,14 +121,9 @@ class Detector:
     self.prepare = unseen.reader(config.data, self.image_shape)
     self._config, self._pretext, self._variables = config, pretext, variables
     self._train = train
-    self._calibrated = (
-        self._calibrated_maps() if feature == WINDOWS else
-        thresholds.calibrated(train[feature], classifier, false_alarm_rate,
-                              about.get('seed', 0)))
+    self._calibrated = self._calibrate(calibrating)
     self.threshold_ = self._calibrated.threshold(false_alarm_rate)
-    held_out = self._calibrated.held_out
-    self.calibration = (f'held_out_{held_out}' if held_out else
-                        f'folds_{len(self._calibrated.parts)}')
+    self.calibration = self._calibrated.calibration
 
   def decision_function(self, images: Iterable[unseen.Picture]) -> np.ndarray:
     """Maps n images to scores f64[n], higher = more anomalous."""
@@ -176,11 +169,16 @@ class Detector:
     """Maps n images to the features f32[n, d] that are classified.
 
     At most `batch` go through the network at once, which pads them to so many;
-    the last bit of a feature may depend on it. By windows there are none.
+    the last bit of a feature may depend on it. By windows there are none; of
+    the task's own score it is that, f32[n, 1].
     """
-    check_pooled(self.feature, 'embedded for')
+    if self.feature == WINDOWS:
+      raise InputError(f"nothing is embedded for '{WINDOWS}'")
     look = features.embedder(
         self._pretext, sharding.mesh(), batch, self.feature)
+    if self.feature == SCORE:
+      return self._in_chunks(images, (1,), 'score', lambda image: look(
+          self._variables, image)[self.classifier][:, None])
     return self._in_chunks(
         images, self._train[self.feature].shape[1:], 'embed',
         lambda image: look(self._variables, image)[self.feature])
@@ -220,7 +218,8 @@ class Detector:
   def localizer(self) -> tuple[maps.Windows | maps.GradCam, np.ndarray]:
     """Returns what makes `heat_maps`, unfitted, and what it is fitted to.
 
-    By windows that is a part of the training images, for the rest calibrates.
+    Where windows are judged, and no other images calibrate, that is a part of
+    the training images.
 
     Raises:
       InputError: as `heat_maps` does.
@@ -232,21 +231,23 @@ class Detector:
         self._config.localize, self._pretext, self._config.seed)
     if method.learns_from == 'pool':
       return method, self._train['pool']
-    images = self._training_images()
-    return method, (images[self._part(images)[0]] if self.feature == WINDOWS
-                    else images)
+    return method, self._images[0]
 
-  def _part(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which of the training images are fitted, and which calibrate."""
-    return thresholds.parted(len(images), self.false_alarm_rate,
-                             self.about.get('seed', 0))
-
-  def _calibrated_maps(self) -> thresholds.Calibrated:
-    """Calibrates by the largest values of heat maps of what is not fitted."""
-    images = self._training_images()
-    held_out = images[self._part(images)[1]]  # or it raises, before the fit
-    score = self._maps.maps(held_out, 'calibration').max(axis=(1, 2))
-    return thresholds.Calibrated(((_Largest(), score),))
+  def _calibrate(self, calibrating: Mapping[str, np.ndarray]
+                 ) -> thresholds.Calibrated:
+    alpha, largest = self.false_alarm_rate, oneclass.Largest()
+    if self.feature == SCORE:
+      return thresholds.by_unseen(
+          largest, calibrating[f'score_{self.classifier}'], alpha)
+    if self.feature != WINDOWS:
+      return thresholds.calibrated(
+          self._train[self.feature], self.classifier, alpha,
+          self.about.get('seed', 0), unseen=calibrating.get(self.feature))
+    images = self._images[1]  # or it raises, before the fit
+    score = self._maps.maps(images, 'calibration').max(axis=(1, 2))
+    if calibrating:
+      return thresholds.by_unseen(largest, score, alpha)
+    return thresholds.Calibrated(((largest, score),))
 
   @functools.cached_property
   def _maps(self) -> maps.Windows | maps.GradCam:
@@ -254,14 +255,21 @@ class Detector:
     method, train = self.localizer()
     return method.fit(self._variables, train, 'heat maps')
 
-  def _training_images(self) -> np.ndarray:
-    """Reads the normal images u8[n, h, w, 3] by the run's data source."""
+  @functools.cached_property
+  def _images(self) -> tuple[np.ndarray, np.ndarray]:
+    """Normal images u8[n, h, w, 3] to fit maps to, and those that calibrate."""
     try:
-      return experiment.problem(self._config).fitted.image
+      problem = experiment.problem(self._config)
     except InputError as error:
       raise InputError(
           'heat maps of windows need the training images, which cannot be read '
           f'({error}); give data_dir, where they lie now') from error
+    images, others = problem.fitted.image, problem.calibration.image
+    if len(others) or self.feature != WINDOWS:
+      return images, others
+    fitted, calibrating = thresholds.parted(
+        len(images), self.false_alarm_rate, self.about.get('seed', 0))
+    return images[fitted], images[calibrating]
 
   def _in_chunks(self, images: Iterable[unseen.Picture], shape: tuple[int, ...],
                  what: str, function: Callable[[np.ndarray], np.ndarray]
@@ -299,9 +307,12 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       images than dimensions, a Gaussian, 'gde_ledoit_wolf'.
     feature: of the embeddings, as 'pool', 'head' and 'pool_flip_rot'; or
       'windows': the score is the largest value of an image's heat map, by the
-      density of the config's group `localize`, where that is of windows.
-    false_alarm_rate: the share of normal images that may be flagged. A fifth
-      of the training images calibrates it; where that is too few, each does in
+      density of the config's group `localize`, where that is of windows; or
+      'score': the task's own, which `classifier` names if there are several,
+      where images were held out of the training.
+    false_alarm_rate: the share of normal images that may be flagged. What
+      was held out of the training calibrates it (`protocol.calibration`), else
+      a fifth of the training images, and where that is too few, each of them in
       turn (`thresholds.calibrated`).
     data_dir: where the training images lie now, if they moved; only for heat
       maps, and the score by windows.
@@ -313,25 +324,44 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   config = experiment.of_run(workdir, data_dir)
   pretext = experiment.pretext(config)
   thresholds.needed(false_alarm_rate)  # raises unless it is a rate
-  train, about = _read_features(workdir)
+  train, calibrating, about = _read_features(workdir)
   group = config.get('localize')
   by_windows = [WINDOWS] if group and maps.name(group) == WINDOWS else []
-  if feature not in [*train, *by_windows]:
-    raise errors.unknown(f'feature in {workdir}/embeddings', feature,
-                         [*train, *by_windows])
+  own = list(embeddings.scores(calibrating))
+  known = [*train, *by_windows, *[SCORE] * bool(own)]
+  if feature == SCORE and not own and hasattr(pretext, 'scores'):
+    raise InputError(
+        f"the score of the task's own has no false-alarm rate in {workdir}: "
+        'that takes normal images that were held out of the training, by '
+        '--config.protocol.calibration=0.1 for example')
+  if feature not in known:
+    raise errors.unknown(f'feature in {workdir}/embeddings', feature, known)
   if feature == WINDOWS:
-    own = maps.create(group, pretext, config.seed).classifier
-    if classifier not in (None, own):
+    density = maps.create(group, pretext, config.seed).classifier
+    if classifier not in (None, density):
       raise InputError(f"the score of '{WINDOWS}' is by localize.classifier, "
-                       f'{own}, not by {classifier}')
-    classifier = own
-  classifier = classifier or default_classifier(config, train[feature])
-  oneclass.create(classifier)  # an unknown one fails before the checkpoint
+                       f'{density}, not by {classifier}')
+    classifier = density
+  elif feature == SCORE:
+    classifier = _own_score(own, classifier)
+  else:
+    classifier = classifier or default_classifier(config, train[feature])
+    oneclass.create(classifier)  # an unknown one fails before the checkpoint
   return Detector(
       config=config, pretext=pretext,
       variables=_restore(workdir, config, pretext, about), train=train,
-      about=about, classifier=classifier, feature=feature,
-      false_alarm_rate=false_alarm_rate)
+      calibrating=calibrating, about=about, classifier=classifier,
+      feature=feature, false_alarm_rate=false_alarm_rate)
+
+
+def _own_score(known: list[str], name: str | None) -> str:
+  """Returns the name of a task's own score, if it is known or the only one."""
+  if name is None and len(known) > 1:
+    raise InputError(f"the task has the scores {' and '.join(known)} of its "
+                     'own; choose one, as the classifier')
+  if name not in (None, *known):
+    raise errors.unknown("score of the task's own", name, known)
+  return name or known[0]
 
 
 def check_pooled(feature: str, what: str) -> None:
@@ -350,7 +380,10 @@ def default_classifier(config: ml_collections.ConfigDict, train: np.ndarray
 
 
 def _read_features(workdir):
-  """Returns the features that the network has, and the meta."""
+  """Returns the features that the network has, twice, and the meta.
+
+  Of the training images, and of those that nothing has learnt from.
+  """
   path = files.path(workdir) / 'embeddings' / 'train.npz'
   arrays, meta = embeddings.read(path)
   if 'image_shape' not in meta:
@@ -358,7 +391,7 @@ def _read_features(workdir):
                      f'`python -m deep_oc.embed --workdir={workdir}`')
   found = {name: array for name, array in embeddings.features(arrays).items()
            if name not in _BASELINES}
-  return found, meta
+  return found, embeddings.read_calibration(workdir, arrays, meta), meta
 
 
 def _restore(workdir, config, pretext, about):

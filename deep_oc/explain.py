@@ -194,6 +194,10 @@ def _load(args: Any) -> tuple[detector.Detector, str]:
   own = differentiable.task_scores(
       experiment.pretext(runs.read_config(args.workdir)))
   detector.check_pooled(args.feature, 'explained are')
+  if args.feature == detector.SCORE:
+    raise InputError("explained are scores of features; of the task's own it "
+                     f"is --score={' or '.join(own)}" if own else
+                     f"the task has no '{detector.SCORE}' of its own")
   spec = args.score
   if spec and spec not in own and spec.isidentifier() \
       and spec not in oneclass.CLASSIFIERS:
@@ -254,7 +258,7 @@ def main() -> None:
   settings = _settings(args, meta.get('image_shape', (1, 1)))
   found, name = _load(args)
   problem = _problem(found, stored)
-  both = explainer.networks(found, name, stored, problem.fitted.image)
+  both = explainer.networks(found, name, stored, problem)
   print(f"{name} on '{args.feature}' of {args.workdir}, step "
         f'{found.about["step"]}; baseline: {args.baseline}', flush=True)
   about = {'workdir': args.workdir, 'run': found.about, 'explained': name,

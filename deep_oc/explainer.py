@@ -12,8 +12,8 @@ import numpy as np
 from scipy import ndimage
 from sklearn import neighbors
 
-from deep_oc import (attributions, detector, differentiable, faithfulness,
-                     features, pixel_metrics, sharding, step)
+from deep_oc import (attributions, data, detector, differentiable,
+                     faithfulness, features, pixel_metrics, sharding, step)
 
 _EXPECTED = 8  # images that stand for all normal ones
 _BLUR = 1 / 16  # sigma, as a share of the image's side
@@ -210,28 +210,30 @@ class Network(NamedTuple):
 
 
 def networks(found: detector.Detector, name: str, stored: Mapping[str, Any],
-             images: np.ndarray) -> tuple[Network, Network]:
+             problem: data.Problem) -> tuple[Network, Network]:
   """Returns the trained network and the untrained one.
 
   Args:
     found: the trained one's detector.
     name: of the score.
     stored: the arrays of embeddings/train.npz.
-    images: u8[n, h, w, 3], the normal training images.
+    problem: the images.
   """
   parts, feature = found.parts(), found.feature
   trained = _network(found, name, stored[feature])
   variables = step.init(parts.pretext, parts.config.seed, found.image_shape)
+  embed = features.embedder(parts.pretext, sharding.mesh(), feature=feature)
   if feature == 'pool' and 'random' in stored:
     train = stored['random']
   else:
-    embed = features.embedder(
-        parts.pretext, sharding.mesh(), feature=feature)
-    train = embed(variables, images, 'untrained')[feature]
+    train = embed(variables, problem.fitted.image, 'untrained')[feature]
+  unseen = problem.calibration.image
   untrained = detector.Detector(
       config=parts.config, pretext=parts.pretext, variables=variables,
-      train={feature: train}, about=found.about, classifier=found.classifier,
-      feature=feature, false_alarm_rate=found.false_alarm_rate)
+      train={feature: train},
+      calibrating=embed(variables, unseen) if len(unseen) else {},
+      about=found.about, classifier=found.classifier, feature=feature,
+      false_alarm_rate=found.false_alarm_rate)
   return trained, _network(untrained, name, train)
 
 

@@ -74,7 +74,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
       'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...; '
       "or windows: the score is the largest value of an image's heat map, if "
-      'the run localizes by windows.')
+      "the run localizes by windows; or score: the task's own, which "
+      '--classifier names, if the run holds images out.')
   flags.DEFINE_bool(
       'onnx', False, 'Add model.onnx; takes the extra `onnx`, and jax2onnx.')
   flags.DEFINE_string(
@@ -208,8 +209,8 @@ def _pooled(found: detector.Detector, fitted: Sequence[Any]
     return {}
   parts = found.parts()
   model = programs.network(
-      programs.pooled(parts.pretext, found.feature), parts.variables,
-      found.image_shape)
+      programs.judged(parts.pretext, found.feature, found.classifier),
+      parts.variables, found.image_shape)
   return {'model': model,
           'classifier': programs.classifier(fitted, *model.shape)}
 

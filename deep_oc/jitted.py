@@ -310,6 +310,16 @@ def _neighbors(train: np.ndarray, function: _Neighbors) -> Twin:
   return Twin(function, arrays, len(train))
 
 
+def _largest(unfitted: oneclass.Largest) -> Twin:
+  del unfitted
+  return Twin(_minus_largest, {}, 1)
+
+
+def _minus_largest(arrays: Arrays, x: jax.Array) -> jax.Array:
+  del arrays
+  return -x.max(axis=1)
+
+
 def _shrunk_gde(fitted: classifiers.ShrunkGDE) -> Twin:
   cholesky = fitted.cholesky_
   whitener = linalg.solve_triangular(cholesky, np.eye(len(cholesky)),
@@ -360,4 +370,5 @@ TWINS = {
     classifiers.Mahalanobis: _mahalanobis,
     classifiers.NearestNeighbor: _nearest,
     classifiers.KNN: _knn,
+    oneclass.Largest: _largest,
 }

@@ -3,7 +3,7 @@ import csv
 from collections.abc import Mapping
 from typing import Any
 
-from deep_oc import files, parity
+from deep_oc import files, parity, thresholds
 
 _TEXT = '''# {name}
 
@@ -31,7 +31,9 @@ last one: nothing was chosen by test images.
 Encoder {encoder}, taught by the task {pretext}; classifier {classifier} on
 '{feature}'. A picture is anomalous if its p-value is at most
 {false_alarm_rate:g}: of normal pictures like those of the training, so many are
-flagged. {calibrated}
+flagged.
+
+{calibrated}
 
 ## Results
 
@@ -64,14 +66,10 @@ def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
     results: rows of results.csv of this feature and classifier.
   """
   run, how = about['run'], about['preprocessing']
-  held_out = about['calibration'].startswith('held_out')
   return _TEXT.format(**run | about | {
       'maps': ' --maps=maps' if about['localizes'] else '',
       'normal': f"'{run['normal_name']}'", 'count': about['n_train'],
-      'calibrated': 'Training images that the classifier was not fitted to '
-                    'calibrate this.' if held_out else
-                    'Every training image calibrates this in its turn, with '
-                    'the classifiers fitted to the others.',
+      'calibrated': thresholds.described(about['calibration']),
       'results': _table(results), 'method': how['method'],
       'shape': '×'.join(map(str, about['image_shape'][:2])),
       'padded': f", with {how['pad']} black ones on each side" * bool(
@@ -97,7 +95,8 @@ def _table(rows: list[dict[str, str]]) -> str:
     return ('None beside the run when this was written; `python -m '
             'deep_oc.evaluate` makes them.')
   lines = ['On the test images, in percent, by a classifier fitted to all of '
-           'the training images (here: less those that calibrate):', '',
+           'the training images (here: less those that calibrate, if the '
+           'encoder has seen them):', '',
            '| AUROC | 95 % | AUPRC | FPR at 95 % | normal | anomalous |',
            '|---|---|---|---|---|---|']
   for row in rows:

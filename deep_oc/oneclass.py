@@ -100,6 +100,17 @@ def fit(spec: str, train: np.ndarray, seed: int = 0, limit: int = LIMIT) -> Any:
   return classifier
 
 
+class Largest:
+  """Scores rows by their largest value; nothing is fitted.
+
+  Of a heat map that is its image's score. A score by itself is a row of one.
+  """
+
+  def score_samples(self, X: np.ndarray) -> np.ndarray:
+    """Maps f[n, d] to f[n], higher = more normal, as scikit-learn has it."""
+    return -X.max(axis=1)
+
+
 def anomaly_score(classifier: Any, test: np.ndarray, jit: bool | None = None
                   ) -> np.ndarray:
   """Maps f[n, d] to f[n], higher = more anomalous.

@@ -69,7 +69,7 @@ def write(found: detector.Detector, folder: pathlib.Path, images: np.ndarray
 def _score(found):
   """Returns the function f32[n, h, w, 3] -> f32[n]."""
   parts = found.parts()
-  look = programs.pooled(parts.pretext, found.feature)
+  look = programs.judged(parts.pretext, found.feature, found.classifier)
   twins = [jitted.twin(fitted) for fitted, _ in parts.calibrated.parts]
   arrays = [{name: jnp.asarray(array, jnp.float32)
              for name, array in twin.arrays.items()} for twin in twins]

@@ -16,11 +16,13 @@ folder by default, gets
                     (--nomaps does without; --arrays keeps the numbers too);
                     those of a prediction before, in this folder, are removed
 
-Classifiers are fitted to folds of the training images, so that those left out
-calibrate them: scores differ a little from `evaluate`'s, of a classifier fitted
-to all. Heat maps of windows are drawn beside the verdicts and not judged, but
-with --feature=windows: then the largest value of a map is its image's score,
-and densities are fitted to four fifths of the training images.
+Where the run has held images out of its training (--config.protocol.calibration
+of `train`), these calibrate p-values and verdicts, and scores are `evaluate`'s.
+Else classifiers are fitted to folds of the training images, so that those left
+out calibrate them: scores differ a little, and an encoder that knows its
+training images by heart flags more normal images than it should. Heat maps of
+windows are drawn beside the verdicts and not judged, but with
+--feature=windows: then the largest value of a map is its image's score.
 
 A file that cannot be read is reported and skipped. The exit status is 0 if one
 could be scored at least, and 2 if none could. The CSV appears when all is done;
@@ -47,7 +49,7 @@ from absl import flags
 from PIL import PngImagePlugin
 
 from deep_oc import (cli, embeddings, files, oneclass, pictures, provenance,
-                     unseen)
+                     thresholds, unseen)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -77,7 +79,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
       'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...; '
       "or windows: the score is the largest value of an image's heat map, if "
-      'the run localizes by windows.')
+      "the run localizes by windows; or score: the task's own, which "
+      '--classifier names, if the run holds images out.')
   flags.DEFINE_bool('maps', True, 'Draw heat maps, if the run localizes.')
   flags.DEFINE_bool(
       'arrays', False, 'Write each heat map as .npz, too: `map`, f32[h, w].')
@@ -261,7 +264,7 @@ def summary(tally: Tally, rate: float) -> str:
            f'{len(tally.unreadable)}',
            f'anomalous: {tally.anomalous}, '
            f'{100 * tally.anomalous / tally.scored:.1f} %; of normal images '
-           f'{100 * rate:g} % would be', '', 'most anomalous:']
+           f'{100 * rate:g} % may be', '', 'most anomalous:']
   return '\n'.join(lines + [
       f'{score:12.6g}  p = {p:<8.4g}  {_shown(path)}'
       for score, p, path in tally.top])
@@ -347,7 +350,8 @@ def main() -> None:
     draw = Maps(found, args.workdir, output / 'maps', args.arrays,
                 provenance.command())
   tally = write(found, images, output, draw, about)
-  print(f'{summary(tally, found.false_alarm_rate)}\n\nwrote {output}')
+  print(f'{summary(tally, found.false_alarm_rate)}\n\n'
+        f'{thresholds.described(found.calibration)}\nwrote {output}')
 
 
 def _fit_maps(found: detector.Detector) -> dict[str, object]:

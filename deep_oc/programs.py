@@ -79,9 +79,20 @@ def _used(function, arrays, rows):
 
 
 def pooled(pretext: nn.Module, feature: str = 'pool') -> Callable:
-  """Returns a function for `network`, to a feature of the task's."""
+  """Returns a function for `network`, to a feature of the task's, f[n, d]."""
   return lambda variables, image: orientation.look(
       pretext, variables, image, feature)[0][feature]
+
+
+def judged(pretext: nn.Module, feature: str, classifier: str) -> Callable:
+  """Returns a function for `network`, to what a detector's classifier judges.
+
+  A feature, f[n, d], or of 'score' the task's own of that name, f[n, 1].
+  """
+  if feature != 'score':
+    return pooled(pretext, feature)
+  return lambda variables, image: pretext.apply(
+      variables, image, method='scores')[classifier][:, None]
 
 
 def classifier(fitted: Sequence[Any], columns: int) -> Program:
@@ -100,7 +111,7 @@ def classifier(fitted: Sequence[Any], columns: int) -> Program:
 
   def program(arrays, feature):
     nested = traverse_util.unflatten_dict(dict(arrays), sep='/')
-    return jnp.stack([-twin.function(nested[str(i)], feature)
+    return jnp.stack([-twin.function(nested.get(str(i), {}), feature)
                       for i, twin in enumerate(twins)], axis=1)
 
   return _program(program, arrays, (columns,), np.float32, double=True)

@@ -76,6 +76,32 @@ def test_a_bundle_says_what_the_detector_says(
   assert taken.about['calibration'] == found.calibration == calibration
 
 
+@pytest.fixture(scope='module')
+def held_out(digits_npz, tmp_path_factory):
+  """A run on digits that held some out of its training."""
+  config = untrained.digits(digits_npz)
+  with config.unlocked():
+    config.protocol.calibration = 0.25
+  return untrained.run(config, tmp_path_factory.mktemp('held_out') / 'run')
+
+
+@pytest.mark.parametrize('feature, classifier', [
+    ('pool', 'kde'), ('score', 'rotation'), ('score', 'upright')])
+def test_a_bundle_is_calibrated_by_what_was_held_out(
+    held_out, tmp_path, feature, classifier):
+  found = deep_oc.load(held_out, feature=feature, classifier=classifier)
+  about = export.export(found, tmp_path / 'bundle', [], '')
+  taken = bundle.load(tmp_path / 'bundle')
+  images = _noise(40, found.image_shape)
+  wanted, got = found.judge(images), taken.judge(images)
+  np.testing.assert_allclose(got.score, wanted.score, rtol=1e-5)
+  np.testing.assert_allclose(got.p_value, wanted.p_value, rtol=1e-12)
+  assert wanted.score.std() > 0 and taken.threshold == found.threshold_
+  assert about['calibration'] == found.calibration == 'unseen_30'
+  assert '30 normal images that neither encoder' in (
+      tmp_path / 'bundle/README.md').read_text()
+
+
 def test_any_number_of_images_goes_through(whole, folder):
   taken = bundle.load(whole)
   images = _noise(2 * taken.batch + 5, taken.image_shape)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import deep_oc
-from deep_oc import (densities, embed, embeddings, evaluate, gradcam, oneclass,
-                     thresholds, unseen, windows)
+from deep_oc import (densities, embed, embeddings, evaluate, gradcam, localize,
+                     maps, oneclass, step, thresholds, unseen, windows)
 from deep_oc import detector as detectors
 from deep_oc.data import cat_vs_dog, celeba
 from deep_oc.errors import InputError
@@ -41,6 +41,19 @@ def detector(folder):
 def digits(digits_npz):
   """The test images as the data set has them, u8[n, 16, 16]."""
   return np.load(digits_npz)['x_test'][:60]
+
+
+@pytest.fixture(scope='module')
+def held_out(tmp_path_factory):
+  """A run that localizes by windows, and held 6 of 24 images out."""
+  root = tmp_path_factory.mktemp('held_out')
+  config = untrained.parts(root / 'data')
+  with config.unlocked():
+    config.protocol.calibration = 0.25
+    config.localize = dict(name='windows', side=8, stride=6)
+  workdir = untrained.run(config, root / 'run')
+  localize.export(str(workdir), *embed.restore(str(workdir)))
+  return workdir
 
 
 @pytest.fixture(scope='module')
@@ -279,6 +292,59 @@ def test_what_the_score_by_windows_cannot_be_is_one_line(
   with pytest.raises(InputError, match=words):
     deep_oc.load(workdir, **{
         'feature': 'windows', 'false_alarm_rate': 0.2, **arguments})
+
+
+@pytest.mark.parametrize('feature, classifier', [
+    ('pool', 'gde_ledoit_wolf'), ('head', 'nn'), ('windows', 'gde_ledoit_wolf'),
+    ('score', 'rotation'), ('score', 'upright')])
+def test_what_was_held_out_calibrates_as_in_stage_2(
+    held_out, feature, classifier):
+  found = deep_oc.load(
+      held_out, classifier=classifier, feature=feature, false_alarm_rate=0.2)
+  _, problem, _, _ = embed.restore(str(held_out))
+  judged = found.judge(problem.test.image)
+  wanted = evaluate.score_run(held_out, Request(
+      () if feature in ('score', 'windows') else (classifier,), (feature,),
+      false_alarm_rate=0.2)).scores[feature, classifier, 'image']
+  np.testing.assert_allclose(judged.score, wanted.values, rtol=1e-4)
+  np.testing.assert_array_equal(judged.p_value, wanted.alarms.p)
+  assert found.calibration == wanted.alarms.calibration == 'unseen_6'
+  assert len(set(judged.score)) == 6 and found.threshold_ is not None
+
+
+def test_the_maxima_of_windows_are_calibrated_by_maps_of_what_was_held_out(
+    held_out):
+  _, problem, pretext, state = embed.restore(str(held_out))
+  arrays, meta = embeddings.read_maps(held_out)
+  assert len(problem.calibration) == 6 and len(arrays['map_windows']) == 6
+  untrained_state = step.init(pretext, 0, (20, 20, 3))
+  for name, variables in (('windows', state.variables),
+                          ('random_windows', untrained_state)):
+    method = maps.create(dict(side=8, stride=6), pretext, 0)
+    method.fit(variables, problem.fitted.image)
+    np.testing.assert_allclose(
+        meta['calibration'][name],
+        method.maps(problem.calibration.image).max(axis=(1, 2)), rtol=1e-4)
+
+
+def test_a_run_that_held_nothing_out_has_no_own_score_to_judge_by(folder):
+  with pytest.raises(InputError, match='held out of the training, by .*0.1'):
+    deep_oc.load(folder, feature='score', classifier='rotation')
+
+
+@pytest.mark.parametrize('classifier, words', [
+    (None, 'has the scores rotation and upright of its own; choose one'),
+    ('rotatoin', "'rotatoin'; did you mean 'rotation'")])
+def test_which_own_score_is_meant_must_be_said(held_out, classifier, words):
+  with pytest.raises(InputError, match=words):
+    deep_oc.load(held_out, feature='score', classifier=classifier,
+                 false_alarm_rate=0.2)
+
+
+def test_too_few_images_that_were_held_out_are_an_error(held_out):
+  for feature in ('pool', 'windows'):
+    with pytest.raises(InputError, match='takes 19 normal .* there are 6'):
+      deep_oc.load(held_out, feature=feature)
 
 
 def test_a_run_without_maps_of_windows_has_no_score_by_them(parts):

@@ -233,7 +233,7 @@ def test_the_random_network_is_the_untrained_one_with_a_classifier_of_its_own(
     run, problem):
   found = deep_oc.load(run)
   stored, _ = embeddings.read(run / 'embeddings' / 'train.npz')
-  _, other = explainer.networks(found, 'kde', stored, problem.fitted.image)
+  _, other = explainer.networks(found, 'kde', stored, problem)
   test, parts = problem.test.image[:5], found.parts()
   variables = step.init(parts.pretext, 0, found.image_shape)
   feature = parts.pretext.apply(
@@ -243,7 +243,7 @@ def test_the_random_network_is_the_untrained_one_with_a_classifier_of_its_own(
       attributions.values(other.score, np.float32(test) / 255),
       oneclass.anomaly_score(fitted, np.asarray(feature)), rtol=1e-4)
   head = deep_oc.load(run, feature='head')
-  _, of_head = explainer.networks(head, 'kde', stored, problem.fitted.image)
+  _, of_head = explainer.networks(head, 'kde', stored, problem)
   assert of_head.train.shape == stored['head'].shape
   assert np.abs(of_head.train - stored['head']).max() > 1e-3
 

@@ -1,4 +1,6 @@
 """Orientations, and their features, by plain loops over NumPy arrays."""
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -359,5 +361,8 @@ def test_its_grad_cam_puts_the_maps_upright_and_adds_them_up(feature):
 def test_the_untrained_network_is_compared_by_the_same_feature(run, detector):
   stored, _ = embeddings.read(run / 'embeddings' / 'train.npz')
   images = RANDOM.integers(0, 256, (30, 20, 20, 3), np.uint8)
-  _, other = explainer.networks(detector, 'kde', stored, images)
+  problem = types.SimpleNamespace(
+      fitted=types.SimpleNamespace(image=images),
+      calibration=types.SimpleNamespace(image=images[:0]))
+  _, other = explainer.networks(detector, 'kde', stored, problem)
   assert other.train.shape == (30, stored['stages2_flip_rot'].shape[1])

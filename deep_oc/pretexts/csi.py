@@ -82,4 +82,4 @@ class Pretext(contrastive.Pretext):
   def _logits(self, view: jax.Array) -> jax.Array:
     """Maps f32[n, 4, h, w, c] to f32[n, 4, 4]."""
     pool = self.encoder(view.reshape(-1, *view.shape[2:]), train=False)
-    return self.classifier(pool).reshape(len(view), 4, 4)
+    return self.classifier(pool).reshape(view.shape[0], 4, 4)

@@ -112,7 +112,7 @@ def turn_scores(logits_of: Callable, image: jax.Array, crop: int, log: bool
     image, crop, log: those of `Pretext`.
   """
   tile = crops.tiles(image, crop)
-  view = jnp.broadcast_to(tile[:, None], (len(tile), 4, *tile.shape[1:]))
+  view = jnp.broadcast_to(tile[:, None], (tile.shape[0], 4, *tile.shape[1:]))
   logits = logits_of(turned(view))
   return crops.over_tiles(
       jnp.max, {'upright': scores.upright(logits[:, 0], log=log),
