@@ -96,7 +96,8 @@ def define_flags() -> None:
       'images were held out of the training.')
   flags.DEFINE_bool(
       'ensemble', False, 'Also average the scores of the seeds of each '
-      'experiment and class; the results lie beside them, in `ensemble`.')
+      'experiment and class; the results lie beside them, in `ensemble_seed0` '
+      'where `seed0` is the first.')
   flags.DEFINE_bool(
       'reuse', True, 'Take the results of runs that were evaluated with the '
       'same flags, code and embeddings.')

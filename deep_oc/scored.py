@@ -153,7 +153,8 @@ def ensembles(runs: Mapping[pathlib.Path, Scored]
   stated. This is the mean of the scores as they are, for maps pixel by pixel.
 
   Returns:
-    By the folder of each ensemble's results, beside those of its seeds.
+    By the folder of each ensemble's results: beside the first of its runs and
+    named after it, `ensemble_seed0`, so that no two ensembles share one.
 
   Raises:
     InputError: the seeds of one were tested on different images.
@@ -165,8 +166,9 @@ def ensembles(runs: Mapping[pathlib.Path, Scored]
   found = {}
   for members in groups.values():
     if len({run.about.get('seed') for run in members.values()}) > 1:
-      folder = next(iter(members)).parent
-      found[folder / 'ensemble'] = _mean(list(members.values()), folder)
+      first = next(iter(members))
+      found[first.parent / f'ensemble_{first.name}'] = _mean(
+          list(members.values()), first.parent)
   return found
 
 

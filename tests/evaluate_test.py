@@ -187,6 +187,19 @@ def test_an_ensemble_needs_scores_and_so_evaluates_again(run, main):
   assert len(main(ensemble=True)) == 2
 
 
+def test_ensembles_side_by_side_keep_their_results(run, main, tmp_path):
+  for seed in (1, 2, 3):
+    _write(run.parent / f'seed{seed}', seed, META | {
+        'seed': seed, 'pretext': 'rotation' if seed == 1 else 'denoising'})
+  main(ensemble=True)
+  seeds = {path.parent.name: {row['seed'] for row in tables.read(path)}
+           for path in run.parent.glob('ensemble*/results.csv')}
+  assert seeds == {'ensemble_seed0': {'0+1'}, 'ensemble_seed2': {'2+3'}}
+  summary = tables.read(tmp_path / 'runs/summary.csv', tables.SUMMARY)
+  assert {'rotation_ensemble', 'denoising_ensemble'} <= {
+      row['pretext'] for row in summary}
+
+
 def test_results_that_were_written_otherwise_are_evaluated_again(run, main):
   main()
   evaluate.evaluate(run, Request(['kde']))

@@ -125,7 +125,7 @@ def test_seeds_are_averaged_into_an_ensemble(run, binary, tmp_path):
   done = binary('evaluate', f'--runs={runs}', '--ensemble', '--nopictures',
                 '--classifiers=kde')
   assert done.returncode == 0, done.stderr
-  rows = tables.read(runs / 'ensemble' / 'results.csv')
+  rows = tables.read(runs / 'ensemble_seed0' / 'results.csv')
   assert {row['seed'] for row in rows} == {'0+1'}
   assert {('pool', 'image'), ('windows', 'pixel')} <= {
       (row['feature'], row['level']) for row in rows}

@@ -53,7 +53,7 @@ def test_rows_measure_images_by_the_truth_and_pixels_by_the_masks():
 def test_an_ensemble_scores_by_the_mean_over_seeds():
   runs = {_folder(seed): _run(seed) for seed in range(3)}
   (folder, mean), = scored.ensembles(runs).items()
-  assert folder == pathlib.Path('runs/e/0/ensemble')
+  assert folder == pathlib.Path('runs/e/0/ensemble_seed0')
   for key in (_POOL, _MAP):
     np.testing.assert_allclose(
         mean.scores[key].values,
@@ -77,6 +77,17 @@ def test_only_seeds_are_averaged_not_classes_or_experiments():
           pathlib.Path('runs/f/0/seed1'): _run(1, experiment='f'),
           pathlib.Path('runs/e/0/short'): _run(2, step='7')}
   assert not scored.ensembles(runs)
+
+
+@pytest.mark.parametrize('name', scored._ONE_ENSEMBLE)
+def test_ensembles_side_by_side_have_a_folder_each(name):
+  groups = {1: range(3), 2: range(3, 5)}
+  runs = {_folder(seed): _run(seed, **{name: str(value)})
+          for value, seeds in groups.items() for seed in seeds}
+  found = scored.ensembles(runs)
+  assert {str(folder): mean.about['seed'] for folder, mean in found.items()
+          } == {'runs/e/0/ensemble_seed0': '0+1+2',
+                'runs/e/0/ensemble_seed3': '3+4'}
 
 
 @pytest.mark.parametrize('name, other', [
