@@ -72,9 +72,6 @@ def zeros(count: int) -> bytes:
 
 def png_bomb(side: int) -> bytes:
   """Returns a grey PNG of side × side pixels, complete."""
-  def chunk(name, data):
-    return (struct.pack('>I', len(data)) + name + data +
-            struct.pack('>I', zlib.crc32(name + data)))
   header = struct.pack('>IIBBBBB', side, side, 1, 0, 0, 0, 0)  # 1 bit a pixel
   return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*each) for each in (
       (b'IHDR', header), (b'IDAT', zeros((side // 8 + 1) * side)),
@@ -106,6 +103,18 @@ def scans(count: int) -> bytes:
   whole = picture(0, (8, 8), 'jpeg', progressive=True)
   at = whole.rindex(b'\xff\xda')
   return whole[:at] + whole[at:-2] * count + whole[-2:]
+
+
+def headed(kind: str, part: bytes, size: int) -> bytes:
+  """Returns a JPEG or PNG with so many bytes of a part early in its header."""
+  whole, at = picture(kind=kind), {'jpeg': 2, 'png': 33}[kind]
+  return whole[:at] + part * (size // len(part)) + whole[at:]
+
+
+def chunk(name: bytes, data: bytes = b'') -> bytes:
+  """Returns a part of a PNG."""
+  return (struct.pack('>I', len(data)) + name + data +
+          struct.pack('>I', zlib.crc32(name + data)))
 
 
 def webp_bomb() -> bytes:

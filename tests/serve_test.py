@@ -202,6 +202,44 @@ def test_so_is_one_with_a_film_behind_it(start):
   assert _ask(start(), files=_files(photograph + film)).status_code == 200
 
 
+_PARTS = {
+    'fill bytes': ('jpeg', b'\xff'), 'stuffed bytes': ('jpeg', b'\xff\0'),
+    'bare markers': ('jpeg', b'\xff\xd0'),
+    'junk': ('jpeg', b'\xff\xd0' + bytes(98)),
+    'comments': ('jpeg', b'\xff\xfe\0\2'),
+    'Exif': ('jpeg', b'\xff\xe1\0\x0aExif\0\0ab'),
+    'chunks': ('png', malformed.chunk(b'abCd'))}
+
+
+@pytest.mark.parametrize('name', _PARTS)
+def test_a_header_of_many_parts_is_not_read_to_its_end(fake, name):
+  calls = []
+  content = malformed.headed(*_PARTS[name], 2**19)
+  sys.setprofile(lambda frame, event, arg: calls.append(event))
+  try:
+    with pytest.raises(limits.Refused, match='more than 10,000 reads') as found:
+      decoding.read(content, fake, 10**6)
+  finally:
+    sys.setprofile(None)
+  assert found.value.status == 413 and calls.count('c_call') < 150_000
+
+
+def test_what_cameras_leave_between_the_parts_of_a_header_is_passed(start):
+  files = [malformed.headed('jpeg', b'\xff', 4096),
+           malformed.headed('jpeg', b'\xff\xfe\xff\xff' + bytes(65533), 2**23)]
+  assert _ask(start(), files=_files(*files)).status_code == 200
+
+
+def test_pixels_may_be_in_many_parts(start):
+  at, end = PNG.index(b'IDAT') - 4, PNG.index(b'IEND') - 4
+  data = PNG[at + 8:end - 4]
+  split = b''.join(malformed.chunk(b'IDAT', data[i:i + 1])
+                   for i in range(len(data)))
+  assert 3 * len(data) > 10_000  # reads
+  answer = _ask(start(), files=_files(PNG[:at] + split + PNG[end:]))
+  assert answer.status_code == 200, answer.text
+
+
 def test_an_endless_upload_ends(start, monkeypatch):
   monkeypatch.setattr(edge, '_UNREAD', 2**20)
   taken = []

@@ -3,7 +3,9 @@
 What would be too large is refused before anything of it is decoded: by the size
 in its header and, as tiles of TIFF files are decompressed whole, by theirs. As
 each scan of a JPEG file may go through all of the picture, so is one of many.
-Nothing is completed that was cut off, and of several frames none is chosen.
+So is a header of many steps, each of which Pillow takes in Python: a chunk, a
+segment, a byte between two. Nothing is completed that was cut off, and of
+several frames none is chosen.
 """
 import contextlib
 import io
@@ -23,6 +25,19 @@ _BEGINNINGS = {b'\x89PNG\r\n\x1a\n': 'PNG', b'\xff\xd8\xff': 'JPEG',
                b'II+\0': 'TIFF', b'MM\0+': 'TIFF'}
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _SCANS = 500  # cameras write 10; by chance, 16 MiB of a film behind have 256
+_READS = 10_000  # photographs take 100; each fill byte of a JPEG file is one
+
+
+class _Header(io.BytesIO):
+  """A file that may be read so often, enough to open a picture."""
+  left = _READS
+
+  def read(self, size: int | None = -1, /) -> bytes:
+    self.left -= 1
+    if self.left < 0:
+      raise Refused(413, 'the header of the picture takes more than '
+                    f'{_READS:,} reads')
+    return super().read(size)
 
 
 def read(content: bytes, found: bundle.Bundle, max_pixels: int) -> np.ndarray:
@@ -40,12 +55,12 @@ def read(content: bytes, found: bundle.Bundle, max_pixels: int) -> np.ndarray:
   if kind == 'JPEG':
     _check_scans(content)
   with _refusing():
-    with _open(content, kind) as file:
+    with _open(_Header(content), kind) as file:
       _check_size(file, max_pixels)
       _check_frames(file)
-    with _open(content, kind) as file:
+    with _open(io.BytesIO(content), kind) as file:
       file.verify()  # the checksums of PNG, after which it cannot be read
-    with _open(content, kind) as file:
+    with _open(io.BytesIO(content), kind) as file:
       file.load()
       return found.prepare(file)
 
@@ -57,8 +72,8 @@ def _kind(content: bytes) -> str | None:
                if content.startswith(begin)), None)
 
 
-def _open(content: bytes, kind: str) -> Image.Image:
-  return Image.open(io.BytesIO(content), formats=(kind,))
+def _open(file: io.BytesIO, kind: str) -> Image.Image:
+  return Image.open(file, formats=(kind,))
 
 
 @contextlib.contextmanager
