@@ -22,10 +22,7 @@ from deep_oc import (checkpoints, embeddings, errors, experiment, features,
                      files, maps, oneclass, progress, sharding,
                      thresholds, unseen)
 from deep_oc.errors import InputError
-
-# Features that are no embeddings:
-WINDOWS = 'windows'  # the score is the largest of a heat map,
-SCORE = 'score'  # or the task's own.
+from deep_oc.scored import SCORE, WINDOWS
 
 _CHUNK = 256  # images held at once, fewer if they are large
 _PIXELS = 2**24  # of a chunk

@@ -47,7 +47,10 @@ def define_flags() -> None:
       'classifier', None, 'Whose scores the plots and pictures show; by '
       'default kde, of CutPaste gde, as their papers; with fewer images than '
       'columns gde_ledoit_wolf.')
-  flags.DEFINE_string('feature', 'pool', 'What it is fitted to.')
+  flags.DEFINE_string(
+      'feature', 'pool', "What it is fitted to; or windows: the largest value "
+      "of an image's heat map; or score: the task's own, which --classifier "
+      'names, or the first.')
   flags.DEFINE_integer(
       'details', 20, 'Runs with plots and pictures of their own; the tables '
       'have all.', 0)

@@ -14,6 +14,10 @@ from deep_oc import (metrics, oneclass, pixel_metrics, provenance, tables,
                      thresholds)
 from deep_oc.errors import InputError
 
+# Features that are no embeddings:
+WINDOWS = 'windows'  # the score is the largest of a heat map,
+SCORE = 'score'  # or the task's own.
+
 # Runs that agree in these differ in their seeds only.
 _ONE_ENSEMBLE = ('experiment', 'dataset', 'protocol', 'normal_class', 'pretext',
                  'encoder', 'step')

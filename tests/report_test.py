@@ -304,6 +304,49 @@ def test_the_roc_curve_is_that_of_sklearn(root, tree):
   assert 'line chance' in lines
 
 
+def test_scores_that_nothing_is_fitted_for_have_a_page_too(tmp_path):
+  folder = _write(tmp_path / 'run', 5, maps=True, evaluated=False)
+  arrays, meta = embeddings.read_maps(folder)
+  arrays['map_random_windows'] = arrays['map_windows'][:, ::-1] ** 2
+  embeddings.write(folder / 'embeddings/maps.npz', arrays, meta)
+  test, meta = embeddings.read(folder / 'embeddings/test.npz')
+  test['score_upright'] = test['pool'][:, 0]
+  embeddings.write(folder / 'embeddings/test.npz', test, meta)
+  heat = arrays['map_windows'].max(axis=(1, 2))
+  for feature, classifier, wanted in (
+      ('windows', 'gde', {'windows': heat,
+                          'random': (heat ** 2).astype(np.float32)}),
+      ('score', 'upright', {'score': test['pool'][:, 0]})):
+    [run] = report.find(str(folder), feature).runs
+    assert (run.feature, run.classifier) == (feature, classifier)
+    scores = runs.read(run).scores
+    assert [*scores] == [*wanted]
+    for name, score in scores.items():
+      np.testing.assert_allclose(score, wanted[name], rtol=1e-6)
+    found = report.find(str(folder), feature)
+    content = report.page(found, '').decode()
+    area = sklearn_metrics.roc_auc_score(test['anomaly'], wanted[feature])
+    shown = float(f'{100 * area:.2f}')
+    assert not found.failures and f'AUROC {shown:.1f} %' in content
+    assert 'whose pool feature is nearest' in content
+  row = runs.read(run).run.row(run.feature)
+  assert row['auroc'] == f'{100 * area:.2f}'
+
+
+@pytest.mark.parametrize('feature, classifier, words', [
+    ('windows', None, "has no row of 'windows'"),
+    ('score', None, "has no row of 'score'")])
+def test_a_score_that_a_run_has_not_is_left_out(
+    root, feature, classifier, words):
+  [failure] = report.find(str(root / 'dacl'), feature, classifier).failures
+  assert words in str(failure)
+
+
+def test_another_classifier_than_that_of_the_maps_is_left_out(root):
+  [failure] = report.find(str(root / 'mapped'), 'windows', 'kde').failures
+  assert re.search("'windows' .* 'kde'; did you mean 'gde'", str(failure))
+
+
 def test_what_is_flagged_does_not_hang_on_the_corners_of_the_curve():
   """Of a level there is a normal and an anomaly each: all lies on a line."""
   score, anomaly = np.arange(200) // 2, np.arange(200) % 2 == 0

@@ -31,7 +31,7 @@ def gallery(scored: runs.Scored) -> list[Element]:
                '0\N{NO-BREAK SPACE}% a normal image is no mistake, with '
                '100\N{NO-BREAK SPACE}% an anomaly is none. Beside a mistake '
                'the training image whose '
-               f'{scored.run.feature} feature is nearest by cosine.',
+               f'{scored.run.embedded} feature is nearest by cosine.',
                class_='quiet')]
   for title, chosen in choose(scored.score, scored.anomaly).items():
     mistake = title.startswith('Most confident')
@@ -44,7 +44,7 @@ def gallery(scored: runs.Scored) -> list[Element]:
 
 def _nearest(scored, chosen):
   """Returns {test image: index of the nearest training image}."""
-  train, test = (preprocessing.normalize(arrays[scored.run.feature].astype(
+  train, test = (preprocessing.normalize(arrays[scored.run.embedded].astype(
       np.float64)) for arrays in (scored.train, scored.test))
   index = neighbors.NearestNeighbors(n_neighbors=1).fit(train)
   found = index.kneighbors(test[chosen], return_distance=False)[:, 0]

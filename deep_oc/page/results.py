@@ -71,7 +71,7 @@ def _method(lines, run):
   return (
       kept[0]['experiment'] or str(run.workdir), kept[0]['protocol'],
       number(line.get('auroc_mean')), _spread(line),
-      number(auroc('random').get('auroc_mean')),
+      number(auroc(run.baseline('random')).get('auroc_mean')),
       number(auroc('pixels').get('auroc_mean')),
       number(heat.get('auroc_mean')), _paper(line),
       number(line.get('gap'), sign=True), kept[0]['dataset'],

@@ -10,6 +10,7 @@ import numpy as np
 
 from deep_oc import embeddings, errors, evaluate, oneclass
 from deep_oc.errors import InputError
+from deep_oc.scored import SCORE, WINDOWS
 
 BASELINES = ('random', 'pixels')
 NAMES = {'random': 'untrained encoder', 'pixels': 'pixels'}
@@ -23,7 +24,7 @@ class Run:
     key: what ids on the page begin with.
     workdir: the folder.
     rows: of results.csv, with 'run'.
-    classifier: whose scores are shown.
+    classifier: whose scores are shown; of 'score' the name of the task's own.
     feature: what it is fitted to.
     limit: training rows fitted at most.
   """
@@ -47,6 +48,16 @@ class Run:
         about['experiment'] or str(self.workdir), about['dataset'],
         about['normal_name'] or about['normal_class'], about['protocol'],
         seed)))
+
+  @property
+  def embedded(self) -> str:
+    """The feature by which images are near or far."""
+    return 'pool' if self.feature in (WINDOWS, SCORE) else self.feature
+
+  def baseline(self, name: str) -> str:
+    """Returns what the results call a baseline of the run's feature."""
+    return 'random_windows' if (self.feature, name) == (
+        WINDOWS, 'random') else name
 
   def row(self, feature: str, level: str = 'image') -> Mapping[str, str]:
     """Returns the row of a feature and the classifier; {} if there is none."""
@@ -110,6 +121,12 @@ class Scored:
     """
     seed = evaluate.seed_of(self.run.about)
     found, own = {}, self.run.feature
+    if own == SCORE:
+      return {own: self.test[f'score_{self.run.classifier}']}
+    if own == WINDOWS:
+      return {name: self.maps[key].max(axis=(1, 2)) for name, key in (
+          (own, 'map_windows'), ('random', 'map_random_windows'))
+              if key in self.maps}
     for name in dict.fromkeys((own, *BASELINES)):
       wanted = name == own or self.run.row(name) or not self.run.row(own)
       if wanted and name in self.train and name in self.test:
@@ -155,8 +172,9 @@ def read(run: Run) -> Scored:
     InputError: the embeddings are unfit.
   """
   train, test, meta = embeddings.read_run(run.workdir)
-  evaluate.choose(train, test, [run.feature], run.workdir)
   maps, map_meta = evaluate.read_maps(run.workdir, test, meta)
+  evaluate.choose(train, test, [run.feature], run.workdir, [
+      WINDOWS] * ('map_windows' in maps))
   names = (meta | map_meta).get('class_names') or ()
   return Scored(run, train, test, maps, names)
 
@@ -175,8 +193,23 @@ def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
           f"{workdir}/results.csv is not of the run's embeddings: its {column} "
           f"is '{rows[0][column]}', not '{meta.get(column, '')}'; evaluate "
           'again')
+  if feature in (WINDOWS, SCORE):
+    name = _unfitted(workdir, rows, feature, classifier)
+    return Run(key, workdir, rows, name, feature, limit)
   known = embeddings.features(train)
   if feature not in known:
     raise errors.unknown(f'feature in {workdir}', feature, known)
   return Run(key, workdir, rows, classifier or default_classifier(
       rows[0]['pretext'], train[feature]), feature, limit)
+
+
+def _unfitted(workdir, rows, feature, classifier):
+  """Returns which of the run's scores that take no fit is shown."""
+  known = [row['classifier'] for row in rows
+           if row['feature'] == feature and row['level'] == 'image']
+  if not known:
+    raise InputError(f"{workdir}/results.csv has no row of '{feature}'")
+  if classifier not in (None, *known):
+    raise errors.unknown(f"score of '{feature}' in {workdir}", classifier,
+                         known)
+  return classifier or known[0]

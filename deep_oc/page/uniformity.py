@@ -115,7 +115,7 @@ def _pair(key, pair):
   name = about['normal_name'] or about['normal_class']
   found = [tag('h3', ', '.join(filter(None, (
       about['dataset'], name, about['protocol']))))]
-  for feature in dict.fromkeys(('head', first.feature)):
+  for feature in dict.fromkeys(('head', first.embedded)):
     if all(feature in each.test for each in scored.values()):
       found += _feature(f'{key}-{feature}', feature, {
           kind: view(each, feature) for kind, each in scored.items()}, pair)
