@@ -29,12 +29,13 @@ import pathlib
 import statistics
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from absl import flags
 
 import fast_recipe
-from deep_oc import cli, errors, experiment, features, sharding, step
+from deep_oc import cli, data, errors, experiment, features, sharding, step
 
 IMAGES = 200
 COLUMNS = ('pretext', 'recipe', 'normal_class', 'images', 'passes', 'steps',
@@ -162,7 +163,7 @@ def define_flags() -> None:
   flags.DEFINE_string('output', 'results', 'The folder of the table.')
 
 
-def _passes(method: str, changes: dict) -> int:
+def passes(method: str, changes: dict) -> int:
   return int(IMAGES * METHODS[method][1] * changes.get('share', 1))
 
 
@@ -173,11 +174,42 @@ def configured(method: str, changes: dict, normal: int,
   overrides = fast_recipe.chosen(_CHOSEN)[base] | changes
   overrides.pop('share', None)
   config, _ = fast_recipe.configured(
-      base, overrides, _passes(method, changes), 'validation', 'cifar10')
+      base, overrides, passes(method, changes), 'validation', 'cifar10')
   config.protocol.normal = str(normal)
   if encoder:
     config.encoder = encoder
   return config
+
+
+class Trained(NamedTuple):
+  """A task, its images of which the first `IMAGES` were learnt, and the end.
+
+  Attributes:
+    accuracy: of telling turns in the last 100 steps, in percent.
+  """
+  pretext: nn.Module
+  problem: data.Problem
+  state: step.State
+  accuracy: float
+
+
+def trained(config) -> Trained:
+  """Trains with the first `IMAGES` training images."""
+  plan = experiment.plan(config)
+  pretext, problem = experiment.pretext(config), experiment.problem(config)
+  images = problem.train.image[:IMAGES]
+  optimizer = experiment.optimizer(config, len(images))
+  take_steps = step.make_steps(pretext, optimizer, sharding.mesh())
+  state = step.create_state(
+      pretext, optimizer, config.seed, images.shape[1:], plan.ema)
+  stored, right = jax.device_put(images), []
+  for now in range(plan.total_steps(len(images))):
+    batch = step.batch_index(config.seed, len(images), plan.batch, now, 1)
+    state, found = take_steps(state, stored, jnp.asarray(batch),
+                              step.root_key(config.seed))
+    right.append(found.get('turn_accuracy', found['accuracy']))
+  return Trained(pretext, problem, state, 100 * statistics.fmean(
+      float(x[0]) for x in right[-100:]))
 
 
 def evaluated(config, question: Question
@@ -188,28 +220,16 @@ def evaluated(config, question: Question
     The accuracy of telling turns at the end, and AUROCs by feature and
     classifier, all in percent.
   """
-  mesh, plan = sharding.mesh(), experiment.plan(config)
-  pretext, problem = experiment.pretext(config), experiment.problem(config)
-  images = problem.train.image[:IMAGES]
-  optimizer = experiment.optimizer(config, len(images))
-  take_steps = step.make_steps(pretext, optimizer, mesh)
-  state = step.create_state(
-      pretext, optimizer, config.seed, images.shape[1:], plan.ema)
-  stored, right = jax.device_put(images), []
-  for now in range(plan.total_steps(len(images))):
-    batch = step.batch_index(config.seed, len(images), plan.batch, now, 1)
-    state, found = take_steps(state, stored, jnp.asarray(batch),
-                              step.root_key(config.seed))
-    right.append(found.get('turn_accuracy', found['accuracy']))
-  aurocs = {}
+  run = trained(config)
+  test, aurocs = run.problem.test, {}
   for name in question.features:
-    embed = features.embedder(pretext, mesh, feature=name)
-    train, test = (embed(state.variables, each)[name]
-                   for each in (images, problem.test.image))
+    embed = features.embedder(run.pretext, sharding.mesh(), feature=name)
+    rows, tested = (embed(run.state.variables, each)[name] for each in (
+        run.problem.train.image[:IMAGES], test.image))
     for classifier in question.classifiers:
       aurocs[name, classifier] = fast_recipe.auroc(
-          classifier, train, test, problem.test.anomaly)
-  return 100 * statistics.fmean(float(x[0]) for x in right[-100:]), aurocs
+          classifier, rows, tested, test.anomaly)
+  return run.accuracy, aurocs
 
 
 def main() -> None:
@@ -227,9 +247,8 @@ def main() -> None:
         continue
       config = configured(args.method, changes, normal, question.encoder)
       accuracy, aurocs = evaluated(config, question)
-      passes = _passes(args.method, changes)
       rows = [dict(zip(COLUMNS, (
-          args.method, name, normal, IMAGES, passes,
+          args.method, name, normal, IMAGES, passes(args.method, changes),
           config.train.steps, config.seed, f'{accuracy:.1f}', *by,
           f'{auroc:.2f}'), strict=True)) for by, auroc in aurocs.items()]
       print(*rows, sep='\n', flush=True)

@@ -18,7 +18,7 @@ from deep_oc.page.markup import (
     unfold,
 )
 
-_LEFT, _TOP, _BOTTOM = 58, 12, 42
+_LEFT, _TOP, _BOTTOM = 66, 12, 42
 _APART = 14  # pixels between labels
 _LONGEST = 20  # letters of a label beside a plot
 
