@@ -8,16 +8,20 @@ import os
 import typing
 
 if typing.TYPE_CHECKING:
-  from deep_oc import detector
+  from collections.abc import Iterable
+
+  from deep_oc import detector, unseen
 
 __version__ = '0.1.0'
 
 
 def load(workdir: str | os.PathLike, *, classifier: str | None = None,
          feature: str = 'pool', false_alarm_rate: float = 0.05,
+         calibration: 'Iterable[unseen.Picture] | None' = None,
          data_dir: str | None = None) -> 'detector.Detector':
   """Returns the detector of a trained run: `deep_oc.detector.load`."""
   from deep_oc import detector  # and JAX, for those who load
   return detector.load(
       workdir, classifier=classifier, feature=feature,
-      false_alarm_rate=false_alarm_rate, data_dir=data_dir)
+      false_alarm_rate=false_alarm_rate, calibration=calibration,
+      data_dir=data_dir)

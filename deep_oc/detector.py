@@ -18,9 +18,9 @@ import flax.linen as nn
 import ml_collections
 import numpy as np
 
-from deep_oc import (checkpoints, embeddings, errors, experiment, features,
-                     files, maps, oneclass, progress, sharding,
-                     thresholds, unseen)
+from deep_oc import (checkpoints, differentiable, embeddings, errors,
+                     experiment, features, files, maps, oneclass, progress,
+                     sharding, thresholds, unseen)
 from deep_oc.errors import InputError
 from deep_oc.scored import SCORE, WINDOWS
 
@@ -94,7 +94,8 @@ class Detector:
   def __init__(self, *, config: ml_collections.ConfigDict, pretext: nn.Module,
                variables: Mapping[str, Any], train: Mapping[str, np.ndarray],
                calibrating: Mapping[str, np.ndarray], about: Mapping[str, Any],
-               classifier: str, feature: str, false_alarm_rate: float):
+               classifier: str, feature: str, false_alarm_rate: float,
+               calibration: np.ndarray | None = None):
     """Fits the classifier.
 
     Args:
@@ -106,6 +107,7 @@ class Detector:
         task's own scores f[m]; nothing where there are none.
       about: what result rows say of the run, and `image_shape`.
       classifier, feature, false_alarm_rate: as `load`.
+      calibration: other images to calibrate by, u8[m, h, w, 3], if any.
     """
     self.image_shape = tuple(about['image_shape'])
     self.classifier, self.feature = classifier, feature
@@ -117,8 +119,10 @@ class Detector:
     self.about = dict(about)
     self.prepare = unseen.reader(config.data, self.image_shape)
     self._config, self._pretext, self._variables = config, pretext, variables
-    self._train = train
-    self._calibrated = self._calibrate(calibrating)
+    self._train, self._others = train, calibration is not None
+    self._calibrated = (
+        self._calibrate(calibrating) if calibration is None else
+        self._calibrate_by(calibration))
     self.threshold_ = self._calibrated.threshold(false_alarm_rate)
     self.calibration = self._calibrated.calibration
 
@@ -230,6 +234,16 @@ class Detector:
       return method, self._train['pool']
     return method, self._images[0]
 
+  def _calibrate_by(self, images: np.ndarray) -> thresholds.Calibrated:
+    """Calibrates by normal u8[m, h, w, 3] that nothing has learnt from."""
+    if self.feature == WINDOWS:
+      return thresholds.by_unseen(
+          oneclass.Largest(), self.heat_maps(images).max(axis=(1, 2)),
+          self.false_alarm_rate)
+    rows = self.embed(images)
+    return self._calibrate({f'score_{self.classifier}': rows[:, 0]}
+                           if self.feature == SCORE else {self.feature: rows})
+
   def _calibrate(self, calibrating: Mapping[str, np.ndarray]
                  ) -> thresholds.Calibrated:
     alpha, largest = self.false_alarm_rate, oneclass.Largest()
@@ -262,7 +276,7 @@ class Detector:
           'heat maps of windows need the training images, which cannot be read '
           f'({error}); give data_dir, where they lie now') from error
     images, others = problem.fitted.image, problem.calibration.image
-    if len(others) or self.feature != WINDOWS:
+    if self._others or len(others) or self.feature != WINDOWS:
       return images, others
     fitted, calibrating = thresholds.parted(
         len(images), self.false_alarm_rate, self.about.get('seed', 0))
@@ -292,6 +306,7 @@ def batched(values: Iterable, size: int) -> Iterator[list]:
 
 def load(workdir: str | os.PathLike, *, classifier: str | None = None,
          feature: str = 'pool', false_alarm_rate: float = 0.05,
+         calibration: Iterable[unseen.Picture] | None = None,
          data_dir: str | None = None) -> Detector:
   """Returns the detector of a trained run.
 
@@ -306,11 +321,12 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       'windows': the score is the largest value of an image's heat map, by the
       density of the config's group `localize`, where that is of windows; or
       'score': the task's own, which `classifier` names if there are several,
-      where images were held out of the training.
-    false_alarm_rate: the share of normal images that may be flagged. What
-      was held out of the training calibrates it (`protocol.calibration`), else
-      a fifth of the training images, and where that is too few, each of them in
-      turn (`thresholds.calibrated`).
+      where images that nothing has learnt from calibrate it.
+    false_alarm_rate: the share of normal images that may be flagged. Without
+      `calibration`, what was held out of the training calibrates it
+      (`protocol.calibration`), else a fifth of the training images, and where
+      that is too few, each of them in turn (`thresholds.calibrated`).
+    calibration: normal images that nothing has learnt from, to calibrate with.
     data_dir: where the training images lie now, if they moved; only for heat
       maps, and the score by windows.
 
@@ -321,18 +337,21 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   config = experiment.of_run(workdir, data_dir)
   pretext = experiment.pretext(config)
   thresholds.needed(false_alarm_rate)  # raises unless it is a rate
-  train, calibrating, about = _read_features(workdir)
+  arrays, about = _read_train(workdir)
+  train = {name: array for name, array in embeddings.features(arrays).items()
+           if name not in _BASELINES}
+  calibrating = embeddings.read_calibration(workdir, arrays, about)
   group = config.get('localize')
   by_windows = [WINDOWS] if group and maps.name(group) == WINDOWS else []
-  own = list(embeddings.scores(calibrating))
-  known = [*train, *by_windows, *[SCORE] * bool(own)]
-  if feature == SCORE and not own and hasattr(pretext, 'scores'):
-    raise InputError(
-        f"the score of the task's own has no false-alarm rate in {workdir}: "
-        'that takes normal images that were held out of the training, by '
-        '--config.protocol.calibration=0.1 for example')
+  known = [*train, *by_windows, *[SCORE] * hasattr(pretext, 'scores')]
   if feature not in known:
     raise errors.unknown(f'feature in {workdir}/embeddings', feature, known)
+  if feature == SCORE and not calibrating and calibration is None:
+    raise InputError(
+        f"the score of the task's own has no false-alarm rate in {workdir}: "
+        'that takes normal images that nothing has learnt from, held out of '
+        'the training by --config.protocol.calibration=0.1 for example, or '
+        'given as `calibration` now')
   if feature == WINDOWS:
     density = maps.create(group, pretext, config.seed).classifier
     if classifier not in (None, density):
@@ -340,18 +359,23 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
                        f'{density}, not by {classifier}')
     classifier = density
   elif feature == SCORE:
-    classifier = _own_score(own, classifier)
+    classifier = _own_score(differentiable.task_scores(pretext), classifier)
   else:
     classifier = classifier or default_classifier(config, train[feature])
     oneclass.create(classifier)  # an unknown one fails before the checkpoint
+  if calibration is not None:
+    calibration = _prepared(
+        calibration, unseen.reader(config.data, tuple(about['image_shape'])),
+        arrays.get('pixels', ()))
   return Detector(
       config=config, pretext=pretext,
       variables=_restore(workdir, config, pretext, about), train=train,
       calibrating=calibrating, about=about, classifier=classifier,
-      feature=feature, false_alarm_rate=false_alarm_rate)
+      feature=feature, false_alarm_rate=false_alarm_rate,
+      calibration=calibration)
 
 
-def _own_score(known: list[str], name: str | None) -> str:
+def _own_score(known: tuple[str, ...], name: str | None) -> str:
   """Returns the name of a task's own score, if it is known or the only one."""
   if name is None and len(known) > 1:
     raise InputError(f"the task has the scores {' and '.join(known)} of its "
@@ -376,19 +400,35 @@ def default_classifier(config: ml_collections.ConfigDict, train: np.ndarray
   return 'gde_ledoit_wolf' if fewer or cutpaste else 'kde'
 
 
-def _read_features(workdir):
-  """Returns the features that the network has, twice, and the meta.
+def _prepared(pictures: Iterable[unseen.Picture],
+              prepare: Callable[[unseen.Picture], np.ndarray],
+              learnt: Iterable[np.ndarray]) -> np.ndarray:
+  """Returns pictures as u8[m, h, w, 3], if they are fit to calibrate with.
 
-  Of the training images, and of those that nothing has learnt from.
+  Args:
+    pictures: of what is normal.
+    prepare: makes u8[h, w, 3] of one.
+    learnt: `features.pixels` of the training images, if they are known.
   """
+  images = [prepare(picture) for picture in unseen.several(pictures)]
+  if not images:
+    raise InputError('there is no image to calibrate with')
+  images, known = np.stack(images), {row.tobytes() for row in learnt}
+  same = sum(row.tobytes() in known for row in features.pixels(images))
+  if same:
+    raise InputError(f'{same} of the {len(images)} images to calibrate with '
+                     'are training images; give others')
+  return images
+
+
+def _read_train(workdir):
+  """Returns the arrays and the meta of the training images."""
   path = files.path(workdir) / 'embeddings' / 'train.npz'
   arrays, meta = embeddings.read(path)
   if 'image_shape' not in meta:
     raise InputError(f'{path} does not say of what size its images are; run '
                      f'`python -m deep_oc.embed --workdir={workdir}`')
-  found = {name: array for name, array in embeddings.features(arrays).items()
-           if name not in _BASELINES}
-  return found, embeddings.read_calibration(workdir, arrays, meta), meta
+  return arrays, meta
 
 
 def _restore(workdir, config, pretext, about):

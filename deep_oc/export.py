@@ -75,7 +75,11 @@ def define_flags() -> None:
       'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...; '
       "or windows: the score is the largest value of an image's heat map, if "
       "the run localizes by windows; or score: the task's own, which "
-      '--classifier names, if the run holds images out.')
+      '--classifier names, calibrated by images that nothing has learnt from.')
+  flags.DEFINE_string(
+      'calibration', None, 'Folder, or pattern, of normal images that nothing '
+      'has learnt from, to calibrate with; by default what the run held out, '
+      'or else training images.')
   flags.DEFINE_bool(
       'onnx', False, 'Add model.onnx; takes the extra `onnx`, and jax2onnx.')
   flags.DEFINE_string(
@@ -269,7 +273,8 @@ def main() -> None:
     onnx_model.check_installed()  # before minutes of anything else
   found = detector.load(
       args.workdir, classifier=args.classifier, feature=args.feature,
-      false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir)
+      false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir,
+      calibration=args.calibration and unseen.find(args.calibration).paths)
   print(f"{found.classifier} on '{found.feature}' of {args.workdir}, step "
         f'{found.about["step"]}', flush=True)
   about = export(

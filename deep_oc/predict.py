@@ -17,7 +17,8 @@ folder by default, gets
                     those of a prediction before, in this folder, are removed
 
 Where the run has held images out of its training (--config.protocol.calibration
-of `train`), these calibrate p-values and verdicts, and scores are `evaluate`'s.
+of `train`), these calibrate p-values and verdicts, or those that --calibration
+names, normal and never trained with; then scores are `evaluate`'s.
 Else classifiers are fitted to folds of the training images, so that those left
 out calibrate them: scores differ a little, and an encoder that knows its
 training images by heart flags more normal images than it should. Heat maps of
@@ -80,7 +81,11 @@ def define_flags() -> None:
       'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...; '
       "or windows: the score is the largest value of an image's heat map, if "
       "the run localizes by windows; or score: the task's own, which "
-      '--classifier names, if the run holds images out.')
+      '--classifier names, calibrated by images that nothing has learnt from.')
+  flags.DEFINE_string(
+      'calibration', None, 'Folder, or pattern, of normal images that nothing '
+      'has learnt from, to calibrate with; by default what the run held out, '
+      'or else training images.')
   flags.DEFINE_bool('maps', True, 'Draw heat maps, if the run localizes.')
   flags.DEFINE_bool(
       'arrays', False, 'Write each heat map as .npz, too: `map`, f32[h, w].')
@@ -341,7 +346,8 @@ def main() -> None:
   allocator.keep_freed_memory()
   found = detector.load(
       args.workdir, classifier=args.classifier, feature=args.feature,
-      false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir)
+      false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir,
+      calibration=args.calibration and unseen.find(args.calibration).paths)
   print(f"{len(images.paths)} images; {found.classifier} on '{found.feature}' "
         f'of {args.workdir}, step {found.about["step"]}', flush=True)
   about, draw = _about(found, args.workdir), None

@@ -305,8 +305,8 @@ def described(calibration: str) -> str:
          'Every training image calibrates this in its turn, with the '
          'classifiers fitted to the others.')
   return (f'{who} The encoder has learnt from them: if it knows them by heart, '
-          'it flags more of other normal images '
-          '(--config.protocol.calibration=0.1 holds some out).')
+          'it flags more of other normal images; --calibration=FOLDER takes '
+          'such, and --config.protocol.calibration=0.1 holds some out.')
 
 
 def _at_least(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -327,8 +327,53 @@ def test_the_maxima_of_windows_are_calibrated_by_maps_of_what_was_held_out(
         method.maps(problem.calibration.image).max(axis=(1, 2)), rtol=1e-4)
 
 
+def _others(count=8):
+  """Parts like those of `untrained.parts`, of which none is the same."""
+  image = np.random.default_rng(5).normal(120, 12, (count, 20, 20, 3))
+  image[:, 5:15, 5:15] /= 2
+  return np.uint8(image.clip(0, 255))
+
+
+@pytest.mark.parametrize('feature, classifier', [
+    ('pool', 'kde'), ('windows', None), ('score', 'upright')])
+def test_other_normal_images_calibrate_what_is_fitted_to_all(
+    parts, tmp_path, feature, classifier):
+  workdir = _relocated(parts, tmp_path, name='windows', side=8, stride=6)
+  others, tested = _others(), _images(parts, 'test')
+  found = deep_oc.load(
+      workdir, feature=feature, classifier=classifier, false_alarm_rate=0.2,
+      calibration=map(Image.fromarray, others))
+  localize.export(str(workdir), *embed.restore(str(workdir)))
+  wanted = evaluate.score_run(workdir, Request(
+      (classifier,) if feature == 'pool' else (), (feature,))).scores[
+          feature, found.classifier, 'image'].values
+  judged = found.judge(tested)
+  np.testing.assert_allclose(judged.score, wanted, rtol=1e-4)
+  calibration = found.decision_function(others)
+  np.testing.assert_allclose(judged.p_value, [
+      (1 + (calibration >= score).sum()) / 9 for score in judged.score])
+  assert found.calibration == 'unseen_8' and len(set(judged.score)) == 6
+
+
+@pytest.mark.parametrize('calibration, words', [
+    (_others(3), 'takes 4 normal images to calibrate with; there are 3'),
+    ([], 'there is no image to calibrate with'),
+    (_others()[0], 'is a single picture'),
+    (['nowhere.png'], 'nowhere.png')])
+def test_what_cannot_calibrate_is_one_line(parts, calibration, words):
+  with pytest.raises(InputError, match=words) as error:
+    deep_oc.load(parts, false_alarm_rate=0.2, calibration=calibration)
+  assert '\n' not in str(error.value)
+
+
+def test_training_images_are_not_taken_for_others(parts):
+  images = np.concatenate([_others(6), _images(parts, 'train')[[3, 5]]])
+  with pytest.raises(InputError, match='2 of the 8 images .* are training'):
+    deep_oc.load(parts, false_alarm_rate=0.2, calibration=images)
+
+
 def test_a_run_that_held_nothing_out_has_no_own_score_to_judge_by(folder):
-  with pytest.raises(InputError, match='held out of the training, by .*0.1'):
+  with pytest.raises(InputError, match='held out of the training by .*=0.1'):
     deep_oc.load(folder, feature='score', classifier='rotation')
 
 

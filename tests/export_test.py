@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import the_error
+from PIL import Image
 
 import deep_oc
 from deep_oc import (bundle, export, features, model_card, onnx_model, parity,
@@ -47,8 +48,31 @@ def test_a_run_is_exported_and_the_card_tells_of_it(folder, binary, tmp_path):
   assert sorted(tmp_path.iterdir()) == [tmp_path / 'b']
 
 
+def test_a_folder_of_normal_photos_calibrates_a_bundle(
+    folder, binary, tmp_path):
+  rng = np.random.default_rng(0)
+  (tmp_path / 'normal').mkdir()
+  for i in range(19):
+    Image.fromarray(rng.integers(0, 256, (20, 20), np.uint8)).save(
+        tmp_path / f'normal/{i}.png')
+  done = binary('export', f'--workdir={folder}', f'--output={tmp_path}/b',
+                f'--calibration={tmp_path}/normal')
+  assert done.returncode == 0, done.stderr
+  taken = bundle.load(tmp_path / 'b')
+  found = deep_oc.load(folder)
+  normal = np.stack([found.prepare(path) for path in sorted(
+      (tmp_path / 'normal').iterdir())])
+  judged = taken.judge(normal)
+  assert taken.about['calibration'] == 'unseen_19'
+  # Each of 19 by all of them, itself among them.
+  np.testing.assert_allclose(
+      np.sort(judged.p_value), np.arange(2, 21) / 20, atol=0.051)
+  assert taken.threshold == pytest.approx(judged.score.max())
+
+
 @pytest.mark.parametrize('args, words', [
     (['--workdir=nowhere'], 'no run in'),
+    (['--workdir={run}', '--calibration=nowhere'], 'no image at nowhere'),
     (['--workdir={run}', '--classifier=lof'],
      'LOF cannot be exported.*these can: ocsvm_linear, .*kde'),
     (['--workdir={run}', '--feature=windows'], "unknown feature .*'windows'"),

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, the_error
 from PIL import Image
 
 import deep_oc
@@ -103,6 +103,29 @@ def test_a_folder_is_scored_and_what_cannot_be_read_is_reported(
     with np.load(output / 'maps' / f'{name}.npz') as arrays:
       np.testing.assert_allclose(arrays['map'], heat, rtol=1e-4,
                                  atol=1e-5 * np.abs(heat).max())
+
+
+def test_a_folder_of_normal_photos_calibrates(run, binary, tmp_path):
+  photos = [str(_photo(tmp_path / f'photos/{i}.png', i)) for i in range(3)]
+  normal = [str(_photo(tmp_path / f'normal/{i}.png', 9 + i)) for i in range(9)]
+  done = binary(
+      'predict', f'--workdir={run}', f'--input={tmp_path}/photos', '--nomaps',
+      f'--calibration={tmp_path}/normal', '--false_alarm_rate=0.1',
+      '--feature=score', '--classifier=upright', f'--output={tmp_path}/out')
+  assert done.returncode == 0, done.stderr
+  assert '9 normal images that neither encoder nor classifier' in done.stdout
+  found = deep_oc.load(run, feature='score', classifier='upright',
+                       false_alarm_rate=0.1, calibration=normal)
+  np.testing.assert_allclose(
+      [float(row['p_value']) for row in _rows(tmp_path / 'out')],
+      found.p_values(photos), rtol=1e-5)
+  about = json.loads((tmp_path / 'out/predictions.json').read_text())
+  assert about['calibration'] == 'unseen_9'
+  (tmp_path / 'normal/0.png').write_text('no picture')
+  done = binary(
+      'predict', f'--workdir={run}', f'--input={tmp_path}/photos',
+      f'--calibration={tmp_path}/normal', '--false_alarm_rate=0.1')
+  assert 'normal/0.png' in the_error(done)
 
 
 def test_where_nothing_can_be_read_there_is_an_error_and_no_file(
