@@ -340,13 +340,18 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   arrays, about = _read_train(workdir)
   train = {name: array for name, array in embeddings.features(arrays).items()
            if name not in _BASELINES}
-  calibrating = embeddings.read_calibration(workdir, arrays, about)
+  calibrating = {}
+  if calibration is None:
+    calibrating = embeddings.read_calibration(workdir, arrays, about)
+  for array in calibrating.values():
+    thresholds.rank(false_alarm_rate, len(array))  # raises before any fit
   group = config.get('localize')
   by_windows = [WINDOWS] if group and maps.name(group) == WINDOWS else []
   known = [*train, *by_windows, *[SCORE] * hasattr(pretext, 'scores')]
   if feature not in known:
     raise errors.unknown(f'feature in {workdir}/embeddings', feature, known)
-  if feature == SCORE and not calibrating and calibration is None:
+  if feature == SCORE and calibration is None and not embeddings.scores(
+      calibrating):
     raise InputError(
         f"the score of the task's own has no false-alarm rate in {workdir}: "
         'that takes normal images that nothing has learnt from, held out of '
@@ -367,6 +372,7 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
     calibration = _prepared(
         calibration, unseen.reader(config.data, tuple(about['image_shape'])),
         arrays.get('pixels', ()))
+    thresholds.rank(false_alarm_rate, len(calibration))
   return Detector(
       config=config, pretext=pretext,
       variables=_restore(workdir, config, pretext, about), train=train,

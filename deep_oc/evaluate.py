@@ -171,11 +171,12 @@ def score(train: np.ndarray, test: np.ndarray, classifier: str, seed: int,
   limit, rate = request.limit, request.false_alarm_rate
   fitted = oneclass.fit(classifier, train, seed, limit)
   scores = oneclass.anomaly_score(fitted, test)
-  if unseen is None:
-    alarms = rate and thresholds.alarms(
-        train, test, classifier, rate, seed, limit)
-  else:
-    alarms = _alarms(oneclass.anomaly_score(fitted, unseen), scores, rate)
+  alarms = None
+  if rate and unseen is None:
+    alarms = thresholds.alarms(train, test, classifier, rate, seed, limit)
+  elif rate:
+    alarms = thresholds.unseen_alarms(
+        oneclass.anomaly_score(fitted, unseen), scores, rate)
   return Score(
       scores, json.dumps(oneclass.parameters(fitted, limit), sort_keys=True),
       str(min(len(train), limit)), alarms)
@@ -253,7 +254,11 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   names = [name.removeprefix('map_') for name in maps
            if name.startswith('map_')]
   chosen = choose(train, test, request.features, workdir, names)
-  unseen = embeddings.read_calibration(workdir, train, meta)
+  unseen = {}
+  if request.false_alarm_rate:
+    unseen = embeddings.read_calibration(workdir, train, meta)
+  for array in unseen.values():
+    thresholds.rank(request.false_alarm_rate, len(array))  # before the fits
   _drop_masks_of_one_kind(workdir, maps)
   anomaly = test.pop('anomaly') != 0
   found = Scored(

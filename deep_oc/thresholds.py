@@ -106,12 +106,12 @@ def calibrated(train: np.ndarray, classifier: str, alpha: float, seed: int = 0,
     InputError: too few rows even so.
   """
   if unseen is not None:
-    _rank(alpha, len(unseen))  # before the fit
+    rank(alpha, len(unseen))  # before the fit
     fitted = oneclass.fit(classifier, train, seed, limit)
     return by_unseen(fitted, oneclass.anomaly_score(fitted, unseen), alpha)
   if round(SHARE * len(train)) >= needed(alpha):
     return Calibrated((calibrate(train, classifier, seed, limit=limit),))
-  _rank(alpha, len(train))  # raises if these are too few as well
+  rank(alpha, len(train))  # raises if these are too few as well
   return cross_calibrated(train, classifier, seed, limit=limit)
 
 
@@ -126,7 +126,7 @@ def by_unseen(fitted: Any, scores: np.ndarray, alpha: float) -> Calibrated:
   Raises:
     InputError: too few scores for alpha.
   """
-  _rank(alpha, len(scores))
+  rank(alpha, len(scores))
   return Calibrated(((fitted, scores),), unseen=True)
 
 
@@ -176,7 +176,7 @@ def threshold(calibration: np.ndarray, alpha: float) -> float:
     InputError: fewer than 1 / alpha - 1 calibration scores.
   """
   ordered = _ordered(calibration)
-  return float(ordered[len(ordered) - _rank(alpha, len(ordered))])
+  return float(ordered[len(ordered) - rank(alpha, len(ordered))])
 
 
 def interval(alpha: float, m: int, n: int, confidence: float = 0.95
@@ -191,7 +191,7 @@ def interval(alpha: float, m: int, n: int, confidence: float = 0.95
   Raises:
     InputError: fewer than 1 / alpha - 1 calibration scores.
   """
-  r = _rank(alpha, m)
+  r = rank(alpha, m)
   alarms = stats.betabinom(n, r, m + 1 - r)
   tail = (1 - confidence) / 2
   return int(alarms.ppf(tail)), int(alarms.ppf(1 - tail))
@@ -291,6 +291,22 @@ def needed(alpha: float) -> int:
   return found + (1 / found > alpha) - 1
 
 
+def rank(alpha: float, m: int) -> int:
+  """Returns the largest r with r / (m + 1) <= alpha; rounding errors aside.
+
+  Raises:
+    InputError: m calibration scores are too few for there to be one.
+  """
+  least = needed(alpha)
+  r = round(alpha * (m + 1))
+  r -= r / (m + 1) > alpha
+  if r < 1:
+    raise InputError(
+        f'a false-alarm rate of {100 * alpha:g} % takes {least} normal '
+        f'images to calibrate with; there are {m}')
+  return r
+
+
 def described(calibration: str) -> str:
   """Returns what `Calibrated.calibration` means, in words.
 
@@ -323,15 +339,3 @@ def _ordered(calibration: np.ndarray) -> np.ndarray:
   if np.isnan(calibration).any():
     raise InputError('a calibration score is not a number')
   return np.sort(calibration)
-
-
-def _rank(alpha: float, m: int) -> int:
-  """Returns the largest r with r / (m + 1) <= alpha; rounding errors aside."""
-  least = needed(alpha)
-  r = round(alpha * (m + 1))
-  r -= r / (m + 1) > alpha
-  if r < 1:
-    raise InputError(
-        f'a false-alarm rate of {100 * alpha:g} % takes {least} normal '
-        f'images to calibrate with; there are {m}')
-  return r

@@ -329,7 +329,9 @@ def _hold_out(run, meta=META, **changed):
   """Adds 20 normal images that nothing has learnt from."""
   arrays = _split(7, 20)
   arrays['score_upright'] = -arrays['pool'][:, 0]
-  embeddings.write(run / 'embeddings/calibration.npz', arrays | changed, meta)
+  written = {name: array for name, array in (arrays | changed).items()
+             if array is not None}
+  embeddings.write(run / 'embeddings/calibration.npz', written, meta)
   return arrays
 
 
@@ -376,6 +378,14 @@ def test_a_calibration_file_of_another_run_is_an_error(run, changed, words):
   _hold_out(run, **changed)
   done = _main(f'--runs={run}', '--false_alarm_rate=0.1')
   assert done.returncode == 2 and re.search(words, done.stderr), done.stderr
+
+
+def test_too_few_images_that_nothing_learnt_from_end_it_before_a_fit(
+    run, monkeypatch):
+  _hold_out(run)
+  monkeypatch.delattr(oneclass, 'fit')
+  with pytest.raises(InputError, match='1 % takes 99 normal .* there are 20'):
+    evaluate.evaluate(run, Request(['nn'], ['pool'], false_alarm_rate=0.01))
 
 
 def test_few_images_calibrate_in_turn(run):
