@@ -120,26 +120,28 @@ def read_run(workdir: object) -> tuple[dict, dict, dict]:
 
 def read_calibration(workdir: object, train: Mapping[str, np.ndarray],
                      meta: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Returns the arrays of a run's calibration.npz, empty without such a file.
+  """Returns the arrays of a run's calibration.npz, empty if it has none.
 
   Args:
     workdir: the run's folder.
     train, meta: the arrays and the meta of its train.npz.
 
   Raises:
-    InputError: the file is damaged, or does not belong to train.npz.
+    InputError: the file is damaged or does not belong to train.npz, or it is
+      missing and the run has held images out.
   """
   path = files.path(workdir) / 'embeddings' / 'calibration.npz'
-  if not files.exists(path):
+  if not meta.get('n_calibration') and not files.exists(path):
     return {}
   arrays, found = read(path)
   _check_same_run(path, found, meta)
-  fitted = features(train)
-  for name, array in features(arrays).items():
-    if name in fitted and array.shape[1] != fitted[name].shape[1]:
+  there = features(arrays)
+  for name, array in features(train).items():
+    columns = there[name].shape[1] if name in there else 'no'
+    if columns != array.shape[1]:
       raise InputError(
-          f"'{name}' in {path.parent} has {array.shape[1]} columns in "
-          f'{path.name}, {fitted[name].shape[1]} in train.npz; embed again')
+          f"'{name}' in {path.parent} has {columns} columns in {path.name}, "
+          f'{array.shape[1]} in train.npz; embed again')
   return arrays
 
 

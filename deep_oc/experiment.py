@@ -370,7 +370,8 @@ def dtype(name: str) -> 'jnp.dtype':
 
 def meta(workdir: str, config: ml_collections.ConfigDict,
          problem: data.Problem, step: int) -> dict[str, object]:
-  """Returns what every result row says of the run, and its images' shape.
+  """Returns what result rows say of the run, and of its images the shape and
+  how many calibrate.
 
   The rule is 'last' at the run's last step, and 'chosen' at any other.
   """
@@ -387,7 +388,8 @@ def meta(workdir: str, config: ml_collections.ConfigDict,
       'step': step, 'checkpoint_rule': 'last' if step == last else 'chosen',
       # Of what is stored: the images may have moved since.
       'config_hash': runs.config_hash(runs.read_config(workdir)),
-      'image_shape': problem.train.image.shape[1:]}
+      'image_shape': problem.train.image.shape[1:],
+      'n_calibration': len(problem.calibration)}
 
 
 def _plain(value: object) -> object:

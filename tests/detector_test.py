@@ -372,6 +372,17 @@ def test_training_images_are_not_taken_for_others(parts):
     deep_oc.load(parts, false_alarm_rate=0.2, calibration=images)
 
 
+def test_a_run_that_lost_what_calibrates_it_is_not_calibrated_otherwise(
+    held_out, tmp_path):
+  run = shutil.copytree(held_out, tmp_path / 'run')
+  (run / 'embeddings/calibration.npz').unlink()
+  for feature in ('pool', 'windows', 'score'):
+    with pytest.raises(InputError, match='no embeddings at .*calibration.npz'):
+      deep_oc.load(run, feature=feature, false_alarm_rate=0.2)
+  found = deep_oc.load(run, false_alarm_rate=0.2, calibration=_others())
+  assert found.calibration == 'unseen_8'
+
+
 def test_a_run_that_held_nothing_out_has_no_own_score_to_judge_by(folder):
   with pytest.raises(InputError, match='held out of the training by .*=0.1'):
     deep_oc.load(folder, feature='score', classifier='rotation')

@@ -373,11 +373,20 @@ def test_the_tasks_own_score_has_no_alarms_by_images_that_were_learnt(run):
     (dict(meta=META | {'step': 8}), 'step is 7 in train.npz, 8 in calibration'),
     (dict(meta=META | {'config_hash': 'd'}), 'abc in train.npz, d in calib'),
     (dict(pool=np.ones((20, 7), np.float32)),
-     "'pool' .* 7 columns in calibration.npz, 8 in train.npz")])
+     "'pool' .* 7 columns in calibration.npz, 8 in train.npz"),
+    (dict(head=None), "'head' .* no columns in calibration.npz, 4 in train")])
 def test_a_calibration_file_of_another_run_is_an_error(run, changed, words):
   _hold_out(run, **changed)
   done = _main(f'--runs={run}', '--false_alarm_rate=0.1')
   assert done.returncode == 2 and re.search(words, done.stderr), done.stderr
+
+
+def test_a_run_that_lost_its_calibration_file_is_not_calibrated_otherwise(
+    tmp_path):
+  run = _write(tmp_path / 'run', meta=META | {'n_calibration': 20})
+  with pytest.raises(InputError, match='no embeddings at .*calibration.npz'):
+    evaluate.evaluate(run, Request(['nn'], ['pool'], false_alarm_rate=0.1))
+  assert evaluate.evaluate(run, Request(['nn'], ['pool']))
 
 
 def test_too_few_images_that_nothing_learnt_from_end_it_before_a_fit(
