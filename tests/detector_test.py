@@ -397,6 +397,10 @@ def test_which_own_score_is_meant_must_be_said(held_out, classifier, words):
                  false_alarm_rate=0.2)
 
 
+def test_the_only_score_that_a_task_has_need_not_be_named():
+  assert detectors._own_score(['distance'], None) == 'distance'
+
+
 def test_too_few_images_that_were_held_out_are_an_error_before_any_fit(
     held_out, monkeypatch):
   monkeypatch.delattr(oneclass, 'fit')

@@ -397,6 +397,37 @@ def test_too_few_images_that_nothing_learnt_from_end_it_before_a_fit(
     evaluate.evaluate(run, Request(['nn'], ['pool'], false_alarm_rate=0.01))
 
 
+def test_every_score_is_calibrated_by_its_own(run):
+  random = np.random.default_rng(0)
+  own = {name: random.random((2, 20)) for name in ('score', 'windows')}
+  arrays = _hold_out(run, score_rotation=own['score'][0],
+                     score_upright=own['score'][1])
+  tested = random.random((4, 30))
+  path = run / 'embeddings/test.npz'
+  test, meta = embeddings.read(path)
+  embeddings.write(path, test | {
+      'score_rotation': tested[0], 'score_upright': tested[1]}, meta)
+  names = 'windows', 'random_windows'
+  embeddings.write(run / 'embeddings/maps.npz', {
+      f'map_{name}': each[:, None, None] * np.array([[1, 0.5]])
+      for name, each in zip(names, tested[2:], strict=True)}, meta | {
+          'calibration': dict(zip(names, own['windows'].tolist(),
+                                  strict=True))})
+  scores = evaluate.score_run(run, Request(['kde'], (), false_alarm_rate=0.1)
+                              ).scores
+  train, _, _ = embeddings.read_run(run)
+  for (feature, name, _), score in scores.items():
+    calibration = (
+        own['score'][int(name == 'upright')] if feature == 'score' else
+        own['windows'][names.index(feature)] if feature in names else
+        oneclass.anomaly_score(oneclass.fit(name, train[feature]),
+                               arrays[feature]))
+    np.testing.assert_array_equal(score.alarms.p, [
+        (1 + (calibration >= each).sum()) / 21 for each in score.values])
+  assert {feature for feature, *_ in scores} == {
+      'pool', 'head', 'random', 'pixels', 'score', *names}
+
+
 def test_few_images_calibrate_in_turn(run):
   row, = evaluate.evaluate(run, Request(['nn'], ['pool'],
                                         false_alarm_rate=0.05))

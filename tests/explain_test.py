@@ -194,6 +194,8 @@ def test_the_binary_explains_files_by_the_tasks_own_score(
     (('--workdir={run}', '--score=rotatoin'), "did you mean 'rotation'"),
     (('--workdir={run}', '--score=lof'), 'LOF has no gradient .* choose one of '
      'ocsvm_linear, ocsvm_rbf, kde'),
+    (('--workdir={run}', '--feature=score'), "of the task's own it is "
+     '--score=rotation or upright'),
     (('--workdir={run}', '--method=grad_cam'), "did you mean 'gradcam'"),
     (('--workdir={run}', '--baseline=men'), "did you mean 'mean'"),
     (('--workdir={run}', '--side=99'), '--side=99 is larger than the images'),
@@ -246,6 +248,27 @@ def test_the_random_network_is_the_untrained_one_with_a_classifier_of_its_own(
   _, of_head = explainer.networks(head, 'kde', stored, problem)
   assert of_head.train.shape == stored['head'].shape
   assert np.abs(of_head.train - stored['head']).max() > 1e-3
+
+
+def test_the_random_network_is_calibrated_by_what_was_held_out(
+    digits_npz, tmp_path):
+  config = untrained.digits(digits_npz)
+  with config.unlocked():
+    config.protocol.calibration = 0.25
+  run = untrained.run(config, tmp_path / 'run')
+  found = deep_oc.load(run)
+  stored, _ = embeddings.read(run / 'embeddings' / 'train.npz')
+  held_out, _ = embeddings.read(run / 'embeddings' / 'calibration.npz')
+  problem = experiment.problem(found.parts().config)
+  _, other = explainer.networks(found, 'kde', stored, problem)
+  fitted = oneclass.fit('kde', stored['random'])
+  calibration, scores = (oneclass.anomaly_score(fitted, each) for each in (
+      held_out['random'], other.embed(problem.test.image[:20])))
+  judged = other.judge(problem.test.image[:20])
+  np.testing.assert_allclose(judged.score, scores, rtol=1e-5)
+  np.testing.assert_allclose(judged.p_value, [
+      (1 + (calibration >= each).sum()) / (1 + len(calibration))
+      for each in scores], atol=1.5 / (1 + len(calibration)))
 
 
 def _pixels(image):

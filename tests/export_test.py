@@ -4,6 +4,7 @@ import pathlib
 import re
 import sys
 
+import jax
 import numpy as np
 import pytest
 from conftest import the_error
@@ -11,9 +12,9 @@ from PIL import Image
 
 import deep_oc
 from deep_oc import (bundle, export, features, model_card, onnx_model, parity,
-                     programs)
+                     programs, step)
 from deep_oc.errors import InputError
-from tests import untrained
+from tests import parallel, untrained
 
 
 @pytest.fixture(scope='module')
@@ -176,6 +177,20 @@ def test_unused_weights_are_left_out(folder):
   assert not any('mlp' in name or 'classifier' in name for name in pool.arrays)
   assert {name for name in head.arrays if 'mlp' in name}
   assert (pool.shape, head.shape) == ((16,), (16,))
+
+
+@pytest.mark.parametrize('task', [
+    task for task in parallel._TASKS
+    if hasattr(parallel.pretext(task), 'scores')])
+def test_scores_of_every_task_are_exported_for_any_number_of_images(task):
+  pretext, images = parallel.pretext(task), parallel.images(task)[:3]
+  variables = step.init(pretext, 0, images.shape[1:])
+  wanted = pretext.apply(variables, np.float32(images) / 255, method='scores')
+  for name, score in wanted.items():
+    found = programs.network(programs.judged(pretext, 'score', name),
+                             variables, images.shape[1:])
+    got = jax.export.deserialize(found.content).call(found.arrays, images)
+    np.testing.assert_allclose(got[:, 0], score, rtol=1e-4, atol=1e-6)
 
 
 def test_a_score_that_is_no_number_is_never_close(folder):

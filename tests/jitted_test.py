@@ -275,6 +275,15 @@ def test_rows_unlike_those_that_were_fitted_are_an_error(spoil):
     oneclass.anomaly_score(fitted, spoil(test), jit=True)
 
 
+def test_the_largest_of_a_row_is_its_score():
+  rows = np.random.default_rng(0).normal(size=(40, 5))
+  wanted = [max(row) for row in rows.tolist()]
+  np.testing.assert_array_equal(
+      oneclass.anomaly_score(oneclass.Largest(), rows), wanted)
+  found = jitted.twin(oneclass.Largest())
+  np.testing.assert_allclose(-found.function(found.arrays, rows), wanted)
+
+
 def test_jitted_scores_of_bytes_are_those_of_fractions():
   random = np.random.default_rng(0)
   train, test = (random.integers(0, 256, (n, D), np.uint8) for n in (N, 64))

@@ -12,7 +12,7 @@ from conftest import ROOT, the_error
 from PIL import Image
 
 import deep_oc
-from deep_oc import predict, unseen
+from deep_oc import predict, thresholds, unseen
 from deep_oc.errors import InputError
 from tests import untrained
 
@@ -83,6 +83,7 @@ def test_a_folder_is_scored_and_what_cannot_be_read_is_reported(
              if line.startswith('skipped: ')]
   assert len(skipped) == damaged and 'Traceback' not in done.stderr
   assert f'could not read {damaged}' in done.stdout
+  assert thresholds.described(found.calibration) in done.stdout
   assert good[int(judged.score.argmax())] in done.stdout
   about = json.loads((output / 'predictions.json').read_text())
   assert f'--input={photos}' in about['command']

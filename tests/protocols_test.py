@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from deep_oc import data, embeddings, experiment, runs, train
+from deep_oc import data, embeddings, experiment, features, runs, train
 from deep_oc.errors import InputError
 from tests import tiny
 
@@ -171,9 +171,10 @@ EVERY = ('one_vs_rest', 'validation', *BLIND)
 
 @pytest.mark.parametrize('name', EVERY)
 def test_a_share_of_what_is_fitted_is_held_out_of_everything(name):
-  without, problem = _problem(name, 1), _problem(name, 1, calibration=0.2)
+  without, problem = _problem(name, 1), _problem(name, 1, calibration=0.167)
   held_out = problem.calibration_index
-  assert len(held_out) == round(0.2 * len(without.fitted_index))
+  assert len(held_out) == round(0.167 * len(without.fitted_index))
+  assert (np.diff(held_out) > 0).all()
   assert set(held_out) <= set(without.fitted_index)
   for each, before in ((problem.train_index, without.train_index),
                        (problem.fitted_index, without.fitted_index)):
@@ -188,11 +189,25 @@ def test_a_share_of_what_is_fitted_is_held_out_of_everything(name):
     assert not problem.calibration.anomaly.any()
 
 
+@pytest.mark.parametrize('name', BLIND)
+def test_the_truth_about_what_is_held_out_is_written_beside_it(name):
+  problem = _problem(name, 1, calibration=0.4)
+  _, about = features._files(problem)['calibration']
+  labels = _split().train.label[problem.calibration_index]
+  np.testing.assert_array_equal(about['contaminant'], labels != 1)
+  assert about['contaminant'].any() == (name == 'contaminated')
+
+
 def test_nothing_is_held_out_unless_it_is_asked_for():
   for calibration in (None, 0, 0.):
     problem = _problem('one_vs_rest', calibration=calibration)
     assert len(problem.calibration) == len(problem.calibration_index) == 0
     assert len(problem.train) == 100 and not problem.settings
+
+
+def test_half_of_the_images_may_be_held_out():
+  problem = _problem('one_vs_rest', calibration=0.5)
+  assert len(problem.calibration) == len(problem.train) == 50
 
 
 def test_what_is_held_out_depends_on_the_seed_alone():
@@ -286,6 +301,16 @@ def test_a_default_and_the_same_number_are_one_run(digits_npz):
         'name': 'semi_supervised', 'normal': '3', 'contamination': 0.05,
         'clean': 50}
   assert len(hashes) == 1
+
+
+def test_a_class_by_its_name_and_by_its_label_are_one_run(digits_npz):
+  config = _config(digits_npz)
+  problem = dataclasses.replace(
+      experiment.problem(config), normal_name='three',
+      class_names=('zero', 'one', 'two', 'three'))
+  for asked in ('3', 'three'):
+    config.protocol.normal = asked
+    assert experiment.resolved(config, problem).protocol.normal == '3'
 
 
 def test_a_config_may_leave_room_for_settings(digits_npz):

@@ -267,6 +267,7 @@ def test_by_folds_a_score_is_the_mean_of_those_of_the_folds():
             for kept, _ in thresholds.split(40, 4, seed=2)]
   found = thresholds.cross_calibrated(train, 'kde', seed=2, folds=4)
   np.testing.assert_allclose(found.judge(test)[0], np.mean(scores, axis=0))
+  assert found.calibration == 'folds_4'
 
 
 def test_images_that_nothing_learnt_from_calibrate_what_is_fitted_to_all():
