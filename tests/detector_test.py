@@ -408,6 +408,8 @@ def test_too_few_images_that_were_held_out_are_an_error_before_any_fit(
   for feature in ('pool', 'windows'):
     with pytest.raises(InputError, match='takes 19 normal .* there are 6'):
       deep_oc.load(held_out, feature=feature)
+  with pytest.raises(InputError, match='takes 19 normal .* there are 3'):
+    deep_oc.load(held_out, feature='windows', calibration=_others(3))
 
 
 def test_a_run_without_maps_of_windows_has_no_score_by_them(parts):
