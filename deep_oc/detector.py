@@ -95,7 +95,7 @@ class Detector:
                variables: Mapping[str, Any], train: Mapping[str, np.ndarray],
                calibrating: Mapping[str, np.ndarray], about: Mapping[str, Any],
                classifier: str, feature: str, false_alarm_rate: float,
-               calibration: np.ndarray | None = None):
+               others: np.ndarray | None = None):
     """Fits the classifier.
 
     Args:
@@ -107,7 +107,7 @@ class Detector:
         task's own scores f[m]; nothing where there are none.
       about: what result rows say of the run, and `image_shape`.
       classifier, feature, false_alarm_rate: as `load`.
-      calibration: other images to calibrate by, u8[m, h, w, 3], if any.
+      others: images to calibrate by instead, u8[m, h, w, 3], if any.
     """
     self.image_shape = tuple(about['image_shape'])
     self.classifier, self.feature = classifier, feature
@@ -119,10 +119,9 @@ class Detector:
     self.about = dict(about)
     self.prepare = unseen.reader(config.data, self.image_shape)
     self._config, self._pretext, self._variables = config, pretext, variables
-    self._train, self._others = train, calibration is not None
-    self._calibrated = (
-        self._calibrate(calibrating) if calibration is None else
-        self._calibrate_by(calibration))
+    self._train, self._by_others = train, others is not None
+    self._calibrated = (self._calibrate(calibrating) if others is None else
+                        self._calibrate_by(others))
     self.threshold_ = self._calibrated.threshold(false_alarm_rate)
     self.calibration = self._calibrated.calibration
 
@@ -276,7 +275,7 @@ class Detector:
           'heat maps of windows need the training images, which cannot be read '
           f'({error}); give data_dir, where they lie now') from error
     images, others = problem.fitted.image, problem.calibration.image
-    if self._others or len(others) or self.feature != WINDOWS:
+    if self._by_others or len(others) or self.feature != WINDOWS:
       return images, others
     fitted, calibrating = thresholds.parted(
         len(images), self.false_alarm_rate, self.about.get('seed', 0))
@@ -368,17 +367,17 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   else:
     classifier = classifier or default_classifier(config, train[feature])
     oneclass.create(classifier)  # an unknown one fails before the checkpoint
+  others = None
   if calibration is not None:
-    calibration = _prepared(
+    others = _prepared(
         calibration, unseen.reader(config.data, tuple(about['image_shape'])),
         arrays.get('pixels', ()))
-    thresholds.rank(false_alarm_rate, len(calibration))
+    thresholds.rank(false_alarm_rate, len(others))
   return Detector(
       config=config, pretext=pretext,
       variables=_restore(workdir, config, pretext, about), train=train,
       calibrating=calibrating, about=about, classifier=classifier,
-      feature=feature, false_alarm_rate=false_alarm_rate,
-      calibration=calibration)
+      feature=feature, false_alarm_rate=false_alarm_rate, others=others)
 
 
 def _own_score(known: tuple[str, ...], name: str | None) -> str:

@@ -151,7 +151,7 @@ def _check_same_run(path, meta, of_train):
       raise InputError(
           f'the files in {path.parent} do not belong together: {key} is '
           f'{of_train.get(key)} in train.npz, {meta.get(key)} in {path.name}; '
-          'embed again')
+          'delete that, and embed again')
 
 
 def read_maps(workdir: object, meta: Mapping[str, Any] | None = None

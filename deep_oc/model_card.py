@@ -70,7 +70,7 @@ def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
       'maps': ' --maps=maps' if about['localizes'] else '',
       'normal': f"'{run['normal_name']}'", 'count': about['n_train'],
       'calibrated': thresholds.described(about['calibration']),
-      'results': _table(results), 'method': how['method'],
+      'results': _table(results, about['calibration']), 'method': how['method'],
       'shape': '×'.join(map(str, about['image_shape'][:2])),
       'padded': f", with {how['pad']} black ones on each side" * bool(
           how['pad']),
@@ -90,13 +90,14 @@ def results(workdir: str, feature: str, classifier: str
             and row.get('level', 'image') == 'image']
 
 
-def _table(rows: list[dict[str, str]]) -> str:
+def _table(rows: list[dict[str, str]], calibration: str) -> str:
   if not rows:
     return ('None beside the run when this was written; `python -m '
             'deep_oc.evaluate` makes them.')
-  lines = ['On the test images, in percent, by a classifier fitted to all of '
-           'the training images (here: less those that calibrate, if the '
-           'encoder has seen them):', '',
+  other = ('' if calibration.startswith('unseen') else ', by a classifier '
+           'fitted to all of the training images (here: less those that '
+           'calibrate)')
+  lines = [f'On the test images, in percent{other}:', '',
            '| AUROC | 95 % | AUPRC | FPR at 95 % | normal | anomalous |',
            '|---|---|---|---|---|---|']
   for row in rows:

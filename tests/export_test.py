@@ -49,6 +49,15 @@ def test_a_run_is_exported_and_the_card_tells_of_it(folder, binary, tmp_path):
   assert sorted(tmp_path.iterdir()) == [tmp_path / 'b']
 
 
+@pytest.mark.parametrize('calibration, of_another_fit', [
+    ('unseen_20', False), ('held_out_20', True), ('folds_5', True)])
+def test_the_card_says_whether_its_results_are_of_another_fit(
+    calibration, of_another_fit):
+  found = model_card._table([{'auroc': '12.34'}], calibration)
+  assert '12.34' in found
+  assert ('less those that calibrate' in found) == of_another_fit
+
+
 def test_a_folder_of_normal_photos_calibrates_a_bundle(
     folder, binary, tmp_path):
   rng = np.random.default_rng(0)
