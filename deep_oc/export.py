@@ -60,26 +60,15 @@ _RUN = ('dataset', 'protocol', 'normal_class', 'normal_name', 'seed', 'pretext',
 
 
 def define_flags() -> None:
+  unseen.define_flags()
   flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
   flags.DEFINE_string(
       'output', None, "Folder of the bundle; by default `bundle` in the run's "
       'folder.')
-  flags.DEFINE_float(
-      'false_alarm_rate', 0.05, 'The share of normal images that may be '
-      'flagged.')
   flags.DEFINE_string(
       'classifier', None, 'One whose scores have a program; an error names '
       'them. By default kde, of CutPaste and of fewer images than dimensions '
       'gde_ledoit_wolf.')
-  flags.DEFINE_string(
-      'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...; '
-      "or windows: the score is the largest value of an image's heat map, if "
-      "the run localizes by windows; or score: the task's own, which "
-      '--classifier names, calibrated by images that nothing has learnt from.')
-  flags.DEFINE_string(
-      'calibration', None, 'Folder, or pattern, of normal images that nothing '
-      'has learnt from, to calibrate with; by default what the run held out, '
-      'or else training images.')
   flags.DEFINE_bool(
       'onnx', False, 'Add model.onnx; takes the extra `onnx`, and jax2onnx.')
   flags.DEFINE_string(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import flags
 from PIL import Image
 
 from deep_oc.data import _layout, _pictures, cat_vs_dog, celeba
@@ -23,6 +24,23 @@ Picture = str | os.PathLike | Image.Image | np.ndarray
 _CUTS = {'cat_vs_dog': cat_vs_dog.square, 'celeba': celeba.face}
 _NAMES = {'cat_vs_dog': 'square', 'celeba': 'face'}
 _SIZES = {'celeba': (178, 218)}
+
+
+def define_flags() -> None:
+  """Defines arguments of `deep_oc.detector.load`."""
+  flags.disclaim_key_flags()  # they are the binary's
+  flags.DEFINE_string(
+      'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...; '
+      "or windows: the score is the largest value of an image's heat map, if "
+      "the run localizes by windows; or score: the task's own, which "
+      '--classifier names, calibrated by images that nothing has learnt from.')
+  flags.DEFINE_float(
+      'false_alarm_rate', 0.05, 'The share of normal images that may be '
+      'flagged.')
+  flags.DEFINE_string(
+      'calibration', None, 'Folder, or pattern, of normal images that nothing '
+      'has learnt from, to calibrate with; by default what the run held out, '
+      'or else training images.')
 
 
 class Found(NamedTuple):

@@ -251,7 +251,7 @@ def test_the_trainer_is_asked_with_the_batches_of_the_bundle(
 
 def test_without_results_the_card_says_so(tmp_path):
   assert model_card.results(str(tmp_path), 'pool', 'kde') == []
-  assert 'deep_oc.evaluate' in model_card._table([])
+  assert 'deep_oc.evaluate' in model_card._table([], 'unseen_20')
 
 
 def test_the_files_of_a_bundle_are_listed_with_their_checksums(
