@@ -112,7 +112,8 @@ def train_step(pretext: nn.Module, optimizer: optax.GradientTransformation,
       (loss, metrics), collections = pretext.apply(
           {'params': params, **collections}, to_float(image), train=True,
           rngs={'views': views}, mutable=list(collections))
-    return loss, (jax.tree.map(jnp.asarray, metrics), collections)
+    metrics = jax.tree.map(jnp.asarray, {**metrics, 'loss': loss})
+    return loss, (metrics, collections)
 
   gradient = functools.partial(jax.grad(loss_fn, has_aux=True), state.params)
   if accumulate > 1:

@@ -63,7 +63,7 @@ class Pretext(nn.Module):
     """Maps f32[2n, d], two views of each image, to the loss and metrics."""
     z = heads.unit(self.mlp(pool, train=train)).reshape(len(pool) // 2, 2, -1)
     loss, accuracy, chance = LOSSES[self.loss](z, self.temperature)
-    return loss, {'loss': loss, 'accuracy': accuracy, 'chance': chance,
+    return loss, {'accuracy': accuracy, 'chance': chance,
                   'alignment': alignment(z), 'uniformity': uniformity(z)}
 
   def embed(self, image: jax.Array) -> dict[str, jax.Array]:

@@ -68,8 +68,8 @@ class Pretext(contrastive.Pretext):
         logits, target).mean()
     loss = contrast + self.turn_weight * turn
     right = (jnp.argmax(logits, axis=-1) == target).mean()
-    return loss, metrics | {'loss': loss, 'contrastive_loss': contrast,
-                            'turn_loss': turn, 'turn_accuracy': right}
+    return loss, metrics | {'contrastive_loss': contrast, 'turn_loss': turn,
+                            'turn_accuracy': right}
 
   def scores(self, image: jax.Array, *, log: bool = False
              ) -> dict[str, jax.Array]:

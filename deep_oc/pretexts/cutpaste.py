@@ -88,8 +88,7 @@ class Pretext(nn.Module):
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
     correct = jnp.argmax(logits, axis=-1) == target
     return loss.mean(), {
-        'loss': loss.mean(), 'accuracy': correct.mean(),
-        'chance': 1 / self.inputs_per_image}
+        'accuracy': correct.mean(), 'chance': 1 / self.inputs_per_image}
 
   def embed(self, image: jax.Array) -> dict[str, jax.Array]:
     """Maps f32[n, h, w, c] to features f32[n, d] by name.

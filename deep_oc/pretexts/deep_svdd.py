@@ -96,7 +96,7 @@ class Pretext(nn.Module):
       loss = distance.mean()
     if train:
       self.steps.value += 1
-    return loss, {'loss': loss} | metrics
+    return loss, metrics
 
   def embed(self, image: jax.Array) -> dict[str, jax.Array]:
     """Maps f32[n, h, w, c] to features f32[n, d] by name.

@@ -59,7 +59,7 @@ class Pretext(nn.Module):
         self.augment, self.make_rng('views'), image, 1, self.crop)[:, 0]
     noise = self.noise * jax.random.normal(self.make_rng('views'), view.shape)
     loss = self._error(view + noise, view, train=train).mean()
-    return loss, {'loss': loss}
+    return loss, {}
 
   def embed(self, image: jax.Array) -> dict[str, jax.Array]:
     """Maps f32[n, h, w, c], without noise, to features f32[n, d] by name.

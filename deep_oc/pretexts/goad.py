@@ -69,7 +69,7 @@ class Pretext(transformations.Pretext):
     loss = (told + self.triplet_weight * triplet
             + self.norm_weight * jnp.square(feature).mean())
     right = (jnp.argmax(logits, axis=-1) == label).mean()
-    return loss, {'loss': loss, 'triplet_loss': triplet, 'accuracy': right,
+    return loss, {'triplet_loss': triplet, 'accuracy': right,
                   'chance': 1 / m}
 
   def _score(self, feature: jax.Array, log: bool) -> jax.Array:

@@ -54,8 +54,7 @@ class Pretext(nn.Module):
     target = jnp.broadcast_to(jnp.arange(4), logits.shape[:2])
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
     correct = jnp.argmax(logits, axis=-1) == target
-    return loss.mean(), {
-        'loss': loss.mean(), 'accuracy': correct.mean(), 'chance': 0.25}
+    return loss.mean(), {'accuracy': correct.mean(), 'chance': 0.25}
 
   def embed(self, image: jax.Array) -> dict[str, jax.Array]:
     """Maps f32[n, h, w, c], upright, to features f32[n, d] by name.

@@ -105,7 +105,7 @@ class Pretext(nn.Module):
     loss = -_log_p(logits, label).mean()
     right = [(jnp.argmax(each, axis=-1) == label[..., i]).mean()
              for i, each in enumerate(logits)]
-    return loss, {'loss': loss, 'accuracy': sum(right) / len(right),
+    return loss, {'accuracy': sum(right) / len(right),
                   'chance': np.mean([1 / each.shape[-1] for each in logits])}
 
   def embed(self, image: jax.Array) -> dict[str, jax.Array]:
