@@ -45,7 +45,7 @@ def warnings(metrics: Mapping[str, float], progress: float) -> Iterator[str]:
     yield ('the features span hardly more than one direction (effective rank '
            f'{metrics["effective_rank"]:.2f}): collapsed')
   accuracy, chance = metrics.get('accuracy'), metrics.get('chance')
-  if accuracy is not None and progress >= 0.1 and (
+  if None not in (accuracy, chance) and progress >= 0.1 and (
       accuracy < chance + min(0.5 * chance, 0.1 * (1 - chance))):
     yield (f'the pretext task is no better than guessing (accuracy '
            f'{accuracy:.3f}, chance {chance:.3f}): another seed or a lower '

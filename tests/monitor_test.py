@@ -52,3 +52,7 @@ def test_guessing_is_near_chance_however_many_ways_there_are(
   feature = np.random.default_rng(0).normal(size=(50, 8))
   assert _warnings(feature, accuracy=guessing, chance=chance)
   assert not _warnings(feature, accuracy=learning, chance=chance)
+
+
+def test_an_accuracy_without_a_chance_tells_nothing_of_guessing():
+  assert not list(monitor.warnings({'accuracy': 0.0}, progress=0.5))
