@@ -119,11 +119,14 @@ def several(images: Iterable[Picture]) -> Iterable[Picture]:
   """Returns the images if they are several, or anything that has none.
 
   Raises:
-    InputError: it is a single picture, or an array of another shape.
+    InputError: it is a single picture, an array of another shape, or nothing
+      that holds pictures.
   """
   if isinstance(images, str | os.PathLike | Image.Image):
     raise InputError('this is a single picture; give a list of pictures: [it]')
   if not hasattr(images, '__array__'):
+    if not isinstance(images, Iterable):
+      raise InputError(f'{images!r} is not an iterable of pictures')
     return images
   images = np.asarray(images)
   if images.ndim == 3 and images.shape[-1] in (3, 4):
