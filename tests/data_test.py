@@ -1,4 +1,5 @@
 """Tests of the data sources and of the one-class protocols."""
+import dataclasses
 import io
 import os
 import subprocess
@@ -40,6 +41,46 @@ def saved(path, **changes):
   kept = {k: v for k, v in (arrays() | changes).items() if v is not None}
   np.savez(path, **kept)
   return str(path)
+
+
+# What a source returns.
+
+
+def returned(monkeypatch, **changes):
+  """Loads from a source whose training examples have these fields."""
+  train = dataclasses.replace(examples(9), **changes)
+  monkeypatch.setattr(npz, 'load', lambda: data.Split(
+      'pets', train, examples(6), CLASS_NAMES))
+  return data.load('npz')
+
+
+@pytest.mark.parametrize('field, value, words', [
+    ('image', np.zeros((9, 4, 4, 3), np.float32), r'train.image is float32\[9'),
+    ('image', np.zeros((9, 4, 4, 3), int), 'train.image is int64'),
+    ('image', np.zeros((9, 4, 4, 4), np.uint8), r'not u8\[n, h, w\], '),
+    ('image', np.zeros((0, 4, 4, 3), np.uint8), r'train.image is uint8\[0'),
+    ('label', np.zeros(8, int), r'train.label is int64\[8\]'),
+    ('label', np.zeros(9), 'train.label is float64'),
+    ('label', [0] * 9, 'train.label is a list'),
+    ('label', np.full(9, 3), 'from 3 to 3, and there are 3 class_names'),
+    ('anomaly', np.zeros(9, int), 'train.anomaly is int64'),
+    ('mask', np.zeros((9, 2, 2), bool), 'size of the images'),
+    ('path', np.array(['a'] * 9, object), 'train.path is object')])
+def test_what_a_source_must_not_return_is_told(
+    monkeypatch, field, value, words):
+  with pytest.raises(InputError, match=f"data source 'npz': .*{words}"):
+    returned(monkeypatch, **{field: value})
+
+
+def test_a_source_returns_a_split_with_names(monkeypatch):
+  returned(monkeypatch)
+  monkeypatch.setattr(npz, 'load', lambda: (examples(9), examples(6)))
+  with pytest.raises(InputError, match='load returned tuple, not'):
+    data.load('npz')
+  monkeypatch.setattr(npz, 'load', lambda: data.Split(
+      'pets', examples(9), examples(6), range(3)))
+  with pytest.raises(InputError, match='class_names must be strings'):
+    data.load('npz')
 
 
 # The one-class problem.

@@ -1,9 +1,9 @@
 """Images, and the one-class problem that is made of them.
 
 A source, `deep_oc/data/<source>.py`, has one public function
-`load(**kwargs) -> Split`: images as they are, u8[n, h, w, c] or u8[n, h, w],
-with the data set's own labels. All that is the same for every source happens
-here: three channels, padding, and which images are normal.
+`load(**kwargs) -> Split`: images as they are, u8[n, h, w, 3], u8[n, h, w, 1] or
+u8[n, h, w], with the data set's own labels, from 0 on. All that is the same for
+every source happens here: three channels, padding, and which images are normal.
 """
 import dataclasses
 import itertools
@@ -118,12 +118,14 @@ def load(source: str, *, pad: int = 0, **kwargs: Any) -> Split:
     **kwargs: of the source's own `load`; see there.
 
   Raises:
-    InputError: an unknown source or key, or what the source cannot read.
+    InputError: an unknown source or key, what the source cannot read, or what
+      it returns is not as it must be.
   """
   if isinstance(pad, bool) or not isinstance(pad, int) or pad < 0:
     raise InputError(f'data.pad={pad!r} must be a whole number from 0 on')
   read = plugins.find('deep_oc.data', source, 'load')
   split = plugins.call(read, kwargs, 'data')
+  _check_source(source, split)
   split = dataclasses.replace(split, train=_finish(split.train, pad),
                               test=_finish(split.test, pad))
   shapes = split.train.image.shape[1:], split.test.image.shape[1:]
@@ -386,6 +388,46 @@ def _marked(examples: Examples, labels: list[int]) -> Examples:
   if examples.anomaly is not None:
     anomaly |= examples.anomaly
   return dataclasses.replace(examples, anomaly=anomaly)
+
+
+# Kinds of dtype and numbers of axes.
+_ARRAYS = {'image': ('u', (3, 4)), 'label': ('iu', (1,)),
+           'anomaly': ('b', (1,)), 'mask': ('b', (3,)), 'path': ('U', (1,))}
+
+
+def _check_source(source: str, split: Any) -> None:
+  """Raises InputError if a source did not return what `Split` says."""
+  def check(right: bool, said: str):
+    if not right:
+      raise InputError(f"data source '{source}': {said}")
+
+  check(isinstance(split, Split), f'load returned {type(split).__name__}, not '
+        'deep_oc.data.Split')
+  check(all(isinstance(each, str) for each in split.class_names),
+        'class_names must be strings')
+  for part in ('train', 'test'):
+    examples = getattr(split, part)
+    for name, (kinds, axes) in _ARRAYS.items():
+      array = getattr(examples, name)
+      if array is None and name not in ('image', 'label'):
+        continue
+      check(isinstance(array, np.ndarray),
+            f'{part}.{name} is a {type(array).__name__}, not an array')
+      said = f'{part}.{name} is {array.dtype}{list(array.shape)}'
+      check(array.dtype.kind in kinds and array.ndim in axes
+            and len(array) == len(examples.image) > 0,
+            f'{said}, not as deep_oc.data.Examples says')
+      if name == 'image':
+        check(array.dtype == np.uint8
+              and (array.ndim == 3 or array.shape[3] in (1, 3)),
+              f'{said}, not u8[n, h, w], u8[n, h, w, 1] or u8[n, h, w, 3]')
+      if name == 'mask':
+        check(array.shape == examples.image.shape[:3],
+              f'{said}, not of the size of the images')
+    low, high = examples.label.min(), examples.label.max()
+    check(low >= 0 and high < len(split.class_names),
+          f'{part}.label is from {low} to {high}, and there are '
+          f'{len(split.class_names)} class_names')
 
 
 def _finish(examples: Examples, pad: int) -> Examples:
