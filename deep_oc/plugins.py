@@ -12,14 +12,18 @@ def find(package: str, name: str, attribute: str) -> Callable[..., Any]:
   """Returns `attribute` of the module `<package>.<name>`.
 
   Raises:
-    InputError: no such module; names the nearest.
+    InputError: no such module, and the nearest; or it lacks the attribute.
   """
   parent = importlib.import_module(package)
   known = sorted(each.name for each in pkgutil.iter_modules(parent.__path__)
                  if not each.name.startswith('_'))
   if name not in known:
     raise errors.unknown(package.rsplit('.', 1)[-1].rstrip('s'), name, known)
-  return getattr(importlib.import_module(f'{package}.{name}'), attribute)
+  module = importlib.import_module(f'{package}.{name}')
+  if not hasattr(module, attribute):
+    raise errors.InputError(f"{module.__file__} lacks '{attribute}'; the "
+                            f'docstring of {package} says what it must be')
+  return getattr(module, attribute)
 
 
 def call(function: Callable[..., Any], kwargs: Mapping[str, Any], where: str,
@@ -36,6 +40,12 @@ def call(function: Callable[..., Any], kwargs: Mapping[str, Any], where: str,
     InputError: a key that the function does not take, or one that it needs.
   """
   parameters = inspect.signature(function).parameters
+  takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+  for name in given:
+    if name not in parameters and not takes_any:
+      raise errors.InputError(
+          f"{function.__module__}.{function.__name__} lacks '{name}', which "
+          f'every {where} is given')
   linen = ('parent', 'name') if 'parent' in parameters else ()
   known = [name for name, each in parameters.items()
            if each.kind is not each.VAR_KEYWORD

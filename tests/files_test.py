@@ -84,6 +84,13 @@ def test_a_config_key_that_a_function_needs_is_named():
     plugins.call(function, {}, 'group')
   with pytest.raises(errors.InputError, match="did you mean 'group.other'"):
     plugins.call(function, {'needed': 1, 'othr': 2}, 'group')
+  with pytest.raises(errors.InputError, match="lacks 'dtype', which every"):
+    plugins.call(function, {'needed': 1}, 'group', dtype='float32')
+
+
+def test_a_file_without_the_name_that_is_looked_for_is_told():
+  with pytest.raises(errors.InputError, match=r"convnet.py lacks 'Modell'; "):
+    plugins.find('deep_oc.models', 'convnet', 'Modell')
 
 
 @pytest.mark.parametrize('lines', [1, 100_000])
