@@ -1,6 +1,6 @@
 """One train step for every pretext task, and many steps in one dispatch."""
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from deep_oc import batch_norm, convolution, sharding
+from deep_oc.errors import InputError
 
 
 class State(flax.struct.PyTreeNode):
@@ -109,9 +110,10 @@ def train_step(pretext: nn.Module, optimizer: optax.GradientTransformation,
 
   def loss_fn(params, collections, image, views):
     with batch_norm.in_groups(groups):
-      (loss, metrics), collections = pretext.apply(
+      found, collections = pretext.apply(
           {'params': params, **collections}, to_float(image), train=True,
           rngs={'views': views}, mutable=list(collections))
+    loss, metrics = _checked(found)
     metrics = jax.tree.map(jnp.asarray, {**metrics, 'loss': loss})
     return loss, (metrics, collections)
 
@@ -125,6 +127,17 @@ def train_step(pretext: nn.Module, optimizer: optax.GradientTransformation,
   return _average(state.replace(
       step=state.step + 1, params=optax.apply_updates(state.params, updates),
       collections=collections, opt_state=opt_state)), metrics
+
+
+def _checked(found: Any) -> tuple[jax.Array, dict[str, Any]]:
+  """Returns what a task's `__call__` did, if that is a loss and metrics."""
+  if (isinstance(found, tuple) and len(found) == 2
+      and isinstance(found[1], Mapping)
+      and all(jnp.ndim(each) == 0 for each in (found[0], *found[1].values()))):
+    return found
+  raise InputError(
+      'the pretext task must return (loss, {name: metric}), scalars all, not '
+      f'{jax.tree.map(lambda x: str(jax.typeof(x)), found)}')
 
 
 def _in_parts(gradient: Callable, count: int, collections: dict,

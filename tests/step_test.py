@@ -1,5 +1,6 @@
 """The one train step: what it changes, and that it is a function of its step.
 """
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import optax
 import pytest
 
 from deep_oc import optimizers, pretexts, sharding, step
+from deep_oc.errors import InputError
 
 TASKS = {'rotation': dict(head=(8, 8)),
          'contrastive': dict(head=(8, 8, 4))}
@@ -37,6 +39,23 @@ def run(task, steps, at_once):
     state, metrics = take(state, images, jnp.asarray(index), step.root_key(0))
     losses.append(np.asarray(metrics['loss']))
   return np.concatenate(losses), jax.device_get(state.params)
+
+
+@pytest.mark.parametrize('found, said', [
+    (jnp.zeros(()), r'not float32\[\]'),
+    ((jnp.zeros(8), {}), r"not \('float32\[8\]', {}\)"),
+    ((jnp.zeros(()), {'each': jnp.zeros(8)}), r"'each': 'float32\[8\]'"),
+    ((jnp.zeros(()), jnp.zeros(())), 'scalars all, not')])
+def test_what_a_task_must_not_return_is_told(found, said):
+  class Task(nn.Module):
+    @nn.compact
+    def __call__(self, image, *, train):
+      self.param('w', nn.initializers.ones, ())
+      return found
+  optimizer, image = optax.sgd(1.), jnp.zeros((4, 8, 8, 3), jnp.uint8)
+  state = step.create_state(Task(), optimizer, 0, (8, 8, 3))
+  with pytest.raises(InputError, match=f'the pretext task must .*{said}'):
+    step.train_step(Task(), optimizer, state, image, step.root_key(0))
 
 
 @pytest.mark.parametrize('ema', [0.0, 0.9])
