@@ -133,7 +133,10 @@ def _percentiles(values):
 
 
 def _split(score: np.ndarray, anomaly: np.ndarray):
-  score, anomaly = np.asarray(score), np.asarray(anomaly, bool)
+  # Of unsigned integers the negative would be another order.
+  score, anomaly = np.asarray(score, np.float64), np.asarray(anomaly, bool)
+  if np.isnan(score).any():
+    raise ValueError('a score is NaN')
   if not (anomaly.any() and (~anomaly).any()):
     raise ValueError('needs anomalies and normals, both')
   return score[anomaly], score[~anomaly]

@@ -122,6 +122,12 @@ def test_one_kind_alone_is_an_error():
     metrics.auroc(np.arange(3.), np.zeros(3, bool))
 
 
+def test_a_score_that_is_none_is_an_error():
+  for metric in (metrics.auroc, metrics.fpr95, metrics.fpr95_interval):
+    with pytest.raises(ValueError, match='NaN'):
+      metric(np.array([0., np.nan, 2., 3.]), np.arange(4) > 1)
+
+
 def _pair(seed, ties, n=60):
   """Two scores of the same images that go together, and the truth."""
   score, anomaly = _case(seed, False, n)
@@ -269,6 +275,15 @@ def test_a_bootstrap_of_scores_is_one_of_their_order(metric):
   score, anomaly = _case(0, ties=True)
   assert INTERVALS[metric](score, anomaly) == (
       INTERVALS[metric](np.exp(score), anomaly))
+
+
+@intervals
+@pytest.mark.parametrize('kind', [bool, np.uint8, np.float16])
+def test_scores_of_any_numbers_have_the_same_interval(metric, kind):
+  score, anomaly = _case(0, ties=True)
+  score = np.round(score - score.min()).astype(kind)
+  assert INTERVALS[metric](score, anomaly) == (
+      INTERVALS[metric](score.astype(float), anomaly))
 
 
 @intervals
