@@ -20,7 +20,8 @@ and unlabelled.npz, of the same arrays, what only the encoder has seen.
 calibration.npz has those of normal images that nothing has learnt from, with
 score_<name>, if there are such; they calibrate false alarms.
 
-Only `anomaly` and one feature or score are needed, so a file written by any
+All rows are taken for normal, but those of test.npz that `anomaly` marks. Only
+`anomaly` and one feature or score are needed, so a file written by any
 other program can be evaluated too.
 
 `maps.npz` holds the test images with a score for every pixel:
@@ -107,13 +108,14 @@ def read_run(workdir: object) -> tuple[dict, dict, dict]:
   """Returns the arrays of train and test, and the meta, of a run's folder.
 
   Raises:
-    InputError: a file is missing or damaged, they do not belong together, or
-      the test file has not both normals and anomalies.
+    InputError: a file is missing or damaged, they do not belong together, a
+      training row is anomalous, or the test file has not both kinds.
   """
   folder = files.path(workdir) / 'embeddings'
   train, meta = read(folder / 'train.npz')
   test, test_meta = read(folder / 'test.npz')
   _check_same_run(folder / 'test.npz', test_meta, meta)
+  _check_normal(folder / 'train.npz', train)
   _check_anomaly(folder / 'test.npz', test.get('anomaly'))
   return train, test, meta | test_meta
 
@@ -127,14 +129,15 @@ def read_calibration(workdir: object, train: Mapping[str, np.ndarray],
     train, meta: the arrays and the meta of its train.npz.
 
   Raises:
-    InputError: the file is damaged or does not belong to train.npz, or it is
-      missing and the run has held images out.
+    InputError: the file is damaged, does not belong to train.npz or has an
+      anomalous row, or it is missing and the run has held images out.
   """
   path = files.path(workdir) / 'embeddings' / 'calibration.npz'
   if not meta.get('n_calibration') and not files.exists(path):
     return {}
   arrays, found = read(path)
   _check_same_run(path, found, meta)
+  _check_normal(path, arrays)
   there = features(arrays)
   for name, array in features(train).items():
     columns = there[name].shape[1] if name in there else 'no'
@@ -187,6 +190,13 @@ def _check_anomaly(path, anomaly):
     raise InputError(
         f'all {len(anomaly)} rows of {path} are {kind}; a test set needs both '
         f'kinds{hint}; `python -m deep_oc.predict` works without')
+
+
+def _check_normal(path, arrays):
+  marked = np.count_nonzero(arrays.get('anomaly', ()))
+  if marked:
+    raise InputError(f"{marked} rows of {path} are anomalous by 'anomaly', and "
+                     'all are taken for normal; leave them out')
 
 
 def features(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -374,7 +374,9 @@ def test_the_tasks_own_score_has_no_alarms_by_images_that_were_learnt(run):
     (dict(meta=META | {'config_hash': 'd'}), 'abc in train.npz, d in calib'),
     (dict(pool=np.ones((20, 7), np.float32)),
      "'pool' .* 7 columns in calibration.npz, 8 in train.npz"),
-    (dict(head=None), "'head' .* no columns in calibration.npz, 4 in train")])
+    (dict(head=None), "'head' .* no columns in calibration.npz, 4 in train"),
+    (dict(anomaly=np.arange(20) < 3),
+     r"3 rows of .*calibration.npz are anomalous by 'anomaly'")])
 def test_a_calibration_file_of_another_run_is_an_error(run, changed, words):
   _hold_out(run, **changed)
   done = _main(f'--runs={run}', '--false_alarm_rate=0.1')
@@ -426,6 +428,12 @@ def test_every_score_is_calibrated_by_its_own(run):
         (1 + (calibration >= each).sum()) / 21 for each in score.values])
   assert {feature for feature, *_ in scores} == {
       'pool', 'head', 'random', 'pixels', 'score', *names}
+
+
+def test_anomalous_training_rows_are_not_fitted_in_silence(run):
+  arrays = _split(0, 40) | {'anomaly': np.arange(40) < 5}
+  embeddings.write(run / 'embeddings/train.npz', arrays, META)
+  _assert_fails(_main(f'--runs={run}'), "5 rows of ", "by 'anomaly'", 'leave')
 
 
 def test_few_images_calibrate_in_turn(run):
@@ -638,9 +646,9 @@ def test_nan_is_an_error_that_names_the_array(run):
 
 def test_no_feature_at_all_is_an_error(run):
   meta = {}
-  for name in ('train', 'test'):
+  for name, count in (('train', 0), ('test', 2)):
     embeddings.write(run / f'embeddings/{name}.npz',
-                     {'anomaly': np.arange(4) < 2}, meta)
+                     {'anomaly': np.arange(4) < count}, meta)
   with pytest.raises(InputError, match='holds no feature'):
     evaluate.evaluate(run)
 
