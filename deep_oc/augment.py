@@ -1,5 +1,7 @@
 """Augmentations: pure functions of one key and one image f32[h, w, c].
 
+Images are from 0 to 1, and strengths are of this range.
+
 `jax.vmap` makes them work on batches, each image with a key of its own, so
 that a batch is augmented alike on any number of devices:
 
@@ -138,7 +140,6 @@ def saturation(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
 
 def hue(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
   """Turns the hue by U[-strength, strength] of the colour circle."""
-  _check_rgb('hue', image)
   return turn_hue(image, _uniform(key, 0, strength))
 
 
@@ -147,6 +148,7 @@ def turn_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
 
   Each pixel keeps its largest and smallest channel.
   """
+  _check_rgb('hue', image)
   red, green, blue = (image[..., c] for c in range(3))
   value = jnp.maximum(jnp.maximum(red, green), blue)
   depth = value - jnp.minimum(jnp.minimum(red, green), blue)
@@ -264,6 +266,9 @@ class Chain:
 
   def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
     """Maps f32[h, w, c] to an augmented f32[h, w, c]."""
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+      raise InputError('augmented are floats from 0 to 1, as np.float32(images '
+                       f'/ 255), not {image.dtype}')
     colours = {name: getattr(self, name)
                for name in ('brightness', 'contrast', 'saturation', 'hue')}
     stages = [

@@ -403,6 +403,12 @@ def test_values_out_of_range_are_named(name, value):
   assert '\n' not in str(error.value)
 
 
+def test_bytes_are_refused_whose_colours_would_hardly_change():
+  image = jnp.zeros((8, 8, 3), jnp.uint8)
+  with pytest.raises(InputError, match='floats from 0 to 1, .* not uint8'):
+    augment.Chain(brightness=0.4)(jax.random.key(0), image)
+
+
 @pytest.mark.parametrize('name', ['saturation', 'hue', 'grey'])
 def test_colours_of_a_grey_image_are_refused(name):
   with pytest.raises(InputError, match=f"'{name}' needs 3 colour channels"):

@@ -664,3 +664,11 @@ def test_sixty_steps_teach_the_three_classes_far_above_chance():
 def test_every_task_is_of_a_known_kind():
   assert set(task.TASKS) == {'3way', *cutpaste.KINDS}
   assert augment.Chain() == create().augment
+
+
+def test_a_grey_image_whose_hue_is_to_turn_is_refused():
+  image, key = jnp.ones((16, 16, 1)), jax.random.key(0)
+  with pytest.raises(errors.InputError, match="'hue' needs 3 colour channels"):
+    cutpaste.cutpaste(key, image, cutpaste.Defects())
+  assert cutpaste.cutpaste(key, image, cutpaste.Defects(hue=0.)).shape == (
+      16, 16, 1)
