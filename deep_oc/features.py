@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from deep_oc import (convolution, data, distributed, embeddings, experiment,
-                     orientation, progress, sharding, step)
+                     orientation, pretexts, progress, sharding, step)
 
 # Larger images are shrunk for the raw-pixel baseline.
 PIXEL_SIDE = 32
@@ -43,7 +43,9 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
     image = step.to_float(image)
     with convolution.straightforward():
       if feature == 'score':
-        return pretext.apply(variables, image, method='scores')
+        found = pretext.apply(variables, image, method='scores')
+        pretexts.check_arrays(found, 'scores')
+        return found
       return orientation.look(pretext, variables, image, feature)[0]
 
   def embed(variables: Mapping[str, Any], images: np.ndarray,

@@ -194,7 +194,13 @@ def look(task: nn.Module, variables: Mapping[str, Any], image: jax.Array,
   found, sown = pretexts.look(
       task.clone(crop=0) if hasattr(task, 'crop') else task, variables,
       view.reshape(-1, *view.shape[2:]))
-  levels = sown['stage'][-stages:] if stages > 1 else (found['pool'],)
+  levels = (found['pool'],)
+  if stages > 1:
+    levels = sown.get('stage', ())[-stages:]
+    if len(levels) < stages or any(each.ndim != 2 for each in levels):
+      raise InputError(
+          f"{stages} stages are asked for; as 'stage' the encoder sowed "
+          f'{[str(jax.typeof(each)) for each in levels]}, not f32[n, d] each')
   per_tile = (tiles.shape[0], len(seen), -1)
   value = jnp.concatenate(
       [together(level.reshape(per_tile), seen) for level in levels], axis=1)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deep_oc import augment, errors, heads, models, pretexts, scores
+from deep_oc import (augment, errors, features, heads, models, orientation,
+                     pretexts, scores, sharding)
 from deep_oc.pretexts import contrastive
 
 
@@ -375,3 +376,46 @@ def test_a_crop_that_cannot_be_is_one_error(name, head):
       pretext.init(keys, image, method=method, **kwargs)
     assert str(error.value) == (
         'pretext.crop=32 is larger than the images, 16x24')
+
+
+@pytest.mark.parametrize('method, found, said', [
+    ('embed', {'feature': jnp.zeros((3, 4))}, "not {'feature': 'float32"),
+    ('embed', jnp.zeros((3, 4)), r'not float32\[3,4\]'),
+    ('embed', {'pool': jnp.zeros((3, 2, 2, 4))}, r"'float32\[3,2,2,4\]'"),
+    ('scores', {'own': jnp.zeros((3, 1))}, r'must return {name: f32\[n\]}'),
+    ('scores', jnp.zeros(3), r'not float32\[3\]')])
+def test_features_and_scores_that_cannot_be_are_told(method, found, said):
+  class Task(nn.Module):
+    encoder: nn.Module
+
+    def embed(self, image):
+      return found
+
+    def scores(self, image):
+      return found
+
+  task = Task(models.create('convnet'))
+  with pytest.raises(errors.InputError, match=f"task's `{method}` .*{said}"):
+    pretexts.look(task, {}, jnp.zeros((3, 8, 8, 3)), method)
+  if method == 'scores':  # or a column of them would be taken for a feature
+    embed = features.embedder(task, sharding.mesh(), feature='score')
+    with pytest.raises(errors.InputError, match=f"task's `{method}` .*{said}"):
+      embed({}, np.zeros((3, 8, 8, 3), np.uint8))
+
+
+class Blind(nn.Module):
+  """An encoder that sows no map and no stages."""
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    return nn.Dense(4)(image.mean((1, 2)))
+
+
+def test_stages_that_were_not_sown_are_told():
+  task = pretexts.create('rotation', head=(), encoder=dict(name='convnet'),
+                         dtype=jnp.float32).clone(encoder=Blind())
+  image = jnp.zeros((3, 8, 8, 3))
+  variables = task.init({'params': jax.random.key(0),
+                         'views': jax.random.key(0)}, image, train=False)
+  with pytest.raises(errors.InputError, match='2 stages are asked for; as'):
+    orientation.look(task, variables, image, 'stages2')

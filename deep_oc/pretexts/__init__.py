@@ -40,6 +40,7 @@ import jax.numpy as jnp
 
 from deep_oc import augment as augmentations
 from deep_oc import crops, models, plugins
+from deep_oc.errors import InputError
 
 
 ENCODER = ('encoder',)  # its path in a task
@@ -93,6 +94,20 @@ def features(task: nn.Module, image: jax.Array) -> dict[str, jax.Array]:
   return crops.over_tiles(jnp.mean, found, image.shape[0])
 
 
+def check_arrays(found: Any, method: str) -> None:
+  """Raises InputError if a task's `embed` or `scores` are not as they must be.
+
+  Where they are traced, for their values do not matter.
+  """
+  ndim, wanted = (1, '{name: f32[n]}') if method == 'scores' else (
+      2, "{'pool': f32[n, d], ...}")
+  if not isinstance(found, Mapping) or (ndim == 2 and 'pool' not in found) \
+      or any(jnp.ndim(each) != ndim for each in found.values()):
+    got = jax.tree.map(lambda x: str(jax.typeof(x)), found)
+    raise InputError(
+        f"the pretext task's `{method}` must return {wanted}, not {got}")
+
+
 def look(task: nn.Module, variables: Mapping[str, Any], image: jax.Array,
          method: str = 'embed', **kwargs: Any
          ) -> tuple[dict[str, jax.Array], Mapping[str, Any]]:
@@ -104,4 +119,5 @@ def look(task: nn.Module, variables: Mapping[str, Any], image: jax.Array,
   value, extra = task.apply(
       variables, image, method=method, mutable=['intermediates'],
       capture_intermediates=lambda module, _: module.path == ENCODER, **kwargs)
+  check_arrays(value, method)
   return value, extra['intermediates']['encoder']
