@@ -25,6 +25,7 @@ explaining the same score of the trained one, and unlike the trained one's.
 """
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -39,7 +40,7 @@ from deep_oc.errors import InputError
 if cli.works(__name__):
   from deep_oc import (allocator, attributions, chosen, detector,
                        differentiable, explainer, explanation_pictures,
-                       explanation_tables, faithfulness, step)
+                       explanation_tables, faithfulness, pretexts, step)
 
 
 def define_flags() -> None:
@@ -189,6 +190,23 @@ def _settings(args: Any, shape: Sequence[int]) -> explainer.Settings:
       points=faithfulness.POINTS)
 
 
+def _possible(methods: tuple[str, ...], asked: bool,
+              found: detector.Detector) -> tuple[str, ...]:
+  """Leaves out Grad-CAM if the encoder has no map for it.
+
+  Raises:
+    InputError: it was asked for.
+  """
+  _, seen = pretexts.shapes(found.parts().pretext.encoder,
+                            *found.image_shape[:2])
+  if 'gradcam' not in methods or seen and len(seen) == 4:
+    return methods
+  if asked:
+    raise InputError('Grad-CAM takes a feature map, and this encoder sows none;'
+                     ' leave gradcam out of --method')
+  return tuple(each for each in methods if each != 'gradcam')
+
+
 def _load(args: Any) -> tuple[detector.Detector, str]:
   """Returns the detector, and the name of the score to explain."""
   own = differentiable.task_scores(
@@ -257,6 +275,8 @@ def main() -> None:
   allocator.keep_freed_memory()
   settings = _settings(args, meta.get('image_shape', (1, 1)))
   found, name = _load(args)
+  settings = dataclasses.replace(settings, methods=_possible(
+      settings.methods, bool(args.method), found))
   problem = _problem(found, stored)
   both = explainer.networks(found, name, stored, problem)
   print(f"{name} on '{args.feature}' of {args.workdir}, step "

@@ -44,6 +44,7 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   method = maps.create(config.localize, pretext, config.seed)
   name = maps.name(config.localize)
   test = problem.test
+  method.check(*test.image.shape[1:3])
   train, images = problem.fitted.image, test.image
   if name == 'windows':
     images = np.concatenate([images, problem.calibration.image])

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from deep_oc import (convolution, densities, errors, gradcam, oneclass,
-                     plugins, progress, step, windows)
+                     plugins, pretexts, progress, step, windows)
 from deep_oc.errors import InputError
 
 _MEMORY = 2**29  # bytes of window features, of training and of others
@@ -187,10 +187,16 @@ class GradCam:
       raise InputError('Grad-CAM explains an encoder of whole images; this one '
                        'was trained on crops: localize.name=windows')
     self.classifier = classifier
+    self._encoder = pretext.encoder
     self._embed = jax.jit(functools.partial(_feature_map, pretext))
 
   def check(self, height: int, width: int) -> None:
-    """Whole images may be of any size."""
+    """Raises InputError unless the features are the mean of a feature map."""
+    features, found = pretexts.shapes(self._encoder, height, width)
+    if found is None or found[3:] != features[1:]:
+      raise InputError('Grad-CAM takes the feature map of which the features '
+                       'are the mean; this encoder sows '
+                       + ('another' if found else 'no map'))
 
   def fit(self, variables: Mapping[str, Any], train: np.ndarray,
           description: str | None = None) -> 'GradCam':

@@ -14,8 +14,8 @@ from PIL import Image
 import deep_oc
 from deep_oc import (attributions, chosen, detector, differentiable, embeddings,
                      experiment, explain, explainer, explanation_pictures,
-                     explanation_tables, oneclass, pixel_metrics, predict, step,
-                     thresholds, train, unseen)
+                     explanation_tables, oneclass, pixel_metrics, predict,
+                     pretexts, step, thresholds, train, unseen)
 from deep_oc.errors import InputError
 from tests import untrained
 
@@ -391,6 +391,21 @@ def test_a_summary_has_medians_and_the_auroc_over_all_pixels():
                 for row in table]
   [warning] = explanation_tables.warnings(incomplete, 0.01)
   assert '3 of 3 images' in warning and '5.00%' in warning
+
+
+def test_gradcam_is_left_out_of_an_encoder_without_a_map(monkeypatch):
+  found = types.SimpleNamespace(
+      image_shape=(8, 8, 3), parts=lambda: types.SimpleNamespace(
+          pretext=types.SimpleNamespace(encoder=None)))
+  monkeypatch.setattr(pretexts, 'shapes', lambda *_: ((1, 4), None))
+  methods = tuple(explainer.METHODS)
+  assert explain._possible(methods, False, found) == tuple(
+      each for each in methods if each != 'gradcam')
+  assert explain._possible(('occlusion',), True, found) == ('occlusion',)
+  with pytest.raises(InputError, match='this encoder sows none; leave gradcam'):
+    explain._possible(methods, True, found)
+  monkeypatch.setattr(pretexts, 'shapes', lambda *_: ((1, 4), (1, 2, 2, 4)))
+  assert explain._possible(methods, True, found) == methods
 
 
 def test_settings_that_cannot_be_are_errors():

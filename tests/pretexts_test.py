@@ -1,5 +1,6 @@
 """Pretext tasks against plain loops written from the definitions."""
 import math
+import types
 
 import flax.linen as nn
 import jax
@@ -7,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deep_oc import (augment, errors, features, heads, models, orientation,
-                     pretexts, scores, sharding)
+from deep_oc import (augment, errors, features, heads, maps, models,
+                     orientation, pretexts, scores, sharding)
 from deep_oc.pretexts import contrastive
 
 
@@ -409,6 +410,21 @@ class Blind(nn.Module):
   @nn.compact
   def __call__(self, image, *, train):
     return nn.Dense(4)(image.mean((1, 2)))
+
+
+def test_an_encoder_says_what_it_sows():
+  assert pretexts.shapes(Blind(), 16, 24) == ((1, 4), None)
+  convnet = models.create('convnet', channels=(4, 6))
+  features, found = pretexts.shapes(convnet, 16, 24)
+  assert features == (1, 6) and found[3] == 6 and len(found) == 4
+
+
+@pytest.mark.parametrize('encoder, said', [
+    (Blind(), 'no map'), (models.create('lenet'), 'another')])
+def test_heat_maps_by_gradcam_need_a_map_before_the_training(encoder, said):
+  task = types.SimpleNamespace(encoder=encoder, crop=0)
+  with pytest.raises(errors.InputError, match=f'this encoder sows {said}'):
+    maps.GradCam(task, 0).check(32, 32)
 
 
 def test_stages_that_were_not_sown_are_told():

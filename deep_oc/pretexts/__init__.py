@@ -31,6 +31,7 @@ A task with a `crop` sees one patch of each image in training (`deep_oc.crops`);
 `crop` pixels that it holds, its scores the largest. The feature of any single
 window is `pretext.clone(crop=0).embed(window)['pool']`.
 """
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,6 +107,20 @@ def check_arrays(found: Any, method: str) -> None:
     got = jax.tree.map(lambda x: str(jax.typeof(x)), found)
     raise InputError(
         f"the pretext task's `{method}` must return {wanted}, not {got}")
+
+
+def shapes(encoder: nn.Module, height: int, width: int
+           ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+  """Returns the shapes of an encoder's features and of its last map.
+
+  Of one image; None for the map of an encoder that sows none.
+  """
+  image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+  features, found = jax.eval_shape(functools.partial(
+      encoder.init_with_output, train=False, mutable=True),
+                                   jax.random.key(0), image)
+  sown = found.get('intermediates', {}).get('map')
+  return features.shape, sown[0].shape if sown else None
 
 
 def look(task: nn.Module, variables: Mapping[str, Any], image: jax.Array,
