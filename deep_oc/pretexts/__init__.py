@@ -17,14 +17,15 @@ A task is a file here with one public class, a Flax module:
                                         it is; see `deep_oc.orientation`
     fewest_images: int = 1, optional    that a step compares
 
-Images are f32[n, h, w, c] in [0, 1]. Views, targets, heads and the loss live in
-the task; whatever is not trained by gradient lives in a Linen collection. Its
-randomness comes from `self.make_rng('views')`. Metrics that tell of guessing
-come in pairs: `accuracy` and its `chance`. Scores are anomaly scores: higher
-means more anomalous. Some are one minus a probability; with `log`, False by
-default, these are minus the log of it, which `deep_oc.scores` tells more of:
-explanations are of these. Others are distances or errors, of any scale, and the
-same with `log`. The train step serves every task and never changes.
+Images are f32[n, h, w, c] in [0, 1]; parameters are made by a call with `train`
+False. Views, targets, heads and the loss live in the task; whatever is not
+trained by gradient lives in a Linen collection. Its randomness comes from
+`self.make_rng('views')`. Metrics that tell of guessing come in pairs:
+`accuracy` and its `chance`. Scores are anomaly scores: higher means more
+anomalous. Some are one minus a probability; with `log`, False by default, these
+are minus the log of it, which `deep_oc.scores` tells more of: explanations are
+of these. Others are distances or errors, of any scale, and the same with `log`.
+The train step serves every task and never changes.
 
 A task with a `crop` sees one patch of each image in training (`deep_oc.crops`);
 0 means whole images. Later an image's features are the mean over the tiles of
