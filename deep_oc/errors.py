@@ -30,7 +30,9 @@ def unknown_key(error: AttributeError | KeyError) -> InputError:
   name, _, hint = str(said).partition('\n')
   near = re.search('"(.*?)" instead', hint)
   return InputError(f'unknown config key {name}'
-                    + (f"; did you mean '{near[1]}'?" if near else ''))
+                    + (f"; did you mean '{near[1]}'?" if near else
+                       "; a flag sets what the config's file has, so add it "
+                       'there first'))
 
 
 def unknown(what: str, name: object, known: Iterable[object]) -> InputError:

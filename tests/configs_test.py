@@ -221,7 +221,8 @@ def test_a_misspelt_category_offers_the_nearest():
 @pytest.mark.parametrize('key, said', [
     ('train.stepz', "unknown config key 'stepz'; did you mean 'steps'?"),
     ('trin.steps', "unknown config key 'trin'; did you mean 'train'?"),
-    ('other', "unknown config key 'other'")])
+    ('other', "unknown config key 'other'; a flag sets what the config's file "
+     'has, so add it there first')])
 def test_a_misspelt_field_offers_the_nearest(key, said, monkeypatch, capsys):
   with pytest.raises(errors.InputError) as caught:
     experiment.read('configs/quickstart.py', {key: 3})
