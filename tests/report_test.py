@@ -16,7 +16,8 @@ import pytest
 from PIL import Image, ImageDraw
 from sklearn import metrics as sklearn_metrics
 
-from deep_oc import embeddings, evaluate, oneclass, pictures, report
+from deep_oc import (embeddings, evaluate, oneclass, pictures, report,
+                     tables)
 from deep_oc.errors import InputError
 from deep_oc.page import (
     charts,
@@ -268,6 +269,29 @@ def test_the_summary_has_the_mean_over_classes(root, tree):
     shown = float(_value(row[header.index(name)]))
     assert shown == pytest.approx(mean, abs=6e-3)
   assert _text(row[header.index('Classes')]) == '2, complete'
+
+
+def test_a_run_is_shown_by_what_it_was_evaluated_by_last(tmp_path):
+  _write(tmp_path / 'run', evaluated=False)
+  evaluate.evaluate(tmp_path / 'run', Request(['nn', 'knn(k=3)']))
+  found = report.find(str(tmp_path / 'run'))
+  assert found.runs[0].classifier == 'nn' and found.runs[0].row('pool')
+  content = report.page(found, '').decode()
+  assert not found.failures and 'scores of nn on pool' in content
+  [asked] = report.find(str(tmp_path / 'run'), classifier='kde').runs
+  assert asked.classifier == 'kde'
+
+
+def test_the_summary_counts_the_seeds_that_have_the_number(tmp_path):
+  for seed, classifier in ((0, 'nn'), (1, 'kde'), (2, 'kde')):
+    folder = _write(tmp_path / str(seed), seed, evaluated=False)
+    evaluate.evaluate(folder, Request([classifier]))
+    rows = tables.read(folder / 'results.csv')
+    tables.write(folder / 'results.csv', tables.RESULTS,
+                 [row | {'seed': str(seed)} for row in rows])
+  found = report.find(str(tmp_path), classifier='kde')
+  header, rows = _table(_parse(report.page(found, '')), 'overview')
+  assert {_text(row[header.index('Seeds')]) for row in rows} == {'2'}
 
 
 def _places(tree, key):

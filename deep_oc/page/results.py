@@ -75,7 +75,7 @@ def _method(lines, run):
       number(auroc('pixels').get('auroc_mean')),
       number(heat.get('auroc_mean')), _paper(line),
       number(line.get('gap'), sign=True), kept[0]['dataset'],
-      _classes(mean, kept[0]), kept[0]['n_seeds'],
+      _classes(mean, kept[0]), (line or kept[0])['n_seeds'],
       f'{run.feature}, {run.classifier}')
 
 

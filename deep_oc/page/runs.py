@@ -198,9 +198,13 @@ def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
     return Run(key, workdir, rows, name, feature, limit)
   known = embeddings.features(train)
   if feature not in known:
-    raise errors.unknown(f'feature in {workdir}', feature, known)
-  return Run(key, workdir, rows, classifier or default_classifier(
-      rows[0]['pretext'], train[feature]), feature, limit)
+    raise errors.unknown(f'feature in {workdir}', feature,
+                         [*known, WINDOWS, SCORE])
+  wanted = classifier or default_classifier(rows[0]['pretext'], train[feature])
+  there = [row['classifier'] for row in rows if row['feature'] == feature]
+  if classifier is None and there and wanted not in there:
+    wanted = there[0]  # evaluated last by others than those of the papers
+  return Run(key, workdir, rows, wanted, feature, limit)
 
 
 def _unfitted(workdir, rows, feature, classifier):
