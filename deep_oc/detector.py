@@ -355,7 +355,7 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
         f"the score of the task's own has no false-alarm rate in {workdir}: "
         'that takes normal images that nothing has learnt from, held out of '
         'the training by --config.protocol.calibration=0.1 for example, or '
-        'given as `calibration` now')
+        'given now (--calibration)')
   if feature == WINDOWS:
     density = maps.create(group, pretext, config.seed).classifier
     if classifier not in (None, density):

@@ -30,7 +30,7 @@ last one: nothing was chosen by test images.
 
 Encoder {encoder}, taught by the task {pretext}; classifier {classifier} on
 '{feature}'. A picture is anomalous if its p-value is at most
-{false_alarm_rate:g}: of normal pictures like those of the training, so many are
+{false_alarm_rate:g}: of normal pictures like those that calibrate, so many are
 flagged.
 
 {calibrated}

@@ -38,6 +38,7 @@ import csv
 import datetime
 import errno
 import heapq
+import os
 import pathlib
 import sys
 import time
@@ -331,12 +332,21 @@ def main() -> None:
     if not args[name].value:
       raise InputError(f'--{name} is required; see --help')
   output = files.path(args.output or f'{args.workdir}/predictions')
+  if output.suffix == '.csv':
+    raise InputError(f'--output={args.output} names a folder, which gets '
+                     'predictions.csv and more; give one that is no .csv')
   images = unseen.find(args.input, without=output)
+  others = unseen.find(args.calibration).paths if args.calibration else None
+  both = len(set(map(os.path.realpath, images.paths))
+             & set(map(os.path.realpath, others or ())))
+  if both:
+    raise InputError(f'{both} images of --input={args.input} are among those '
+                     'that --calibration says are normal; give others')
   allocator.keep_freed_memory()
   found = detector.load(
       args.workdir, classifier=args.classifier, feature=args.feature,
       false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir,
-      calibration=args.calibration and unseen.find(args.calibration).paths)
+      calibration=others)
   print(f"{len(images.paths)} images; {found.classifier} on '{found.feature}' "
         f'of {args.workdir}, step {found.about["step"]}', flush=True)
   about, draw = _about(found, args.workdir), None
@@ -346,7 +356,8 @@ def main() -> None:
                 provenance.command())
   tally = write(found, images, output, draw, about)
   print(f'{summary(tally, found.false_alarm_rate)}\n\n'
-        f'{thresholds.described(found.calibration)}\nwrote {output}')
+        f'{thresholds.described(found.calibration)}\nwrote '
+        f'{output}/predictions.csv')
 
 
 def _fit_maps(found: detector.Detector) -> dict[str, object]:

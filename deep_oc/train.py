@@ -187,6 +187,10 @@ def announce(config: ml_collections.ConfigDict, problem: data.Problem,
         f'= {problem.normal_name} ({problem.normal_class}), seed '
         f'{config.seed}; {images} training images, {total} steps on '
         f'{len(devices)} × {devices[0].device_kind}; {workdir}')
+  held_out = len(problem.calibration)
+  if held_out:
+    print(f'{held_out} normal images are held out, to calibrate false-alarm '
+          f'rates from {100 / (1 + held_out):.3g} % on')
   if start:
     print(f'resuming at step {start} of {total}')
 

@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -127,6 +128,17 @@ def test_a_folder_of_normal_photos_calibrates(run, binary, tmp_path):
       'predict', f'--workdir={run}', f'--input={tmp_path}/photos',
       f'--calibration={tmp_path}/normal', '--false_alarm_rate=0.1')
   assert 'normal/0.png' in the_error(done)
+
+
+@pytest.mark.parametrize('args, words', [
+    (['--output={tmp}/a.csv'], 'a.csv names a folder'),
+    (['--calibration={tmp}'], '1 images of --input=.* are among those that')])
+def test_what_would_mislead_is_one_line(run, binary, tmp_path, args, words):
+  _photo(tmp_path / 'a.png')
+  done = binary('predict', f'--workdir={run}', f'--input={tmp_path}/a.png',
+                *(each.format(tmp=tmp_path) for each in args))
+  assert re.search(words, the_error(done))
+  assert [path.name for path in tmp_path.iterdir()] == ['a.png']
 
 
 def test_where_nothing_can_be_read_there_is_an_error_and_no_file(

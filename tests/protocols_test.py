@@ -423,6 +423,14 @@ def test_no_bit_of_a_run_depends_on_what_is_held_out(digits_npz, tmp_path):
   assert (changed['pool'] != held_out['pool']).any(axis=1).all()
 
 
+def test_training_says_which_rates_what_is_held_out_can_calibrate(
+    digits_npz, tmp_path, capsys):
+  _, held_out, _ = _held_out(digits_npz, tmp_path / 'run')
+  count = len(held_out['index'])
+  assert (f'{count} normal images are held out, to calibrate false-alarm rates '
+          f'from {100 / (count + 1):.3g} % on') in capsys.readouterr().out
+
+
 def test_the_folder_of_a_run_says_what_is_held_out(digits_npz):
   config = _config(digits_npz, **{'protocol.calibration': 0.2})
   problem = experiment.problem(config)
