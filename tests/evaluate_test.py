@@ -670,7 +670,7 @@ def test_20000_rows_take_less_than_4_gib(tmp_path):
     pool = np.maximum(pool + random.normal(size=pool.shape), 0)
     embeddings.write(tmp_path / f'embeddings/{name}.npz', {
         'pool': pool.astype(np.float32),
-        'anomaly': np.arange(20_000) % 2 == 1}, {})
+        'anomaly': (np.arange(20_000) % 2 == 1) & (name == 'test')}, {})
   kilobytes = int(subprocess.check_output(
       [sys.executable, '-c', _BIG, str(tmp_path)], text=True))
   print(f'{kilobytes / 2 ** 20:.2f} GiB')
