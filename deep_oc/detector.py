@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import ml_collections
 import numpy as np
 
@@ -373,11 +374,23 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
         calibration, unseen.reader(config.data, tuple(about['image_shape'])),
         arrays.get('pixels', ()))
     thresholds.rank(false_alarm_rate, len(others))
+  variables = _restore(workdir, config, pretext, about)
+  if feature == SCORE:
+    check_statistics(variables)
   return Detector(
-      config=config, pretext=pretext,
-      variables=_restore(workdir, config, pretext, about), train=train,
+      config=config, pretext=pretext, variables=variables, train=train,
       calibrating=calibrating, about=about, classifier=classifier,
       feature=feature, false_alarm_rate=false_alarm_rate, others=others)
+
+
+def check_statistics(variables: Mapping[str, Any]) -> None:
+  """Raises InputError if a task's score needs what its checkpoint lacks."""
+  if any(np.isnan(each).any()
+         for each in jax.tree.leaves(variables.get('statistics', {}))):
+    raise InputError(
+        "the task's own score needs means over the training images, which only "
+        'the checkpoint of the last step has; run `python -m deep_oc.embed` '
+        'without --step')
 
 
 def _own_score(known: tuple[str, ...], name: str | None) -> str:

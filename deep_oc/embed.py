@@ -85,10 +85,12 @@ def main() -> None:
     raise InputError('--workdir is required: the folder of a trained run')
   with distributed.joined():
     allocator.keep_freed_memory()
-    config, *rest = restore(
+    config, problem, pretext, state = restore(
         workdir, flags.FLAGS.step, flags.FLAGS.data_dir,
         views=flags.FLAGS.views, stages=flags.FLAGS.stages)
-    features.export(workdir, config, *rest, batch=flags.FLAGS.batch)
+    batch = flags.FLAGS.batch
+    state = features.concluded(pretext, state, problem.fitted.image, batch)
+    features.export(workdir, config, problem, pretext, state, batch)
     if distributed.is_first():
       print(f'wrote {workdir}/embeddings; next: python -m deep_oc.evaluate '
             f"--runs='{workdir}'")

@@ -224,6 +224,8 @@ def _load(args: Any) -> tuple[detector.Detector, str]:
       args.workdir, classifier=None if spec in own else spec,
       feature=args.feature, false_alarm_rate=args.false_alarm_rate,
       data_dir=args.data_dir)
+  if spec in own:
+    detector.check_statistics(found.parts().variables)
   return found, spec or found.classifier
 
 

@@ -17,6 +17,7 @@ from deep_oc import (attributions, data, detector, differentiable,
 
 _EXPECTED = 8  # images that stand for all normal ones
 _BLUR = 1 / 16  # sigma, as a share of the image's side
+_FEW = 256  # training images of which an untrained task has its statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +223,9 @@ def networks(found: detector.Detector, name: str, stored: Mapping[str, Any],
   parts, feature = found.parts(), found.feature
   trained = _network(found, name, stored[feature])
   variables = step.init(parts.pretext, parts.config.seed, found.image_shape)
+  if name in differentiable.task_scores(parts.pretext):
+    variables |= features.statistics(
+        parts.pretext, variables, problem.fitted.image[:_FEW])
   embed = features.embedder(parts.pretext, sharding.mesh(), feature=feature)
   if feature == 'pool' and 'random' in stored:
     train = stored['random']

@@ -10,12 +10,15 @@ import numpy as np
 
 from deep_oc import (convolution, data, distributed, embeddings, experiment,
                      orientation, pretexts, progress, sharding, step)
+from deep_oc.errors import InputError
 
 # Larger images are shrunk for the raw-pixel baseline.
 PIXEL_SIDE = 32
 
 BATCH = 256  # images per forward pass, fewer if they are large
 _PIXELS = 2**20  # of a forward pass; bounds the memory
+_METHODS = {'score': 'scores', 'statistics': 'statistics'}  # of a task
+_SUMMED = 1024  # images whose statistics are held at once
 
 
 @functools.cache  # compiled once, for the monitor and for the export
@@ -25,7 +28,7 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
 
   With 'pool' that is what `embed` of the task returns, its 'head' too; with the
   name of one of `deep_oc.orientation` that feature; with 'score' the task's own
-  scores.
+  scores, with 'statistics' its statistics.
 
   Images of one size go through in batches of one size, the last one padded,
   so that one program serves all: at most `batch` images and _PIXELS pixels, of
@@ -35,16 +38,17 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
   a thousandfold.
   """
   spread = sharding.split(mesh)
-  views = len(orientation.of_scores(pretext) if feature == 'score'
+  method = _METHODS.get(feature)
+  views = len(orientation.of_scores(pretext) if method
               else orientation.members(feature))
 
   @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
   def forward(variables, image):
     image = step.to_float(image)
     with convolution.straightforward():
-      if feature == 'score':
-        found = pretext.apply(variables, image, method='scores')
-        pretexts.check_arrays(found, 'scores')
+      if method:
+        found = pretext.apply(variables, image, method=method)
+        pretexts.check_arrays(found, method)
         return found
       return orientation.look(pretext, variables, image, feature)[0]
 
@@ -68,6 +72,49 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
             for name in parts[0]}
 
   return embed
+
+
+def concluded(pretext: nn.Module, state: step.State, images: np.ndarray,
+              batch: int = BATCH) -> step.State:
+  """Returns the state with what the task's scores need of training images.
+
+  Of u8[n, h, w, c], what classifiers are fitted to, as the trained network sees
+  them; the state as it is if the scores need nothing of them.
+  """
+  return state.replace(collections=state.collections | statistics(
+      pretext, state.variables, images, batch))
+
+
+def statistics(pretext: nn.Module, variables: Mapping[str, Any],
+               images: np.ndarray, batch: int = BATCH) -> dict[str, Any]:
+  """Returns the collection of the means of the task's `statistics`.
+
+  Over u8[n, h, w, c]; {} if it has none.
+
+  Raises:
+    InputError: they are not of the shapes that the task has a mean of.
+  """
+  if 'statistics' not in variables:
+    return {}
+  mesh = sharding.mesh()
+  look = embedder(pretext, mesh, batch, 'statistics')
+  total = {}
+  for start in progress.bar(range(0, len(images), _SUMMED), 'statistics',
+                            unit='parts', leave=False):
+    found = look(variables, images[start:start + _SUMMED])
+    for name, values in found.items():
+      total[name] = total.get(name, 0) + values.sum(axis=0, dtype=np.float64)
+  means = {name: {'mean': (value / len(images)).astype(np.float32)}
+           for name, value in total.items()}
+  wanted = variables['statistics']
+  if _shapes(means) != _shapes(wanted):
+    raise InputError(f"the pretext task's `statistics` are {_shapes(means)}, "
+                     f'and it has the means {_shapes(wanted)}')
+  return {'statistics': sharding.put(means, sharding.replicated(mesh))}
+
+
+def _shapes(means):
+  return {name: list(each['mean'].shape) for name, each in means.items()}
 
 
 def export(workdir: str, config: ml_collections.ConfigDict,

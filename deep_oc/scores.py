@@ -8,6 +8,9 @@ has both already and is the same with `log`.
 """
 import jax
 import jax.numpy as jnp
+from jax.scipy import special
+
+_NEWTON_STEPS = 20  # ten were enough for whatever was tried
 
 
 def upright(logits: jax.Array, *, log: bool = False) -> jax.Array:
@@ -76,3 +79,47 @@ def centres(square_distance: jax.Array) -> jax.Array:
   """
   log_p = jax.nn.log_softmax(-square_distance)
   return -jnp.diagonal(log_p, axis1=1, axis2=2).sum(axis=-1)
+
+
+def dirichlet(log_p: jax.Array, mean_log_p: jax.Array) -> jax.Array:
+  """Minus the mean logarithm of Dirichlet densities, -mean_t Σ_k (α - 1) log p.
+
+  Without what is the same for all images: the score of Golan and El-Yaniv,
+  NeurIPS 2018, whose α are of greatest likelihood for training images.
+
+  Args:
+    log_p: f32[n, m, k], log-probabilities of k classes in each of m
+      transformations.
+    mean_log_p: f32[m, k], their means over training images.
+
+  Returns:
+    f32[n], of any sign.
+  """
+  weight = dirichlet_parameters(mean_log_p) - 1
+  return -jnp.einsum('nmk,mk->n', log_p, weight) / log_p.shape[1]
+
+
+def dirichlet_parameters(mean_log_p: jax.Array) -> jax.Array:
+  """Returns the α > 0 of greatest likelihood, given the means of log p.
+
+  By Newton's method, whose step is of order k for a Dirichlet density (Minka,
+  "Estimating a Dirichlet distribution", 2000), where Golan and El-Yaniv iterate
+  to the same fixed point.
+
+  Args:
+    mean_log_p: f32[..., k].
+
+  Returns:
+    f32[..., k], to about 1e-4 of their size.
+  """
+  def newton(_, alpha):
+    total = alpha.sum(axis=-1, keepdims=True)
+    gradient = special.digamma(total) - special.digamma(alpha) + mean_log_p
+    diagonal = -special.polygamma(1, alpha)
+    common = (gradient / diagonal).sum(axis=-1, keepdims=True) / (
+        1 / special.polygamma(1, total)
+        + (1 / diagonal).sum(axis=-1, keepdims=True))
+    return jnp.maximum(alpha - (gradient - common) / diagonal, alpha / 4)
+
+  start = 1 / jnp.maximum(-mean_log_p, 1)
+  return jax.lax.fori_loop(0, _NEWTON_STEPS, newton, start)

@@ -301,7 +301,7 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
   fleet = _Fleet(program, members, _mesh(min(len(members), jax.device_count())))
   whole = sharding.replicated(sharding.mesh())
   look = features.embedder(fleet.pretext, sharding.mesh(), features.BATCH)
-  failed = {}
+  failed, ended = {}, {}
   name = first.name + f' and {len(members) - 1} others' * (len(members) > 1)
   with contextlib.ExitStack() as stack:
     saved = [stack.enter_context(checkpoints.Checkpoints(each.workdir))
@@ -360,17 +360,22 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
         train.report(now, total, found, watch, log[i], bar, each.name)
         if save:
           log[i].flush()
-          saved[i].save(sharding.put(state, whole))
+          state = sharding.put(state, whole)
+          if last:
+            state = ended[each] = features.concluded(
+                fleet.pretext, state, each.problem.fitted.image)
+          saved[i].save(state)
           saved_at = time.perf_counter()
       if stop.is_set():
         raise cli.Stopped(
             f'stopped by SIGTERM at step {now}; the same command resumes')
       rows, since = [], time.perf_counter()
-  host = jax.device_get(states)
-  for i, each in enumerate(members):
-    if each not in failed:
-      _export(each, fleet.pretext, sharding.put(
-          jax.tree.map(lambda x, i=i: x[i], host), whole))
+  if start == total:  # trained before, but not embedded
+    host = jax.device_get(states)
+    ended = {each: sharding.put(jax.tree.map(lambda x, i=i: x[i], host), whole)
+             for i, each in enumerate(members)}
+  for each, state in ended.items():
+    _export(each, fleet.pretext, state)
   return list(failed.values())
 
 

@@ -130,6 +130,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
               look(state.variables, problem.train.image[:PROBES])['pool'])
         if first:
           report(now, total, means, watch, log, bar)
+        if last:
+          state = features.concluded(pretext, state, problem.fitted.image)
         if save:
           if first:
             log.flush()

@@ -1,7 +1,6 @@
 """GOAD against NumPy, written from the definitions."""
 import json
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +8,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from deep_oc import (differentiable, embeddings, experiment, metrics, pretexts,
-                     scores, step, train)
+from deep_oc import (differentiable, embeddings, experiment, features, metrics,
+                     pretexts, scores, step, train)
 from deep_oc.errors import InputError
 from deep_oc.pretexts import goad
 from tests import tiny
@@ -89,29 +88,22 @@ def test_where_the_margin_is_kept_triplets_cost_nothing():
   np.testing.assert_allclose(goad.triplet_centre(square, 201.), 1, rtol=1e-5)
 
 
-def test_centres_are_the_running_mean_of_the_batches_means(monkeypatch):
-  monkeypatch.setattr(goad, '_STEPS', 3)
-  pretext, means = create(), []
-  variables = init(pretext)
-  assert not np.any(variables['batch_stats']['centres']['mean'])
-  wanted = 0.
-  for k in range(5):
-    image = RANDOM.uniform(size=(3, 8, 8, 3)).astype(np.float32)
-    means.append(forward(pretext, variables, image, train=True)[0].mean(0))
-    wanted += (means[-1] - wanted) / min(k + 1, 3)
-    _, new = train_on(pretext, variables, image)
-    variables = {**variables, **new}
-    found = variables['batch_stats']['centres']['mean']
-    if k < 3:
-      np.testing.assert_allclose(found, np.mean(means, 0), atol=1e-5)
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+def test_centres_are_means_over_the_training_images_as_they_are_scored():
+  pretext, optimizer = create(head=(6, 5)), optax.sgd(0.1)
+  state = step.create_state(pretext, optimizer, 0, (8, 8, 3))
+  assert np.isnan(state.variables['statistics']['centre']['mean']).all()
+  image = RANDOM.integers(0, 256, (3, 8, 8, 3), np.uint8)
+  state = features.concluded(pretext, state, image, batch=2)
+  z, _ = forward(pretext, state.variables, np.float32(image / 255))
+  np.testing.assert_allclose(
+      state.variables['statistics']['centre']['mean'], z.mean(0), atol=1e-5)
 
 
 def test_the_score_is_minus_the_log_probability_by_distance_to_the_centres():
   pretext = create()
   variables = init(pretext)
   centre = RANDOM.normal(size=(72, 8)).astype(np.float32)
-  variables['batch_stats']['centres']['mean'] = jnp.asarray(centre)
+  variables['statistics']['centre']['mean'] = jnp.asarray(centre)
   z, _ = forward(pretext, variables, IMAGE)
   wanted = [-sum(np.log(softmax(-((z[i, m] - centre) ** 2).sum(1))[m])
                  for m in range(72)) for i in range(3)]
@@ -125,38 +117,6 @@ def test_a_score_without_doubt_is_zero():
   square = 1e3 * (1 - jnp.eye(5))[None]
   assert scores.centres(square) == 0
   np.testing.assert_allclose(scores.centres(square[:, ::-1]), 4e3)
-
-
-@pytest.mark.parametrize('how', [dict(accumulate=2), dict(groups=2)])
-def test_centres_are_of_all_parts_of_a_batch(how):
-  """Without BatchNorm parts see the same features as the whole."""
-  class Mean(nn.Module):
-    @nn.compact
-    def __call__(self, image, *, train):
-      return nn.Dense(5)(image[:, :2, :2].reshape(len(image), -1))
-  pretext = create().clone(encoder=Mean())
-  optimizer = optax.sgd(0.1)
-  state = step.create_state(pretext, optimizer, 0, (8, 8, 3))
-  image = RANDOM.integers(0, 256, (4, 8, 8, 3), np.uint8)
-  whole, parts = (jax.jit(lambda state, how=how: step.train_step(
-      pretext, optimizer, state, image, step.root_key(0), **how))(state)[0]
-                  for how in ({}, how))
-  one, other = (each.collections['batch_stats']['centres']
-                for each in (whole, parts))
-  assert np.ptp(one['mean']) > 0.1 and one['count'] == other['count'] == 1
-  np.testing.assert_allclose(one['mean'], other['mean'], atol=1e-5)
-
-
-def test_the_average_of_the_weights_has_centres_of_its_own():
-  pretext, optimizer = create(), optax.sgd(0.1)
-  state = step.create_state(pretext, optimizer, 0, (8, 8, 3), ema=0.9)
-  image = RANDOM.integers(0, 256, (4, 8, 8, 3), np.uint8)
-  state, _ = jax.jit(lambda state: step.train_step(
-      pretext, optimizer, state, image, step.root_key(0)))(state)
-  decay = 2 / 11  # of the first step
-  np.testing.assert_allclose(
-      state.variables['batch_stats']['centres']['mean'], (1 - decay)
-      * state.collections['batch_stats']['centres']['mean'], rtol=1e-5)
 
 
 @pytest.mark.parametrize('kwargs, words', [

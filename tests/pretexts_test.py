@@ -6,10 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from deep_oc import (augment, errors, features, heads, maps, models,
-                     orientation, pretexts, scores, sharding)
+                     orientation, pretexts, scores, sharding, step)
 from deep_oc.pretexts import contrastive
 
 
@@ -384,7 +385,9 @@ def test_a_crop_that_cannot_be_is_one_error(name, head):
     ('embed', jnp.zeros((3, 4)), r'not float32\[3,4\]'),
     ('embed', {'pool': jnp.zeros((3, 2, 2, 4))}, r"'float32\[3,2,2,4\]'"),
     ('scores', {'own': jnp.zeros((3, 1))}, r'must return {name: f32\[n\]}'),
-    ('scores', jnp.zeros(3), r'not float32\[3\]')])
+    ('scores', jnp.zeros(3), r'not float32\[3\]'),
+    ('statistics', jnp.zeros(()), r'must return {name: f32\[n, ...\]}'),
+    ('statistics', {'own': jnp.zeros(())}, r"not {'own': 'float32\[\]'}")])
 def test_features_and_scores_that_cannot_be_are_told(method, found, said):
   class Task(nn.Module):
     encoder: nn.Module
@@ -395,13 +398,73 @@ def test_features_and_scores_that_cannot_be_are_told(method, found, said):
     def scores(self, image):
       return found
 
+    statistics = scores
+
   task = Task(models.create('convnet'))
-  with pytest.raises(errors.InputError, match=f"task's `{method}` .*{said}"):
-    pretexts.look(task, {}, jnp.zeros((3, 8, 8, 3)), method)
-  if method == 'scores':  # or a column of them would be taken for a feature
-    embed = features.embedder(task, sharding.mesh(), feature='score')
+  if method != 'statistics':
+    with pytest.raises(errors.InputError, match=f"task's `{method}` .*{said}"):
+      pretexts.look(task, {}, jnp.zeros((3, 8, 8, 3)), method)
+  if method != 'embed':  # or a column of them would be taken for a feature
+    embed = features.embedder(
+        task, sharding.mesh(), feature=method.replace('scores', 'score'))
     with pytest.raises(errors.InputError, match=f"task's `{method}` .*{said}"):
       embed({}, np.zeros((3, 8, 8, 3), np.uint8))
+
+
+class Counting(nn.Module):
+  """A task with a mean f32[2, 3], and statistics of these names and shapes."""
+  encoder: nn.Module
+  told: tuple = (('grey', (2, 3)),)
+
+  def setup(self):
+    self.grey = pretexts.Mean()
+
+  def __call__(self, image, *, train):
+    self.grey((2, 3))
+    return self.encoder(image, train=train).mean(), {}
+
+  def statistics(self, image):
+    mean = image.mean((1, 2, 3))
+    return {name: jnp.einsum('n,...->n...', mean, jnp.arange(
+        float(np.prod(shape))).reshape(shape)) for name, shape in self.told}
+
+
+@pytest.mark.parametrize('count', [1, 5, 8])
+def test_statistics_are_means_over_all_images(count, monkeypatch):
+  monkeypatch.setattr(features, '_SUMMED', 4)
+  task, optimizer = Counting(models.create('convnet')), optax.sgd(0.1)
+  state = step.create_state(task, optimizer, 0, (8, 8, 3), ema=0.5)
+  assert np.isnan(state.variables['statistics']['grey']['mean']).all()
+  image = np.random.default_rng(0).integers(
+      0, 256, (count, 8, 8, 3), np.uint8)
+  taught, _ = jax.jit(lambda state: step.train_step(
+      task, optimizer, state, image, step.root_key(0)))(state)
+  assert np.isnan(taught.variables['statistics']['grey']['mean']).all()
+  for batch in (3, 256):
+    done = features.concluded(task, taught, image, batch)
+    np.testing.assert_allclose(
+        done.variables['statistics']['grey']['mean'],
+        (image / 255).mean() * np.arange(6).reshape(2, 3), rtol=1e-5)
+    for name in ('step', 'params', 'opt_state', 'average'):
+      assert getattr(done, name) is getattr(taught, name)
+
+
+def test_a_task_without_statistics_keeps_its_state():
+  task = _create('rotation', (6, 5))
+  state = step.create_state(task, optax.sgd(0.1), 0, (8, 8, 3))
+  done = features.concluded(task, state, np.zeros((2, 8, 8, 3), np.uint8))
+  assert jax.tree.leaves(done) == jax.tree.leaves(state)
+
+
+@pytest.mark.parametrize('told, said', [
+    ((('grey', (3,)),), r"are {'grey': \[3\]}, .* means {'grey': \[2, 3\]}"),
+    ((('gray', (2, 3)),), "are {'gray': .* means {'grey'"),
+    ((), "are {}, .* means {'grey'")])
+def test_statistics_without_a_mean_of_theirs_are_told(told, said):
+  task = Counting(models.create('convnet'), told)
+  variables = step.init(task, 0, (8, 8, 3))
+  with pytest.raises(errors.InputError, match=said):
+    features.statistics(task, variables, np.zeros((2, 8, 8, 3), np.uint8))
 
 
 class Blind(nn.Module):

@@ -1,15 +1,20 @@
 """Transformation prediction against NumPy, written from the definitions."""
 import itertools
 import json
+import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import the_error
 from ml_collections import ConfigDict
+from scipy import special, stats
 
-from deep_oc import (embeddings, experiment, metrics, orientation, pretexts,
-                     scores, train)
+from deep_oc import (detector, embed, embeddings, experiment, explainer,
+                     features, metrics, orientation, pretexts, scores, together,
+                     train)
 from deep_oc.errors import InputError
 from deep_oc.pretexts import transformations
 from tests import tiny
@@ -162,8 +167,61 @@ def test_the_score_is_one_minus_the_mean_probability_of_what_was_applied(
   for log, expected in ((False, 1 - np.array(wanted)),
                         (True, -np.log(wanted))):
     found = apply(pretext, variables, IMAGE, log=log, method='scores')
-    assert set(found) == {'transformation'}
+    assert set(found) - {'dirichlet'} == {'transformation'}
+    assert ('dirichlet' in found) == (len(factors) == 1)
     np.testing.assert_allclose(found['transformation'], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize('size, low, high', [
+    (72, 15, 40), (72, 0.02, 50), (36, 1, 1), (4, 0.01, 100)])
+def test_dirichlet_parameters_are_those_of_greatest_likelihood(
+    size, low, high):
+  """Where the gradient of the likelihood is zero; it has one such point."""
+  wanted = np.exp(RANDOM.uniform(np.log(low), np.log(high), (3, size)))
+  mean = special.psi(wanted) - special.psi(wanted.sum(1, keepdims=True))
+  found = np.float64(jax.jit(scores.dirichlet_parameters)(np.float32(mean)))
+  np.testing.assert_allclose(found, wanted, rtol=2e-4)
+  gradient = mean - special.psi(found) + special.psi(
+      found.sum(1, keepdims=True))
+  np.testing.assert_allclose(gradient, 0, atol=2e-5 / low)
+
+
+def test_dirichlet_parameters_are_found_of_samples():
+  alpha = np.array([0.3, 5., 1., 0.7])
+  p = np.random.default_rng(0).dirichlet(alpha, 40_000)
+  found = scores.dirichlet_parameters(np.log(p).mean(0).astype(np.float32))
+  np.testing.assert_allclose(found, alpha, rtol=0.03)
+
+
+def test_the_dirichlet_score_is_minus_the_mean_log_density_but_for_a_constant():
+  alpha = RANDOM.uniform(0.1, 4, (5, 6))
+  p = np.stack([RANDOM.dirichlet(each, 7) for each in alpha], axis=1)
+  p = (p + 1e-4) / (p + 1e-4).sum(-1, keepdims=True)
+  mean = special.psi(alpha) - special.psi(alpha.sum(1, keepdims=True))
+  found = scores.dirichlet(jnp.log(p), jnp.asarray(mean, jnp.float32))
+  density = np.mean([[stats.dirichlet.logpdf(p[i, t], alpha[t])
+                      for t in range(5)] for i in range(7)], axis=1)
+  assert np.ptp(density) > 1
+  np.testing.assert_allclose(found - found[0], density[0] - density, atol=1e-3)
+
+
+@pytest.mark.parametrize('crop', [0, 8])
+def test_statistics_are_the_log_probabilities_of_every_transformation(crop):
+  image = RANDOM.uniform(size=(2, 16 if crop else 8, 8, 3)).astype(np.float32)
+  pretext = create(crop=crop)
+  variables = init(pretext, image)
+  assert np.isnan(variables['statistics']['log_p']['mean']).all()
+  found = apply(pretext, variables, image, method='statistics')
+  wanted = [np.mean([np.log(softmax(logits_of(
+      pretext.clone(crop=0), variables, copies(tile))[0]))
+                     for tile in np.split(each, len(each) // 8)], axis=0)
+            for each in image]
+  np.testing.assert_allclose(found['log_p'], wanted, atol=1e-4)
+  score = apply(pretext, variables | {'statistics': {'log_p': {
+      'mean': np.mean(wanted, 0, dtype=np.float32)}}}, image, method='scores')
+  assert np.isfinite(score['dirichlet']).all()
+  factorised = create(factorised=True)
+  assert 'statistics' not in init(factorised)
 
 
 def test_scores_keep_apart_what_is_nearly_sure_and_what_is_nearly_wrong():
@@ -272,16 +330,95 @@ def test_what_does_not_spoil_the_labels_is_not(digits_npz):
       distribution='hflip'))
 
 
-@pytest.mark.parametrize('pretext, batch', [
-    (dict(), 128), (HENDRYCKS, 32)])
-def test_what_it_learns_of_real_digits_tells_other_digits_apart(
-    pretext, batch, digits_npz, tmp_path):
+def _train(digits_npz, workdir, pretext, batch=96, **overrides):
   config = _config(digits_npz, dict(name='transformations', **pretext), **{
-      'train.batch': min(batch, 112), 'train.steps': 300})
-  train.train(config, str(tmp_path))
+      'train.batch': batch, 'train.steps': 300, **overrides})
+  train.train(config, str(workdir))
   *_, last = map(json.loads, (
-      tmp_path / 'metrics.jsonl').read_text().splitlines())
-  test, _ = embeddings.read(tmp_path / 'embeddings/test.npz')
-  own = metrics.auroc(test['score_transformation'], test['anomaly'])
+      workdir / 'metrics.jsonl').read_text().splitlines())
+  test, _ = embeddings.read(workdir / 'embeddings/test.npz')
+  return last, embeddings.scores(test), test['anomaly']
+
+
+@pytest.fixture(scope='module')
+def geom(digits_npz, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('geom')
+  return workdir, _train(digits_npz, workdir, {}, **{
+      'train.checkpoint_every': 250, 'protocol.calibration': 0.2})
+
+
+def test_what_it_learns_of_real_digits_tells_other_digits_apart(geom):
+  last, found, anomaly = geom[1]
   assert last['accuracy'] > 2 * last['chance']
-  assert own > 80, own
+  assert set(found) == {'transformation', 'dirichlet'}
+  for name, score in found.items():
+    assert metrics.auroc(score, anomaly) > 80, name
+
+
+def test_so_do_the_factors(digits_npz, tmp_path):
+  last, found, anomaly = _train(digits_npz, tmp_path, HENDRYCKS, 32)
+  assert last['accuracy'] > 2 * last['chance']
+  assert set(found) == {'transformation'}
+  assert metrics.auroc(found['transformation'], anomaly) > 80
+
+
+def test_a_runs_checkpoint_has_the_means_over_its_training_images(geom):
+  config, problem, pretext, state = embed.restore(str(geom[0]))
+  image = np.float32(problem.train.image[:40] / 255)
+  few = features.statistics(pretext, state.variables, problem.train.image[:40])
+  wanted = np.mean([np.log(softmax(logits_of(
+      pretext, state.variables, copies(each, t=4))[0]))
+                    for each in image], axis=0)
+  np.testing.assert_allclose(
+      few['statistics']['log_p']['mean'], wanted, atol=1e-3)
+  every = features.statistics(pretext, state.variables, problem.train.image)
+  np.testing.assert_array_equal(
+      state.variables['statistics']['log_p']['mean'],
+      every['statistics']['log_p']['mean'])
+  assert not np.allclose(wanted, every['statistics']['log_p']['mean'])
+
+
+def test_it_judges_and_is_explained_by_its_density(geom):
+  workdir, (_, found, _) = geom
+  _, problem, *_ = embed.restore(str(workdir))
+  judge = detector.load(str(workdir), feature='score', classifier='dirichlet')
+  np.testing.assert_allclose(
+      judge.decision_function(problem.test.image[:50]), found['dirichlet'][:50],
+      rtol=1e-4, atol=1e-3)
+  both = explainer.networks(
+      detector.load(str(workdir)), 'dirichlet', embeddings.read(
+          workdir / 'embeddings/train.npz')[0], problem)
+  image = jnp.asarray(problem.test.image[:3] / 255, jnp.float32)
+  for network in both:
+    gradient = jax.grad(lambda x, score=network.score: score(x).sum())(image)
+    assert np.isfinite(gradient).all() and np.ptp(gradient) > 0
+
+
+def test_trained_with_others_it_has_the_same_density(geom, digits_npz,
+                                                     tmp_path):
+  config = _config(digits_npz, dict(name='transformations'), **{
+      'train.batch': 112, 'train.steps': 20, 'train.checkpoint_every': 10})
+  train.train(config, str(tmp_path / 'alone'))
+  other = together.member(config, str(tmp_path))
+  assert together.train_together([other], at_once=1) == []
+  alone, crew = (embed.restore(str(each))[3].variables for each in (
+      tmp_path / 'alone', other.workdir))
+  np.testing.assert_allclose(
+      crew['statistics']['log_p']['mean'],
+      alone['statistics']['log_p']['mean'], rtol=1e-3)
+  for each in (tmp_path / 'alone', pathlib.Path(other.workdir)):
+    test, _ = embeddings.read(each / 'embeddings/test.npz')
+    assert np.ptp(test['score_dirichlet']) > 0
+
+
+def test_an_earlier_step_has_a_density_for_its_embeddings_alone(
+    geom, binary, tmp_path):
+  workdir = shutil.copytree(geom[0], tmp_path / 'earlier')
+  done = binary('embed', f'--workdir={workdir}', '--step=250')
+  assert done.returncode == 0, done.stderr
+  test, _ = embeddings.read(workdir / 'embeddings/test.npz')
+  assert metrics.auroc(test['score_dirichlet'], test['anomaly']) > 75
+  for args in (['export', '--feature=score', '--classifier=dirichlet'],
+               ['explain', '--score=dirichlet']):
+    done = binary(args[0], f'--workdir={workdir}', *args[1:])
+    assert 'which only the checkpoint of the last step has' in the_error(done)

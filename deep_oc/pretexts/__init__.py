@@ -15,6 +15,9 @@ A task is a file here with one public class, a Flax module:
     scores(image, *, log), optional     -> {name: f32[n]}
     score_views: Members, optional      how `scores` sees an image, if not as
                                         it is; see `deep_oc.orientation`
+    statistics(image), optional         -> {name: f32[n, ...]}, whose means over
+                                        the training images `scores` needs;
+                                        `Mean` has them when training has ended
     fewest_images: int = 1, optional    that a step compares
 
 Images are f32[n, h, w, c] in [0, 1]; parameters are made by a call with `train`
@@ -46,6 +49,24 @@ from deep_oc.errors import InputError
 
 
 ENCODER = ('encoder',)  # its path in a task
+
+# What methods return, and how many axes that may have.
+_RETURNED = {'embed': ("{'pool': f32[n, d], ...}", (2,)),
+             'scores': ('{name: f32[n]}', (1,)),
+             'statistics': ('{name: f32[n, ...]}', range(1, 9))}
+
+
+class Mean(nn.Module):
+  """The mean over the training images of the statistic of a task of its name.
+
+  NaN until training ends. It is made in the call that makes the parameters.
+  """
+
+  @nn.compact
+  def __call__(self, shape: tuple[int, ...]) -> jax.Array:
+    """Returns f32[*shape]."""
+    return self.variable(
+        'statistics', 'mean', jnp.full, shape, jnp.nan).value
 
 
 def create(name: str, *, encoder: Mapping[str, Any], dtype: Any,
@@ -97,14 +118,13 @@ def features(task: nn.Module, image: jax.Array) -> dict[str, jax.Array]:
 
 
 def check_arrays(found: Any, method: str) -> None:
-  """Raises InputError if a task's `embed` or `scores` are not as they must be.
+  """Raises InputError if a task's method does not return what it must.
 
-  Where they are traced, for their values do not matter.
+  Where it is traced, for the values do not matter.
   """
-  ndim, wanted = (1, '{name: f32[n]}') if method == 'scores' else (
-      2, "{'pool': f32[n, d], ...}")
-  if not isinstance(found, Mapping) or (ndim == 2 and 'pool' not in found) \
-      or any(jnp.ndim(each) != ndim for each in found.values()):
+  wanted, axes = _RETURNED[method]
+  if (not isinstance(found, Mapping) or (method == 'embed' and 'pool' not in
+      found) or any(jnp.ndim(each) not in axes for each in found.values())):
     got = jax.tree.map(lambda x: str(jax.typeof(x)), found)
     raise InputError(
         f"the pretext task's `{method}` must return {wanted}, not {got}")

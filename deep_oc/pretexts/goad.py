@@ -4,7 +4,9 @@ Bergman and Hoshen, "Classification-Based Anomaly Detection for General Data",
 ICLR 2020, on the 72 transformations of GEOM. In the paper a transformation is
 classified by the distance to its centre; the published code for images, as
 here, trains a linear classifier of the features beside the centres, which
-alone score.
+alone score. In training a centre is the batch's mean, later that over the
+training set as the trained network sees it, where the code has the mean over
+the last epoch, of features that change meanwhile.
 """
 from typing import ClassVar
 
@@ -13,11 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deep_oc import pretexts, scores
+from deep_oc import crops, pretexts, scores
 from deep_oc.errors import InputError
 from deep_oc.pretexts import transformations
-
-_STEPS = 1000  # about an epoch of 5,000 images, four at a time
 
 
 class Pretext(transformations.Pretext):
@@ -39,6 +39,7 @@ class Pretext(transformations.Pretext):
 
   flip: ClassVar[bool] = True
   factorised: ClassVar[bool] = False
+  _dirichlet: ClassVar[bool] = False
   inputs_per_image: ClassVar[int] = 72
   fewest_images: ClassVar[int] = 2  # one is its own centre
 
@@ -51,7 +52,7 @@ class Pretext(transformations.Pretext):
 
   def setup(self):
     super().setup()
-    self.centres = Centres()
+    self.centre = pretexts.Mean()
 
   def __call__(self, image: jax.Array, *, train: bool):
     """Maps f32[n, h, w, c] to the sum of the three losses, and metrics."""
@@ -64,45 +65,28 @@ class Pretext(transformations.Pretext):
     logits, = self._logits(feature)
     told = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
     triplet = triplet_centre(
-        square_distances(feature, self.centres(feature, train=train)),
-        self.margin)
+        square_distances(feature, feature.mean(axis=0)), self.margin)
+    if self.is_initializing():
+      self.centre(feature.shape[1:])
     loss = (told + self.triplet_weight * triplet
             + self.norm_weight * jnp.square(feature).mean())
     right = (jnp.argmax(logits, axis=-1) == label).mean()
     return loss, {'triplet_loss': triplet, 'accuracy': right,
                   'chance': 1 / m}
 
-  def _score(self, feature: jax.Array, log: bool) -> jax.Array:
+  def statistics(self, image: jax.Array) -> dict[str, jax.Array]:
+    """Maps f32[n, h, w, c] to features of all transformations, f32[n, m, d].
+
+    Of an image larger than the crop, the mean over its tiles.
+    """
+    return crops.over_tiles(
+        jnp.mean, {'centre': self._all(image)}, image.shape[0])
+
+  def _scores(self, feature: jax.Array, log: bool) -> dict[str, jax.Array]:
     """Maps f32[n, m, d] to f32[n], with `log` too: it is a logarithm."""
     del log
-    return scores.centres(square_distances(
-        feature, self.centres(feature, train=False)))
-
-
-class Centres(nn.Module):
-  """The mean feature of each transformation.
-
-  In training it is the batch's, and its mean over the steps is kept: over all
-  at first, later over about the last thousand. The published code takes the
-  mean over the last epoch, of features that change meanwhile, too. It is kept
-  with BatchNorm's statistics, being one of batches as they are: its mean over
-  parts of a batch counts, and over the steps if that of the weights does.
-  """
-
-  @nn.compact
-  def __call__(self, feature: jax.Array, *, train: bool) -> jax.Array:
-    """Maps f32[n, m, d] to f32[m, d]."""
-    mean = self.variable(
-        'batch_stats', 'mean', jnp.zeros, feature.shape[1:])
-    count = self.variable('batch_stats', 'count', jnp.zeros, ())
-    if not train:
-      return mean.value
-    batch = feature.mean(axis=0)
-    if not self.is_initializing():
-      count.value += 1
-      mean.value += (jax.lax.stop_gradient(batch) - mean.value) / jnp.minimum(
-          count.value, _STEPS)
-    return batch
+    return {'transformation': scores.centres(square_distances(
+        feature, self.centre(feature.shape[1:])))}
 
 
 def square_distances(feature: jax.Array, centre: jax.Array) -> jax.Array:

@@ -6,10 +6,10 @@ and quarter turn. Hendrycks et al., "Using Self-Supervised Learning Can Improve
 Model Robustness and Uncertainty", NeurIPS 2019: no flip, and a classifier for
 each of the three factors.
 
-Both published scores are means of the probabilities of what was applied, as
-here; GEOM's better one, a Dirichlet density of the softmax vectors of each
-transformation, fitted to the training set, is left out. Edges reflect without
-the outermost pixel, as in Hendrycks et al.; GEOM's code repeats it.
+The scores are the mean of the probabilities of what was applied, of both, and
+of one softmax GEOM's better one, which its numbers are by: a Dirichlet density
+of the softmax vectors of each transformation. Edges reflect without the
+outermost pixel, as in Hendrycks et al.; GEOM's code repeats it.
 """
 import itertools
 import numbers
@@ -80,6 +80,11 @@ class Pretext(nn.Module):
             (False, True) if self.flip else (False,), shifts, shifts, range(4)))
 
   @property
+  def _dirichlet(self) -> bool:
+    """Whether there is the density's score."""
+    return not self.factorised
+
+  @property
   def labels(self) -> np.ndarray:
     """What each classifier is to tell of each transformation, i64[m, k]."""
     number = np.arange(len(self.score_views))
@@ -92,6 +97,8 @@ class Pretext(nn.Module):
     self.classifiers = [
         nn.Dense(classes, kernel_init=nn.initializers.glorot_uniform())
         for classes in self.labels.max(axis=0) + 1]
+    if self._dirichlet:
+      self.log_p = pretexts.Mean()
 
   def __call__(self, image: jax.Array, *, train: bool):
     """Maps f32[n, h, w, c] to the mean cross-entropy and metrics."""
@@ -103,6 +110,8 @@ class Pretext(nn.Module):
     logits = self._logits(self._features(view, train=train))
     label = jnp.asarray(self.labels)[index]
     loss = -_log_p(logits, label).mean()
+    if self.is_initializing() and self._dirichlet:
+      self.log_p((len(self.score_views),) * 2)
     right = [(jnp.argmax(each, axis=-1) == label[..., i]).mean()
              for i, each in enumerate(logits)]
     return loss, {'accuracy': sum(right) / len(right),
@@ -117,19 +126,41 @@ class Pretext(nn.Module):
 
   def scores(self, image: jax.Array, *, log: bool = False
              ) -> dict[str, jax.Array]:
-    """Maps f32[n, h, w, c] to the classifiers' own score, f32[n].
+    """Maps f32[n, h, w, c] to the classifiers' own scores, f32[n] each.
 
     Of an image larger than the crop, the largest of its tiles.
     """
-    view = orientation.views(crops.tiles(image, self.crop), self.score_views)
-    score = self._score(self._features(view), log)
     return crops.over_tiles(
-        jnp.max, {'transformation': score}, image.shape[0])
+        jnp.max, self._scores(self._all(image), log), image.shape[0])
 
-  def _score(self, feature: jax.Array, log: bool) -> jax.Array:
-    """Maps f32[n, m, d], of all transformations, to f32[n]."""
-    log_p = _log_p(self._logits(feature), jnp.asarray(self.labels))
-    return scores.transformation(log_p, log=log)
+  def statistics(self, image: jax.Array) -> dict[str, jax.Array]:
+    """Maps f32[n, h, w, c] to what the Dirichlet densities are fitted to.
+
+    Log-probabilities of all transformations in each of them, f32[n, m, m]; of
+    an image larger than the crop, the mean over its tiles.
+    """
+    if not self._dirichlet:
+      return {}
+    log_p = jax.nn.log_softmax(self._logits(self._all(image))[0])
+    return crops.over_tiles(jnp.mean, {'log_p': log_p}, image.shape[0])
+
+  def _scores(self, feature: jax.Array, log: bool) -> dict[str, jax.Array]:
+    """Maps f32[n, m, d], of all transformations, to f32[n] by name."""
+    logits = self._logits(feature)
+    log_p = _log_p(logits, jnp.asarray(self.labels))
+    found = {'transformation': scores.transformation(log_p, log=log)}
+    if self._dirichlet:
+      every = jax.nn.log_softmax(logits[0])
+      found['dirichlet'] = scores.dirichlet(every, self.log_p(every.shape[1:]))
+    return found
+
+  def _all(self, image: jax.Array) -> jax.Array:
+    """Maps f32[n, h, w, c] to features f32[t, m, d] of all transformations.
+
+    Of an image larger than the crop, of each of its tiles.
+    """
+    return self._features(orientation.views(
+        crops.tiles(image, self.crop), self.score_views))
 
   def _features(self, view: jax.Array, *, train: bool = False) -> jax.Array:
     """Maps f32[n, v, h, w, c] to f32[n, v, d] in one forward pass."""
