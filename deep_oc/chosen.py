@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deep_oc import (attributions, data, detector, explainer, pictures, predict,
-                     unseen)
+from deep_oc import (attributions, detector, explainer, pictures, predict,
+                     protocols, unseen)
 from deep_oc.errors import InputError
 
 
@@ -59,7 +59,7 @@ def choose(scores: np.ndarray, anomaly: np.ndarray, count: int
       why for _, why in kinds].index(item[1]))
 
 
-def of_test(problem: data.Problem, scores: np.ndarray, count: int
+def of_test(problem: protocols.Problem, scores: np.ndarray, count: int
             ) -> list[Chosen]:
   """Returns test images to explain, by their scores f[n]."""
   test, found = problem.test, []

@@ -20,7 +20,8 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from deep_oc import cli, data, distributed, embeddings, experiment, files
+from deep_oc import (cli, distributed, embeddings, experiment, files,
+                     protocols)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -47,8 +48,9 @@ def define_flags() -> None:
 
 
 def restore(workdir: str, at: int | None = None, data_dir: str | None = None,
-            **asked: object) -> tuple[ml_collections.ConfigDict, data.Problem,
-                                      nn.Module, step.State]:
+            **asked: object
+            ) -> tuple[ml_collections.ConfigDict, protocols.Problem, nn.Module,
+                       step.State]:
   """Returns config, images, pretext task and state of a trained run.
 
   What is not None of `asked` stands in the config's group `embed`.
@@ -67,7 +69,8 @@ def restore(workdir: str, at: int | None = None, data_dir: str | None = None,
     return config, problem, pretext, saved.restore(like, at)
 
 
-def _check_same(workdir: str, problem: data.Problem, data_dir: str) -> None:
+def _check_same(workdir: str, problem: protocols.Problem, data_dir: str
+                ) -> None:
   """Raises InputError if these are not the images of the run's embeddings."""
   path = files.path(workdir) / 'embeddings' / 'train.npz'
   if not files.exists(path):

@@ -3,12 +3,12 @@
 A config has these groups; each is the arguments of one function:
 
   experiment, method, seed, dtype, distribution    values
-  data       deep_oc.data.load           what images there are
-  protocol   deep_oc.data.one_class      which of them are normal
-  pretext    deep_oc.pretexts.create     what the encoder is asked
+  data       deep_oc.data.load             what images there are
+  protocol   deep_oc.protocols.one_class   which of them are normal
+  pretext    deep_oc.pretexts.create       what the encoder is asked
   encoder    deep_oc.models.create
   optimizer  deep_oc.optimizers.create
-  train      Plan                        how long, how often
+  train      Plan                          how long, how often
   localize   a function of deep_oc.localize, or no such group
   embed      Embed                       what else is embedded, or no such group
 """
@@ -21,7 +21,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from deep_oc import cli, data, distribution, errors, plugins, runs
+from deep_oc import cli, data, distribution, errors, plugins, protocols, runs
 from deep_oc.errors import InputError
 
 if typing.TYPE_CHECKING:  # JAX takes seconds, and flags need none of it
@@ -242,7 +242,7 @@ def plan(config: ml_collections.ConfigDict) -> Plan:
 
 
 def problem(config: ml_collections.ConfigDict, split: data.Split | None = None
-            ) -> data.Problem:
+            ) -> protocols.Problem:
   """Splits images, by default those that it loads, into a one-class problem.
 
   Raises:
@@ -250,7 +250,7 @@ def problem(config: ml_collections.ConfigDict, split: data.Split | None = None
       or, if the task has a crop, their tiles.
   """
   found = plugins.call(
-      data.one_class, config.protocol, 'protocol',
+      protocols.one_class, config.protocol, 'protocol',
       split=split or data.load(**config.data), seed=config.seed)
   height, width = found.train.image.shape[1:3]
   views, whole = embed(config).views, not config.pretext.get('crop', 0)
@@ -260,7 +260,7 @@ def problem(config: ml_collections.ConfigDict, split: data.Split | None = None
   return found
 
 
-def resolved(config: ml_collections.ConfigDict, problem: data.Problem
+def resolved(config: ml_collections.ConfigDict, problem: protocols.Problem
              ) -> ml_collections.ConfigDict:
   """Returns the config with the normal class as its label, not its name, and
   with the protocol's defaults.
@@ -369,7 +369,7 @@ def dtype(name: str) -> 'jnp.dtype':
 
 
 def meta(workdir: str, config: ml_collections.ConfigDict,
-         problem: data.Problem, step: int) -> dict[str, object]:
+         problem: protocols.Problem, step: int) -> dict[str, object]:
   """Returns what result rows say of the run, and of its images the shape and
   how many calibrate.
 

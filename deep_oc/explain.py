@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from deep_oc import (cli, data, embeddings, errors, experiment, files, oneclass,
-                     progress, provenance, runs, tables, unseen)
+from deep_oc import (cli, embeddings, errors, experiment, files, oneclass,
+                     progress, protocols, provenance, runs, tables, unseen)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -94,7 +94,7 @@ class Writer:
   """
 
   def __init__(self, folder: Any, both: tuple[explainer.Network, ...],
-               problem: data.Problem, settings: explainer.Settings, *,
+               problem: protocols.Problem, settings: explainer.Settings, *,
                name: str, baseline: str, cosine: bool, count: int,
                seed: int, arrays: bool, command: str):
     self._folder, self._networks, self._problem = folder, both, problem
@@ -230,7 +230,7 @@ def _load(args: Any) -> tuple[detector.Detector, str]:
 
 
 def _problem(found: detector.Detector, stored: Mapping[str, Any]
-             ) -> data.Problem:
+             ) -> protocols.Problem:
   try:
     problem = experiment.problem(found.parts().config)
   except InputError as error:

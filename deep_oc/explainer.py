@@ -12,8 +12,8 @@ import numpy as np
 from scipy import ndimage
 from sklearn import neighbors
 
-from deep_oc import (attributions, data, detector, differentiable,
-                     faithfulness, features, pixel_metrics, sharding, step)
+from deep_oc import (attributions, detector, differentiable, faithfulness,
+                     features, pixel_metrics, protocols, sharding, step)
 
 _EXPECTED = 8  # images that stand for all normal ones
 _BLUR = 1 / 16  # sigma, as a share of the image's side
@@ -211,7 +211,7 @@ class Network(NamedTuple):
 
 
 def networks(found: detector.Detector, name: str, stored: Mapping[str, Any],
-             problem: data.Problem) -> tuple[Network, Network]:
+             problem: protocols.Problem) -> tuple[Network, Network]:
   """Returns the trained network and the untrained one.
 
   Args:

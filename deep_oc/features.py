@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from deep_oc import (convolution, data, distributed, embeddings, experiment,
-                     orientation, pretexts, progress, sharding, step)
+                     orientation, pretexts, progress, protocols, sharding, step)
 from deep_oc.errors import InputError
 
 # Larger images are shrunk for the raw-pixel baseline.
@@ -118,7 +118,7 @@ def _shapes(means):
 
 
 def export(workdir: str, config: ml_collections.ConfigDict,
-           problem: data.Problem, pretext: nn.Module, state: step.State,
+           problem: protocols.Problem, pretext: nn.Module, state: step.State,
            batch: int = BATCH) -> None:
   """Writes the embeddings files of a run.
 
@@ -156,7 +156,7 @@ def export(workdir: str, config: ml_collections.ConfigDict,
                        meta | more.get(split, {}))
 
 
-def _files(problem: data.Problem
+def _files(problem: protocols.Problem
            ) -> dict[str, tuple[data.Examples, dict[str, np.ndarray]]]:
   """Returns by file name its images and what is written of each."""
   taken = {'train': (problem.fitted, problem.fitted_index)}

@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from deep_oc import cli, data, distributed, embeddings, experiment
+from deep_oc import cli, distributed, embeddings, experiment, protocols
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -38,7 +38,7 @@ def define_flags() -> None:
 
 
 def export(workdir: str, config: ml_collections.ConfigDict,
-           problem: data.Problem, pretext: nn.Module, state: step.State
+           problem: protocols.Problem, pretext: nn.Module, state: step.State
            ) -> None:
   """Writes the heat maps of a run, trained and untrained."""
   method = maps.create(config.localize, pretext, config.seed)

@@ -27,7 +27,8 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import cli, data, errors, experiment, logs, monitor, runs
+from deep_oc import (cli, data, errors, experiment, logs, monitor, protocols,
+                     runs)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -71,7 +72,7 @@ class Member:
     like: the shapes of its state.
   """
   config: ml_collections.ConfigDict
-  problem: data.Problem
+  problem: protocols.Problem
   images: np.ndarray
   workdir: str
   like: step.State

@@ -23,7 +23,8 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import cli, data, distributed, experiment, logs, monitor, runs
+from deep_oc import (cli, distributed, experiment, logs, monitor, protocols,
+                     runs)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -149,7 +150,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   return workdir
 
 
-def _next(workdir: str, problem: data.Problem) -> str:
+def _next(workdir: str, problem: protocols.Problem) -> str:
   if problem.test.anomaly.any():
     return f"stage 2: python -m deep_oc.evaluate --runs='{workdir}'"
   return ('no test image is anomalous, so there is nothing to evaluate; next: '
@@ -181,7 +182,7 @@ def report(now: int, total: int, means: Mapping[str, float], watch: bool,
           f"{means['loss']:.4f}", flush=True)
 
 
-def announce(config: ml_collections.ConfigDict, problem: data.Problem,
+def announce(config: ml_collections.ConfigDict, problem: protocols.Problem,
              workdir: str, images: int, start: int, total: int) -> None:
   """Prints what is going to be trained, where, and from which step on."""
   devices = jax.devices()

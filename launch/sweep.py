@@ -29,7 +29,7 @@ from typing import NamedTuple
 import ml_collections
 from absl import flags
 
-from deep_oc import cli, data, errors, experiment, files, plugins, runs
+from deep_oc import cli, errors, experiment, files, plugins, protocols, runs
 from deep_oc.errors import InputError
 from launch import engines, progress
 
@@ -202,11 +202,11 @@ def resolved(config: ml_collections.ConfigDict
   several = normal.split('+')
   if all(each.isdecimal() for each in several):
     normal = '+'.join(map(str, sorted(map(int, several))))
-  if name not in data.PROTOCOLS:
-    raise errors.unknown('protocol', name, data.PROTOCOLS)
-  settings = data.settings_of(name, **protocol)
+  if name not in protocols.PROTOCOLS:
+    raise errors.unknown('protocol', name, protocols.PROTOCOLS)
+  settings = protocols.settings_of(name, **protocol)
   return (experiment.with_protocol(config, normal, settings),
-          data.title(name, settings, len(several)))
+          protocols.title(name, settings, len(several)))
 
 
 class Cost(NamedTuple):

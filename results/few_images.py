@@ -35,7 +35,8 @@ import jax.numpy as jnp
 from absl import flags
 
 import fast_recipe
-from deep_oc import cli, data, errors, experiment, features, sharding, step
+from deep_oc import (cli, errors, experiment, features, protocols, sharding,
+                     step)
 
 IMAGES = 200
 COLUMNS = ('pretext', 'recipe', 'normal_class', 'images', 'passes', 'steps',
@@ -188,7 +189,7 @@ class Trained(NamedTuple):
     accuracy: of telling turns in the last 100 steps, in percent.
   """
   pretext: nn.Module
-  problem: data.Problem
+  problem: protocols.Problem
   state: step.State
   accuracy: float
 

@@ -4,7 +4,7 @@ import pytest
 from scipy import special
 from sklearn import metrics
 
-from deep_oc import data
+from deep_oc import data, protocols
 from deep_oc.data import builtin
 from deep_oc.errors import InputError
 
@@ -80,7 +80,7 @@ def test_a_digit_changes_only_the_pixels_under_it():
 
 @pytest.mark.parametrize('normal', [0, 3, 7])
 def test_distances_between_pixels_hardly_tell_the_digits_apart(drawn, normal):
-  problem = data.one_class(drawn, normal=normal)
+  problem = protocols.one_class(drawn, normal=normal)
   train, test = (x.image.reshape(len(x), -1) / np.float32(255)
                  for x in (problem.train, problem.test))
   train, test = (x / np.linalg.norm(x, axis=1, keepdims=True)

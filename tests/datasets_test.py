@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets
 from PIL import Image
 
-from deep_oc import data, tables
+from deep_oc import data, protocols, tables
 from deep_oc.data import _records, cat_vs_dog, celeba, tfds
 from deep_oc.errors import InputError
 
@@ -81,7 +81,7 @@ def hundred(tmp_path):
 def test_a_superclass_has_the_rows_of_its_label(hundred):
   coarse = cifar100(hundred, label='coarse_label')
   assert np.bincount(coarse.train.label).tolist() == [10] * 20
-  problem = data.one_class(coarse, normal='fish')
+  problem = protocols.one_class(coarse, normal='fish')
   assert (problem.dataset, problem.normal_class) == ('cifar100_coarse', 1)
   assert len(problem.train) == 10 and len(problem.test) == 100
   assert problem.test.anomaly.tolist().count(False) == 5
@@ -90,7 +90,7 @@ def test_a_superclass_has_the_rows_of_its_label(hundred):
 def test_a_fine_class_has_the_rows_of_its_label(hundred):
   fine = cifar100(hundred)
   assert np.bincount(fine.train.label).tolist() == [2] * 100
-  problem = data.one_class(fine, normal='worm')
+  problem = protocols.one_class(fine, normal='worm')
   assert (problem.dataset, problem.normal_class) == ('cifar100', 99)
   assert len(problem.train) == 2 and len(problem.test) == 100
   assert problem.test.anomaly.tolist().count(False) == 1
@@ -153,7 +153,7 @@ def test_rows_of_mocked_tfds_data_are_counted_by_label(tmp_path):
   assert (len(coarse.class_names), len(fine.class_names)) == (20, 100)
   for split in (coarse, fine):
     normal = int(split.train.label[0])
-    problem = data.one_class(split, normal=normal)
+    problem = protocols.one_class(split, normal=normal)
     assert len(problem.train) == (split.train.label == normal).sum()
     assert problem.test.anomaly.sum() == (split.test.label != normal).sum()
 
@@ -186,7 +186,7 @@ def test_at_full_size_a_class_has_the_papers_rows(
   monkeypatch.setattr(_records, 'source', lambda builder, part, *_: Rows(
       count * {'train': train, 'test': test}[part], classes))
   split = data.load('tfds', name=name, label=label, **places(tmp_path))
-  problem = data.one_class(split, normal=count - 1)
+  problem = protocols.one_class(split, normal=count - 1)
   assert len(problem.train) == train
   assert len(problem.test) == 10_000
   assert problem.test.anomaly.tolist().count(False) == test
@@ -300,7 +300,7 @@ def test_the_order_is_that_of_numpys_old_generator_and_of_text(tmp_path):
 
 def test_a_class_of_pets_is_normal_and_the_other_is_not(tmp_path):
   kaggle(tmp_path / 'pets' / 'train')
-  problem = data.one_class(pets(tmp_path), normal='dog')
+  problem = protocols.one_class(pets(tmp_path), normal='dog')
   assert (problem.dataset, problem.normal_class) == ('cat_vs_dog', 1)
   assert len(problem.train) == 9 and len(problem.test) == 3 + 2
   assert problem.test.anomaly.tolist() == [True] * 3 + [False] * 2
@@ -561,7 +561,7 @@ def test_faces_without_the_attribute_are_normal(celebrities):
     row = [images[image.tobytes()] for image in part.image]
     assert sorted(row) == list(range(n))
     assert part.label.tolist() == [i % every == 0 for i in row]
-  problem = data.one_class(split, normal=0)
+  problem = protocols.one_class(split, normal=0)
   with_it = sum(i % every == 0 for i in range(24))
   assert len(problem.train) == 24 - with_it and len(problem.test) == 8
   np.testing.assert_array_equal(problem.test.anomaly, split.test.label == 1)
@@ -608,7 +608,7 @@ def test_mocked_tfds_faces_are_counted_by_attribute(tmp_path):
   with tensorflow_datasets.testing.mock_data(num_examples=30):
     split = faces(tmp_path, attribute='Male')
   assert len(split.train) == len(split.test) == 30
-  problem = data.one_class(split)
+  problem = protocols.one_class(split)
   assert len(problem.train) == 30 - split.train.label.sum()
   assert problem.test.anomaly.sum() == split.test.label.sum()
 

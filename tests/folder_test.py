@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deep_oc import cli, data, plugins
+from deep_oc import cli, data, plugins, protocols
 from deep_oc.data import __main__ as check
 from deep_oc.data import _layout, _pictures
 from deep_oc.errors import InputError
@@ -82,7 +82,7 @@ def test_the_mvtec_layout_becomes_a_one_class_problem(bottle):
   split = load(bottle)
   assert split.class_names == ('good', 'bent', 'crack')
   assert split.name == 'bottle'
-  problem = data.one_class(split, normal='good')
+  problem = protocols.one_class(split, normal='good')
   assert len(problem.train) == 5 and not problem.train.anomaly.any()
   assert problem.test.label.tolist() == [0, 0, 1, 2, 2, 2]
   assert problem.test.label.dtype == np.int32
@@ -117,7 +117,7 @@ def test_masks_may_have_the_images_names(bottle):
 
 def test_abnormal_training_images_are_marked_and_not_learnt_from(bottle):
   put(bottle / 'train/crack/100.png')
-  problem = data.one_class(load(bottle))
+  problem = protocols.one_class(load(bottle))
   assert len(problem.train) == 5
   assert load(bottle).train.anomaly.tolist() == [False] * 5 + [True]
 
@@ -675,7 +675,7 @@ def test_the_bottles_of_mvtec_ad_are_all_there(tmp_path, capsys):
   marked = split.test.mask.any(axis=(1, 2))
   np.testing.assert_array_equal(marked, split.test.anomaly)
   assert marked.sum() == 63
-  problem = data.one_class(split, normal='good')
+  problem = protocols.one_class(split, normal='good')
   assert len(problem.train) == 209 and len(problem.test) == 83
   check.check(str(root), size=64)
   assert 'ready: 209 normal' in capsys.readouterr().out

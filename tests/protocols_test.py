@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from deep_oc import data, embeddings, experiment, features, runs, train
+from deep_oc import (data, embeddings, experiment, features, protocols, runs,
+                     train)
 from deep_oc.errors import InputError
 from tests import tiny
 
@@ -26,7 +27,7 @@ def _split(train=400, test=40, class_names=CLASS_NAMES):
 
 
 def _problem(name='contaminated', normal=1, **kwargs):
-  return data.one_class(_split(), name=name, normal=normal, **kwargs)
+  return protocols.one_class(_split(), name=name, normal=normal, **kwargs)
 
 
 def _config(digits_npz, **overrides):
@@ -37,12 +38,111 @@ def _config(digits_npz, **overrides):
   return config
 
 
+# One class against the rest.
+
+
+def test_training_sees_every_normal_image_and_no_other():
+  problem = _problem('one_vs_rest')
+  assert (problem.train.label == 1).all() and len(problem.train) == 100
+  assert not problem.train.anomaly.any()
+
+
+def test_the_whole_test_split_is_evaluated_and_other_classes_are_anomalies():
+  problem, pets = _problem('one_vs_rest'), _split()
+  np.testing.assert_array_equal(problem.test.image, pets.test.image)
+  np.testing.assert_array_equal(problem.test.anomaly, pets.test.label != 1)
+
+
+def test_indices_point_at_the_rows_of_the_data_sets_own_split():
+  problem, pets = _problem('one_vs_rest', 2), _split()
+  np.testing.assert_array_equal(
+      pets.train.image[problem.train_index], problem.train.image)
+  np.testing.assert_array_equal(
+      pets.test.image[problem.test_index], problem.test.image)
+  assert problem.train_index.dtype == problem.test_index.dtype == np.int64
+
+
+def test_a_problem_says_what_is_normal_by_label_or_name():
+  by_label = _problem('one_vs_rest', 1)
+  for normal in (1, 'dog', '1'):  # the last from a command line
+    problem = _problem('one_vs_rest', normal)
+    assert (problem.normal_class, problem.normal_name) == (1, 'dog')
+    assert (problem.dataset, problem.protocol) == ('pets', 'one_vs_rest')
+    np.testing.assert_array_equal(problem.train_index, by_label.train_index)
+
+
+def test_what_the_source_calls_abnormal_is_not_trained_on():
+  pets = _split()
+  odd = np.arange(400) == 5  # label 1
+  train = data.Examples(pets.train.image, pets.train.label, anomaly=odd)
+  problem = protocols.one_class(
+      data.Split('pets', train, train, CLASS_NAMES), normal=1)
+  assert 5 not in problem.train_index and len(problem.train) == 99
+  assert problem.test.anomaly[5]
+
+
+def test_a_normal_class_without_training_images_is_an_error():
+  pets = _split()
+  pets = data.Split('pets', pets.train.take(pets.train.label != 2), pets.test,
+                    CLASS_NAMES)
+  with pytest.raises(InputError, match="no training image of class 'frog'"):
+    protocols.one_class(pets, normal='frog')
+
+
+# Validation.
+
+
+def test_validation_holds_out_a_tenth_and_as_many_outliers():
+  problem = _problem('validation')
+  assert len(problem.train) == 90
+  assert problem.test.anomaly.tolist().count(False) == 10
+  assert problem.test.anomaly.tolist().count(True) == 10
+  np.testing.assert_array_equal(
+      problem.test.anomaly, problem.test.label != 1)
+
+
+def test_validation_trains_and_evaluates_on_different_training_images():
+  problem, pets = _problem('validation'), _split()
+  assert not set(problem.train_index) & set(problem.test_index)
+  assert len(set(problem.test_index)) == 20
+  np.testing.assert_array_equal(
+      pets.train.image[problem.test_index], problem.test.image)
+  np.testing.assert_array_equal(
+      pets.train.image[problem.train_index], problem.train.image)
+
+
+def test_validation_draws_from_all_rows_of_both_kinds():
+  problem = _problem('validation')
+  for anomaly in False, True:
+    index = problem.test_index[problem.test.anomaly == anomaly]
+    assert index.min() < 133 and index.max() > 266
+
+
+def test_validation_needs_no_test_split():
+  pets = _split()
+  without = data.Split('pets', pets.train, pets.test.take([]), CLASS_NAMES)
+  assert len(protocols.one_class(without, name='validation').test) == 20
+
+
+def test_validation_draws_the_same_images_for_every_seed():
+  first, second = (_problem('validation', seed=seed) for seed in (0, 7))
+  np.testing.assert_array_equal(first.test_index, second.test_index)
+
+
+def test_validation_without_outliers_says_so():
+  pets = _split()
+  pets = data.Split('pets', pets.train.take(pets.train.label == 0), pets.test,
+                    CLASS_NAMES)
+  with pytest.raises(InputError, match='needs 10 abnormal images'):
+    protocols.one_class(pets, name='validation')
+
+
 # Contaminated.
 
 
 @pytest.mark.parametrize('share', [0.005, 0.01, 0.025, 0.05, 0.1, 0.5])
 def test_anomalies_are_the_chosen_share_of_what_is_trained_on(share):
-  problem = data.one_class(
+  problem = protocols.one_class(
       _split(train=20_000), name='contaminated', normal=1, contamination=share)
   anomalies, n = problem.train.anomaly.sum(), len(problem.train)
   assert n - anomalies == 5000  # all normals stay
@@ -93,8 +193,8 @@ def test_what_the_source_calls_abnormal_contaminates_too():
   odd = (np.arange(400) % 20 == 1)  # 20 of the 100 dogs
   pets = dataclasses.replace(
       pets, train=dataclasses.replace(pets.train, anomaly=odd))
-  problem = data.one_class(pets, name='contaminated', normal=1,
-                           contamination=0.5)
+  problem = protocols.one_class(pets, name='contaminated', normal=1,
+                                contamination=0.5)
   assert (~problem.train.anomaly).sum() == 80 == problem.train.anomaly.sum()
   assert (problem.train.anomaly & (problem.train.label == 1)).any()
 
@@ -261,6 +361,12 @@ def test_the_protocol_of_a_row_says_all_its_numbers(kwargs, protocol):
     (dict(calibration=True), 'calibration=True must be'),
     (dict(calibration=0.004), '0.004 of 105 images is not one whole'),
     (dict(name='contaminted'), "did you mean 'contaminated'"),
+    (dict(name='one_vs_all'), "did you mean 'one_vs_rest'"),
+    (dict(normal='dig'), "'dig'; did you mean 'dog'"),
+    (dict(normal=4), r'class 4; the labels are 0 to 3: cat, dog, frog, c\+\+'),
+    (dict(normal='4'), 'class 4'),
+    (dict(normal=-1), 'class -1'),
+    (dict(normal=True), 'class True'),
     (dict(normal='1+1'), "1[+]1 names class 1, 'dog', twice"),
     (dict(normal='dog+1'), "names class 1, 'dog', twice"),
     (dict(normal='0+dig'), "'dig'; did you mean 'dog'"),
@@ -278,7 +384,7 @@ def test_all_classes_may_be_normal_where_the_source_knows_the_anomalies():
   pets = _split()
   odd = dataclasses.replace(pets.test, anomaly=np.arange(40) < 5)
   pets = dataclasses.replace(pets, test=odd)
-  problem = data.one_class(pets, normal='0+1+2+3')
+  problem = protocols.one_class(pets, normal='0+1+2+3')
   assert problem.test.anomaly.sum() == 5
 
 

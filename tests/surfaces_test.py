@@ -4,7 +4,7 @@ import pytest
 from scipy import ndimage, special
 from sklearn import metrics
 
-from deep_oc import data
+from deep_oc import data, protocols
 from deep_oc.data import _surfaces
 
 FLAWS = tuple(_surfaces._FLAWS)
@@ -84,7 +84,7 @@ def test_only_the_largest_region_is_kept():
 
 @pytest.mark.parametrize('unit', [False, True])
 def test_distances_between_pixels_hardly_find_the_flaws(fabric, unit):
-  problem = data.one_class(fabric, normal='good')
+  problem = protocols.one_class(fabric, normal='good')
   train, test = (x.image.reshape(len(x), -1) / np.float32(255)
                  for x in (problem.train, problem.test))
   if unit:
@@ -104,7 +104,7 @@ def test_brightness_and_contrast_hardly_find_the_flaws(fabric):
 
 
 def test_one_class_trains_on_good_images_and_finds_the_rest_abnormal(fabric):
-  problem = data.one_class(fabric, normal='good')
+  problem = protocols.one_class(fabric, normal='good')
   assert (len(problem.train), problem.train.anomaly.any()) == (200, False)
   np.testing.assert_array_equal(problem.test.anomaly, fabric.test.label > 0)
   np.testing.assert_array_equal(problem.test.mask, fabric.test.mask)
