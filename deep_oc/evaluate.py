@@ -440,8 +440,8 @@ def main() -> None:
 def _ensemble_rows(runs, pattern):
   found = scored_runs.ensembles(runs)
   if not found:
-    raise InputError(f"no two runs at '{pattern}' differ in their seeds only; "
-                     '--ensemble needs them')
+    print(f"warning: no ensemble: no two runs at '{pattern}' differ in their "
+          'seeds only', file=sys.stderr)
   return [row for folder, scored in found.items()
           for row in write(folder, scored)]
 

@@ -200,6 +200,19 @@ def test_ensembles_side_by_side_keep_their_results(run, main, tmp_path):
       row['pretext'] for row in summary}
 
 
+def test_where_no_two_runs_differ_in_seeds_only_the_others_have_their_rows(
+    run, main, tmp_path, capsys):
+  _write(run.parent.parent / '5/seed1', 5, META | {'normal_class': 5,
+                                                   'seed': 1})
+  main(ensemble=True)
+  line, = capsys.readouterr().err.splitlines()
+  assert line == ("warning: no ensemble: no two runs at 'runs/**' differ in "
+                  'their seeds only')
+  summary = tables.read(tmp_path / 'runs/summary.csv', tables.SUMMARY)
+  assert {row['normal_class'] for row in summary} == {'3', '5', 'mean'}
+  assert {row['pretext'] for row in summary} == {'rotation'}
+
+
 def test_results_that_were_written_otherwise_are_evaluated_again(run, main):
   main()
   evaluate.evaluate(run, Request(['kde']))
