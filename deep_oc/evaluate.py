@@ -349,9 +349,10 @@ def draw(workdir: pathlib.Path) -> pathlib.Path | None:
   from deep_oc import pictures  # and matplotlib, for those who draw
   for name in names:
     maps = arrays[name]
+    scores, title = _explained(workdir, name, maps, meta)
     pictures.write(
         workdir / 'pictures', images=arrays['image'], maps=maps,
-        masks=arrays.get('mask'), scores=_explained(workdir, name, maps, meta),
+        masks=arrays.get('mask'), scores=scores, title=title,
         anomaly=arrays['anomaly'], labels=arrays['label'],
         class_names=meta['class_names'], paths=arrays.get('path'),
         command=provenance.command())
@@ -359,19 +360,20 @@ def draw(workdir: pathlib.Path) -> pathlib.Path | None:
 
 
 def _explained(workdir, name, maps, meta):
-  """Returns the image scores f[n] that maps f[n, h, w] explain.
+  """Returns the image scores f[n] that maps f[n, h, w] explain, and of what
+  feature and classifier they are, 'pool, gde_oas'.
 
-  Where that is not known, their maxima.
+  Where the scores are not known, the maxima of the maps.
   """
+  feature, values = name.removeprefix('map_'), maps.max(axis=(1, 2))
   classifier = (meta.get('map_params') or {}).get('classifier')
-  largest = maps.max(axis=(1, 2))
-  if name.endswith('windows') or not classifier:
-    return largest
-  train, test, _ = embeddings.read_run(workdir)
-  if 'pool' not in train:
-    return largest
-  seed = seed_of(meta)
-  return score(train['pool'], test['pool'], classifier, seed).values
+  if classifier and not feature.endswith('windows'):
+    train, test, _ = embeddings.read_run(workdir)
+    if 'pool' in train:
+      feature = 'pool'
+      values = score(train['pool'], test['pool'], classifier,
+                     seed_of(meta)).values
+  return values, f'{feature}, {classifier}' if classifier else feature
 
 
 def warn(workdir: pathlib.Path, rows: Iterable[Mapping[str, str]]) -> None:

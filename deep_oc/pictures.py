@@ -38,8 +38,8 @@ _DEVICES = {'con', 'prn', 'aux', 'nul'} | {
 def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
           masks: np.ndarray | None, scores: np.ndarray, anomaly: np.ndarray,
           labels: np.ndarray, class_names: Sequence[str],
-          paths: Sequence[str] | None = None, command: str = ''
-          ) -> list[pathlib.Path]:
+          paths: Sequence[str] | None = None, title: str = '',
+          command: str = '') -> list[pathlib.Path]:
   """Writes all pictures of a run; returns the images' own, in their order.
 
   Files of these names are replaced, others are left. Without normal images,
@@ -55,6 +55,7 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
     labels: i[n], indices into class_names.
     class_names: of label 0, 1, ...
     paths: str[n], to name the files after; numbers by default.
+    title: what the scores are of, for the plots: 'pool, kde'.
     command: what made them, kept in each file.
 
   Raises:
@@ -84,9 +85,9 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
                       masks is not None)
     _save(picture, folder / f'montage_{homes[label]}.png', command)
   if anomaly.any() and not anomaly.all():
-    _write(folder / 'roc.png', plots.roc(scores, anomaly, command))
+    _write(folder / 'roc.png', plots.roc(scores, anomaly, title, command))
   _write(folder / 'histogram.png', plots.histogram(
-      scores, anomaly, labels, class_names, command))
+      scores, anomaly, labels, class_names, title, command))
   return written
 
 

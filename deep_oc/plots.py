@@ -27,8 +27,12 @@ def roc_curve(scores: np.ndarray, anomaly: np.ndarray
   return fpr, tpr
 
 
-def roc(scores: np.ndarray, anomaly: np.ndarray, command: str = '') -> bytes:
-  """Draws the ROC curve of f[n] against bool[n], with its area, as PNG."""
+def roc(scores: np.ndarray, anomaly: np.ndarray, title: str = '',
+        command: str = '') -> bytes:
+  """Draws the ROC curve of f[n] against bool[n], with its area, as PNG.
+
+  The title says what the scores are of.
+  """
   figure = new_figure(5, 5)
   axes = figure.subplots()
   axes.plot(*roc_curve(scores, anomaly), color='black', linewidth=2,
@@ -37,7 +41,8 @@ def roc(scores: np.ndarray, anomaly: np.ndarray, command: str = '') -> bytes:
   axes.set(xlim=(0, 1), ylim=(0, 1), aspect='equal',
            xlabel='false positive rate: normal images flagged',
            ylabel='true positive rate: anomalies flagged')
-  axes.set_title(_auroc(scores, anomaly), fontsize='medium')
+  axes.set_title(_titled(title, scores, anomaly), fontsize='medium',
+                 parse_math=False)
   axes.grid(color='0.9')
   axes.legend(loc='lower right')
   return png(figure, command)
@@ -70,8 +75,12 @@ def counts(scores: np.ndarray, anomaly: np.ndarray, labels: np.ndarray,
 
 
 def histogram(scores: np.ndarray, anomaly: np.ndarray, labels: np.ndarray,
-              class_names: Sequence[str], command: str = '') -> bytes:
-  """Draws `counts` as PNG, a row for each class, normal ones in all."""
+              class_names: Sequence[str], title: str = '', command: str = ''
+              ) -> bytes:
+  """Draws `counts` as PNG, a row for each class, normal ones in all.
+
+  The title says what the scores are of.
+  """
   edges, parts = counts(scores, anomaly, labels, class_names)
   figure = new_figure(7, 1.2 + 1.1 * len(parts))
   rows = figure.subplots(len(parts), sharex=True, sharey=True, squeeze=False)
@@ -80,8 +89,8 @@ def histogram(scores: np.ndarray, anomaly: np.ndarray, labels: np.ndarray,
     known |= _bars(axes, edges, count, name, parts[0])
   rows[-1, 0].set_xlabel('score of an image')
   figure.supylabel("% of the row's images", fontsize='medium')
-  if np.any(anomaly) and not np.all(anomaly):
-    figure.suptitle(_auroc(scores, anomaly), fontsize='medium')
+  figure.suptitle(_titled(title, scores, anomaly), fontsize='medium',
+                  parse_math=False)
   figure.legend(known.values(), known.keys(), loc='outside lower right',
                 ncols=len(known), frameon=False)
   return png(figure, command)
@@ -101,6 +110,13 @@ def _bars(axes, edges, count, name, first):
                  fontsize='medium', parse_math=False)
   axes.spines[['top', 'right']].set_visible(False)
   return known
+
+
+def _titled(title, scores, anomaly):
+  """Returns the title, and below it the AUROC, if there are both kinds."""
+  if np.all(anomaly) or not np.any(anomaly):
+    return plain(title)
+  return f'{plain(title)}\n{_auroc(scores, anomaly)}'.lstrip()
 
 
 def _auroc(scores, anomaly):

@@ -273,7 +273,14 @@ def test_maps_of_a_score_without_its_feature_are_drawn_by_their_maxima(run):
     del arrays['pool']
     embeddings.write(path, arrays, about)
   np.testing.assert_array_equal(
-      evaluate._explained(run, 'map_gradcam', maps, meta), maps.max((1, 2)))
+      evaluate._explained(run, 'map_gradcam', maps, meta)[0], maps.max((1, 2)))
+
+
+def test_maps_without_a_classifier_are_titled_by_their_own_name(run):
+  maps = np.random.default_rng(0).random((30, 8, 8))
+  scores, title = evaluate._explained(run, 'map_mine', maps, {})
+  np.testing.assert_array_equal(scores, maps.max((1, 2)))
+  assert title == 'mine'
 
 
 def test_maps_of_fewer_images_are_an_error(run):
@@ -696,13 +703,16 @@ def test_pictures_show_the_score_that_the_map_explains(run, monkeypatch, name):
   _write_maps(run, name, maps, **{f'map_random_{name}': maps})
   drawn = []
   monkeypatch.setattr('deep_oc.pictures.write', lambda folder, **given:
-                      drawn.append(given['scores']))
+                      drawn.append((given['scores'], given['title'])))
   evaluate.draw(run)
+  (scores, title), = drawn
+  assert title == {'windows': 'windows, gde_oas', 'gradcam': 'pool, gde_oas'}[
+      name]
   train, test = (_split(0, 40)['pool'], _split(1, 30, 12)['pool'])
   unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test)]
   density = covariance.OAS().fit(unit[0])
   wanted = {'windows': maps.max(axis=(1, 2)),
             'gradcam': density.mahalanobis(unit[1]) / 2}[name]
-  difference = drawn[0] - wanted
+  difference = scores - wanted
   np.testing.assert_allclose(difference, difference.mean(), rtol=1e-4)
   assert name == 'gradcam' or abs(difference).max() == 0

@@ -257,6 +257,32 @@ def test_one_kind_of_image_has_no_roc_curve_but_all_else(tmp_path, label):
   assert (tmp_path / 'histogram.png').exists()
 
 
+@pytest.mark.parametrize('kinds', [1, 2])
+def test_the_plots_say_what_the_scores_are_of(tmp_path, monkeypatch, kinds):
+  figures = []
+
+  def png(figure, command):
+    figure.savefig(io.BytesIO())  # the title can be drawn
+    figures.append(figure)
+    return command.encode()
+
+  monkeypatch.setattr(plots, 'png', png)
+  run = _run()
+  anomaly = run['anomaly'] if kinds == 2 else np.ones(8, bool)
+  title, name = 'pool, kde(\n$a_{)', 'pool, kde( $a_{)'
+  pictures.write(tmp_path, **run | {'anomaly': anomaly, 'title': title})
+  auroc = metrics.auroc(run['scores'], anomaly) if kinds == 2 else None
+  found = [each.get_suptitle() or each.axes[0].get_title()
+           for each in figures]
+  if kinds == 1:
+    assert found == [name]  # no ROC curve
+    return
+  assert len(found) == 2
+  for each in found:
+    first, second = each.split('\n')
+    assert first == name and second.startswith(f'AUROC {auroc:.2f} %')
+
+
 @pytest.mark.parametrize('changes, words', [
     ({'images': np.zeros((8, 32, 32, 3))}, r'float64.*uint8\[n, height'),
     ({'maps': np.zeros((8, 16, 16))}, r'\(8, 16, 16\).*\(8, 32, 32\)'),
