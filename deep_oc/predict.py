@@ -12,7 +12,8 @@ folder by default, gets
                     the false-alarm rate
   predictions.json  the command, versions, settings, counts, and the files that
                     could not be read
-  maps/             where the run localizes, each image beside its heat map
+  maps/             where the run localizes, each image beside its heat map, as
+                    a.jpg.png of a.jpg, so that a.png has one of its own
                     (--nomaps does without; --arrays keeps the numbers too);
                     those of a prediction before, in this folder, are removed
 
