@@ -247,7 +247,7 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   """Fits all classifiers to all features of a run, and scores its test set.
 
   Raises:
-    InputError: the embeddings are unfit.
+    InputError: the embeddings are unfit, or too few; the run is named.
   """
   train, test, meta = embeddings.read_run(workdir)
   maps, map_meta = read_maps(workdir, test, meta)
@@ -257,8 +257,6 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   unseen = {}
   if request.false_alarm_rate:
     unseen = embeddings.read_calibration(workdir, train, meta)
-  for array in unseen.values():
-    thresholds.rank(request.false_alarm_rate, len(array))  # before the fits
   _drop_masks_of_one_kind(workdir, maps)
   anomaly = test.pop('anomaly') != 0
   found = Scored(
@@ -271,8 +269,13 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
                      request, seed_of(meta), unseen),
       score_maps(maps, [name for name in names if name in chosen], map_meta,
                  request.false_alarm_rate))
-  found.scores.update(progress.bar(scored, str(workdir), unit='scores',
-                                   leave=False))
+  try:
+    for array in unseen.values():
+      thresholds.rank(request.false_alarm_rate, len(array))  # before the fits
+    found.scores.update(progress.bar(scored, str(workdir), unit='scores',
+                                     leave=False))
+  except InputError as error:  # of arrays that know no run
+    raise InputError(f'{workdir}: {error}') from error
   return found
 
 

@@ -415,7 +415,8 @@ def test_too_few_images_that_nothing_learnt_from_end_it_before_a_fit(
     run, monkeypatch):
   _hold_out(run)
   monkeypatch.delattr(oneclass, 'fit')
-  with pytest.raises(InputError, match='1 % takes 99 normal .* there are 20'):
+  with pytest.raises(
+      InputError, match=f'{run}: .* 1 % takes 99 normal .* there are 20'):
     evaluate.evaluate(run, Request(['nn'], ['pool'], false_alarm_rate=0.01))
 
 
@@ -469,6 +470,15 @@ def test_few_images_calibrate_in_turn(run):
     ('0.001', 'takes 999 normal images to calibrate with; there are 40')])
 def test_a_false_alarm_rate_that_cannot_be_held_is_an_error(run, rate, words):
   _assert_fails(_main(f'--runs={run}', f'--false_alarm_rate={rate}'), words)
+
+
+def test_what_a_run_is_too_small_for_names_it(run, main):
+  _write(run.parent / 'seed1', 1, META | {'seed': 1})
+  small = {name: array[:5] for name, array in _split(0, 40).items()}
+  embeddings.write(run / 'embeddings/train.npz', small, META)
+  with pytest.raises(InputError, match=(
+      '^1 of 2 runs failed: runs/rotation_cifar10/3/seed0: .* there are 5$')):
+    main(false_alarm_rate=0.1)
 
 
 def test_a_file_without_meta_has_empty_columns(tmp_path):
