@@ -357,13 +357,18 @@ def test_scores_that_nothing_is_fitted_for_have_a_page_too(tmp_path):
   assert row['auroc'] == f'{100 * area:.2f}'
 
 
-@pytest.mark.parametrize('feature, classifier, words', [
-    ('windows', None, "has no row of 'windows'"),
-    ('score', None, "has no row of 'score'")])
-def test_a_score_that_a_run_has_not_is_left_out(
-    root, feature, classifier, words):
-  [failure] = report.find(str(root / 'dacl'), feature, classifier).failures
-  assert words in str(failure)
+@pytest.mark.parametrize('name, feature, words', [
+    ('dacl', 'windows', "dacl/results.csv 'windows'; known: pool, head, "
+     'random, pixels'),
+    ('mapped', 'score', "mapped/results.csv 'score'; known: pool, head, "
+     'random, pixels, windows'),
+    ('dacl', 'zzz', "dacl 'zzz'; known: pool, head, random, pixels"),
+    ('mapped', 'zzz', "mapped 'zzz'; known: pool, head, random, pixels, "
+     'windows')])
+def test_a_feature_that_a_run_has_not_is_left_out_and_those_it_has_are_told(
+    root, name, feature, words):
+  [failure] = report.find(str(root / name), feature).failures
+  assert str(failure) == f'unknown feature in {root}/{words}'
 
 
 def test_another_classifier_than_that_of_the_maps_is_left_out(root):

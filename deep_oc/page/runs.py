@@ -193,26 +193,31 @@ def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
           f"{workdir}/results.csv is not of the run's embeddings: its {column} "
           f"is '{rows[0][column]}', not '{meta.get(column, '')}'; evaluate "
           'again')
+  by_feature = {}
+  for row in rows:
+    if row['level'] == 'image':
+      by_feature.setdefault(row['feature'], []).append(row['classifier'])
   if feature in (WINDOWS, SCORE):
-    name = _unfitted(workdir, rows, feature, classifier)
+    name = _unfitted(workdir, by_feature, feature, classifier)
     return Run(key, workdir, rows, name, feature, limit)
   known = embeddings.features(train)
   if feature not in known:
+    unfitted = [each for each in (WINDOWS, SCORE) if each in by_feature]
     raise errors.unknown(f'feature in {workdir}', feature,
-                         [*known, WINDOWS, SCORE])
+                         [*known, *unfitted])
   wanted = classifier or default_classifier(rows[0]['pretext'], train[feature])
-  there = [row['classifier'] for row in rows if row['feature'] == feature]
+  there = by_feature.get(feature)
   if classifier is None and there and wanted not in there:
     wanted = there[0]  # evaluated last by others than those of the papers
   return Run(key, workdir, rows, wanted, feature, limit)
 
 
-def _unfitted(workdir, rows, feature, classifier):
+def _unfitted(workdir, by_feature, feature, classifier):
   """Returns which of the run's scores that take no fit is shown."""
-  known = [row['classifier'] for row in rows
-           if row['feature'] == feature and row['level'] == 'image']
-  if not known:
-    raise InputError(f"{workdir}/results.csv has no row of '{feature}'")
+  if feature not in by_feature:
+    raise errors.unknown(f'feature in {workdir}/results.csv', feature,
+                         by_feature)
+  known = by_feature[feature]
   if classifier not in (None, *known):
     raise errors.unknown(f"score of '{feature}' in {workdir}", classifier,
                          known)
