@@ -23,8 +23,8 @@ SUMMARY = (
     'experiment', 'dataset', 'protocol', 'pretext', 'encoder', 'feature',
     'classifier', 'level', 'normal_class', 'normal_name', 'n_seeds',
     'n_classes', 'of_classes', 'auroc_mean', 'auroc_sd', 'auroc_low',
-    'auroc_high', 'aupro_mean', 'false_alarms_mean', 'detected_mean', 'paper',
-    'paper_spread', 'gap')
+    'auroc_high', 'aupro_mean', 'false_alarms_mean', 'detected_mean',
+    'calibration', 'paper', 'paper_spread', 'gap')
 _GROUP = SUMMARY[:8]
 _MEANS = ('aupro', 'false_alarms', 'detected')  # averaged where all have them
 
@@ -227,7 +227,8 @@ def _line(head, normal_class, normal_name, values, n_classes, of_classes,
       'normal_class': normal_class, 'normal_name': normal_name,
       'n_seeds': len(values), 'n_classes': n_classes, 'of_classes': of_classes,
       'auroc_mean': f'{mean:.2f}',
-      'auroc_sd': f'{statistics.stdev(values):.2f}' if values[1:] else ''}
+      'auroc_sd': f'{statistics.stdev(values):.2f}' if values[1:] else '',
+      'calibration': _calibration(rows)}
   for name in _MEANS if rows else ():
     found = [row.get(name) for row in rows]
     if all(found):
@@ -238,6 +239,17 @@ def _line(head, normal_class, normal_name, values, n_classes, of_classes,
     if of_classes == n_classes:  # else a mean over other classes
       line['gap'] = f"{mean - float(paper['auroc']):+.2f}"
   return line
+
+
+def _calibration(rows):
+  """Returns by which images the rows' alarms are calibrated, '' if not all are.
+
+  Where not all are by as many, of what kinds these are: 'unseen'.
+  """
+  found = {row.get('calibration', '') for row in rows}
+  if len(found) > 1:
+    found = {each.rpartition('_')[0] for each in found}
+  return '' if '' in found else ', '.join(sorted(found))
 
 
 @functools.cache

@@ -294,6 +294,21 @@ def test_the_summary_counts_the_seeds_that_have_the_number(tmp_path):
   assert {_text(row[header.index('Seeds')]) for row in rows} == {'2'}
 
 
+def test_beside_false_alarms_stands_what_calibrates_them(tree, tmp_path):
+  _write(tmp_path / 'run', evaluated=False)
+  evaluate.evaluate(tmp_path / 'run', Request(['kde'], ['pool'],
+                                              false_alarm_rate=0.1))
+  row, = tables.read(tmp_path / 'run/results.csv')
+  header, rows = _table(_parse(report.page(
+      report.find(str(tmp_path / 'run')), '')), 'results')
+  at = header.index('calibration')
+  assert header[at - 2:at] == ['false alarms', 'detected']
+  for cells in rows:
+    assert _value(cells[at - 2]) == row['false_alarms']
+    assert _text(cells[at]) == row['calibration'] == 'folds_5'
+  assert 'calibration' not in _table(tree, 'results')[0]
+
+
 def _places(tree, key):
   """Returns the polylines of a plot by style, and a map from values in percent
   to its pixels, read off its grid."""

@@ -233,6 +233,19 @@ def test_flagged_images_are_averaged_where_every_row_counts_them():
   assert 'false_alarms_mean' not in mean
 
 
+@pytest.mark.parametrize('rows, shared', [
+    (('unseen_20', 'unseen_20'), 'unseen_20'),
+    (('unseen_20', 'unseen_19'), 'unseen'),
+    (('held_out_20', 'folds_5'), 'folds, held_out'),
+    (('held_out_20', ''), ''), (('', ''), '')])
+def test_what_calibrates_is_told_as_far_as_it_is_the_same(rows, shared):
+  rows = [_row(normal_class=str(i), normal_name=str(i), calibration=each)
+          for i, each in enumerate(rows)]
+  lines = tables.summarize(rows)
+  assert [line['calibration'] for line in lines] == [
+      *(row['calibration'] for row in rows), shared]
+
+
 def test_pixels_are_apart_from_images_and_have_an_aupro():
   rows = [_mvtec(feature='windows', auroc='95.00'),
           _mvtec(feature='windows', auroc='97.00') | {

@@ -17,7 +17,7 @@ Line = Mapping[str, object]
 _METHOD = ('experiment', 'dataset', 'protocol', 'pretext', 'encoder')
 _MEANS = ('mean', 'plain_mean')
 _OPTIONAL = {'aupro_mean': 'AUPRO', 'false_alarms_mean': 'false alarms',
-             'detected_mean': 'detected'}
+             'detected_mean': 'detected', 'calibration': 'calibration'}
 
 
 def section(lines: Sequence[Line], found: Sequence[runs.Run]) -> Element:
@@ -131,12 +131,16 @@ def _row(line: Line, optional: Iterable[str]) -> Element:
       [line['experiment'] or line['pretext'] or '–', line['protocol'],
        str(line['normal_name'] or line['normal_class']),
        line['feature'], line['classifier'], number(line['auroc_mean']),
-       _spread(line), *(number(line.get(key)) for key in optional),
+       _spread(line), *(_optional(line, key) for key in optional),
        _paper(line), number(line.get('gap'), sign=True),
        'pixels' if line['level'] == 'pixel' else 'images', kind,
        _complete(line), line['n_seeds'], line['dataset']],
       class_='baseline' if kind.startswith('baseline') else None,
       data_mean='true' if line['normal_class'] in _MEANS else None)
+
+
+def _optional(line, key):
+  return line[key] if key == 'calibration' else number(line.get(key))
 
 
 def _kind(feature):
