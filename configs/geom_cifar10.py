@@ -8,12 +8,12 @@ Golan and El-Yaniv, NeurIPS 2018: mean AUROC over the ten classes 86.0, five
 runs. A class takes 8,424 steps of 128 network inputs: three passes over 72
 copies of each image.
 
-The task's own score is the paper's simple one, the mean probability of what was
-applied; the published numbers are of the other, a Dirichlet density of the
-softmax vectors, which is not here. Further from the published code: copies are
-drawn, each image once a pass, where the code shuffles all; images are in
-[0, 1], not [-1, 1]; edges reflect without the outermost pixel; convolutions
-with stride 2 are padded on all sides; L2 is on all parameters.
+The published numbers are of the score `dirichlet`, a density of the softmax
+vectors of each transformation; `transformation`, the mean probability of what
+was applied, is the paper's simple one. Different from the published code:
+copies are drawn, each image once a pass, where the code shuffles all; images
+are in [0, 1], not [-1, 1]; edges reflect without the outermost pixel;
+convolutions with stride 2 are padded on all sides; L2 is on all parameters.
 """
 from ml_collections import ConfigDict
 

@@ -10,9 +10,9 @@ network inputs, four images of 72 transformations each.
 
 Where this is not the published code: its blocks lack the inner BatchNorm and
 ReLU, which are overwritten there; from the second epoch on its BatchNorm has
-frozen statistics; centres are the mean over the last epoch, here over about
-as many steps. Images are in [0, 1], not [-1, 1]; edges reflect without the
-outermost pixel.
+frozen statistics; centres are the mean over the last epoch, here over the
+training set as the trained network sees it. Images are in [0, 1], not [-1, 1];
+edges reflect without the outermost pixel.
 """
 from ml_collections import ConfigDict
 

@@ -8,7 +8,7 @@ For questions that need many trainings, not for a published number: 500 steps of
 64 network inputs, of GOAD 288, half a minute to two minutes each. Encoder,
 head, rate and steps were guessed once and kept; no test score chose them. The
 methods are rotation, simclr and dacl, and what the papers compare with:
-denoising, geom, goad, hendrycks and deep_svdd.
+denoising, geom, goad, hendrycks, arnet and deep_svdd.
 """
 import importlib
 
@@ -27,6 +27,7 @@ _METHODS = {
     'geom': ('geom_cifar10', 64, {}, {}),
     'goad': ('goad_cifar10', 4, {}, {}),
     'hendrycks': ('hendrycks_cifar10', 16, {}, {}),
+    'arnet': ('arnet_cifar10', 64, {}, {}),
     'deep_svdd': ('deep_svdd_fmnist', 64, {}, {})}
 
 
@@ -37,7 +38,9 @@ def get_config(method: str = 'rotation') -> ConfigDict:
   config = importlib.import_module(f'configs.{name}').get_config()
   config.experiment = f'small_fmnist_{method}'
   config.data = rotation_fmnist.get_config().data
-  if method != 'deep_svdd':  # which is of its network
+  if method == 'arnet':  # needs maps of all sizes
+    config.encoder.channels = (16, 32, 64, 128)
+  elif method != 'deep_svdd':  # which is of its network
     config.encoder = ConfigDict(dict(
         name='convnet', channels=(32, 64, 128, 128)))
   config.pretext.update(pretext)

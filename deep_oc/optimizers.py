@@ -13,7 +13,8 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
            learning_rate: float = 0.01, momentum: float = 0.9,
            weight_decay: float = 3e-4, schedule: str = 'cosine',
            per: str = 'epoch', warmup_epochs: float = 0.0,
-           milestones: Sequence[float] = ()) -> optax.GradientTransformation:
+           milestones: Sequence[float] = (), factor: float = 0.1
+           ) -> optax.GradientTransformation:
   """Returns the optimizer of a config's group `optimizer`.
 
   SGD is Keras' as the official code uses it: v ← m·v - lr·(g + wd·w),
@@ -28,19 +29,21 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
     learning_rate: the peak.
     momentum: m, of SGD.
     weight_decay: wd.
-    schedule: 'cosine' (to zero), 'constant' or 'step' (divided by ten at each
-      of the milestones).
+    schedule: 'cosine' (to zero), 'constant' or 'step' (multiplied by `factor`
+      at each of the milestones).
     per: 'epoch' holds the rate through an epoch, as the official code does;
       'step' does not.
     warmup_epochs: of linear growth from zero.
     milestones: epochs, of the schedule 'step'.
+    factor: between 0 and 1, of the schedule 'step'.
 
   Raises:
-    InputError: an unknown name, schedule or `per`, or steps without milestones.
+    InputError: an unknown name, schedule or `per`, steps without milestones, or
+      a factor that does not lower the rate.
   """
   rate = learning_rate_schedule(
       learning_rate, schedule, per, total_steps, steps_per_epoch,
-      round(warmup_epochs * steps_per_epoch), milestones)
+      round(warmup_epochs * steps_per_epoch), milestones, factor)
   if name == 'adam':
     return optax.adamw(rate, weight_decay=weight_decay)
   if name == 'adam_l2':
@@ -57,7 +60,8 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
 
 def learning_rate_schedule(
     peak: float, name: str, per: str, total_steps: int, steps_per_epoch: int,
-    warmup_steps: int, milestones: Sequence[float] = ()) -> Callable:
+    warmup_steps: int, milestones: Sequence[float] = (), factor: float = 0.1
+    ) -> Callable:
   """Returns step -> learning rate."""
   if per not in ('epoch', 'step'):
     raise errors.unknown('optimizer.per', per, ('epoch', 'step'))
@@ -65,7 +69,9 @@ def learning_rate_schedule(
     raise errors.unknown('schedule', name, ('cosine', 'constant', 'step'))
   if name == 'step' and not milestones:
     raise InputError("optimizer.schedule='step' needs optimizer.milestones, "
-                     'the epochs from which on the rate is a tenth')
+                     'the epochs from which on the rate is lower')
+  if not 0 < factor < 1:
+    raise InputError(f'optimizer.factor={factor} must be between 0 and 1')
   drops = [round(epoch * steps_per_epoch) for epoch in milestones]
   grain = steps_per_epoch if per == 'epoch' else 1
 
@@ -75,7 +81,7 @@ def learning_rate_schedule(
       return peak * warm
     start = step // grain * grain
     if name == 'step':
-      return peak * warm * 0.1 ** sum(start >= drop for drop in drops)
+      return peak * warm * factor ** sum(start >= drop for drop in drops)
     done = jnp.maximum(start - warmup_steps, 0) / max(
         total_steps - warmup_steps, 1)
     return peak * warm * 0.5 * (1 + jnp.cos(math.pi * done))

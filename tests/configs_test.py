@@ -84,6 +84,7 @@ def test_every_point_of_its_sweep_is_a_valid_and_different_config(module):
     ('dacl_cifar10', 20_000, 1_280_000), ('rotation_fmnist', 6000, 190_464),
     ('simclr_fmnist', 6000, 382_976), ('dacl_fmnist', 24_000, 1_536_000),
     ('hendrycks_cifar10', 5000, 70_200), ('goad_cifar10', 5000, 20_000),
+    ('arnet_cifar10', 5000, 19_500),
     ('rotnet_cifar20', 2500, 79_872), ('rotation_cifar20', 2500, 79_872),
     ('simclr_cifar20', 2500, 159_744), ('dacl_cifar20', 10_000, 638_976),
     ('rotnet_cifar100', 500, 14_336), ('rotation_cifar100', 500, 14_336),

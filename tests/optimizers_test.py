@@ -95,12 +95,28 @@ def test_deep_svdds_rate_is_a_tenth_from_epoch_fifty_on():
       [1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6)
 
 
+def test_a_rate_is_lowered_by_its_factor_at_each_milestone():
+  rate = optimizers.learning_rate_schedule(
+      0.1, 'step', 'step', total_steps=100, steps_per_epoch=10, warmup_steps=0,
+      milestones=(2.0, 2.5), factor=0.5)
+  np.testing.assert_allclose(
+      [rate(jnp.array(k)) for k in (19, 20, 24, 25, 99)],
+      [0.1, 0.05, 0.05, 0.025, 0.025], rtol=1e-6)
+
+
+@pytest.mark.parametrize('factor', [0, 1, 2., float('nan')])
+def test_a_factor_that_does_not_lower_the_rate_is_one_line(factor):
+  with pytest.raises(errors.InputError, match=f'factor={factor} must be betw'):
+    optimizers.create(total_steps=1, steps_per_epoch=1, schedule='step',
+                      milestones=(1.0,), factor=factor)
+
+
 def test_steps_without_milestones_are_one_line():
   with pytest.raises(errors.InputError) as error:
     optimizers.create(total_steps=1, steps_per_epoch=1, schedule='step')
   assert str(error.value) == (
       "optimizer.schedule='step' needs optimizer.milestones, the epochs from "
-      'which on the rate is a tenth')
+      'which on the rate is lower')
 
 
 @pytest.mark.parametrize('field, value', [

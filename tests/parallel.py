@@ -30,6 +30,7 @@ _TASKS = {
                       inputs_per_image=4),
     'goad': dict(name='goad', head=(8,)),
     'denoising': dict(name='denoising', decoder=(8, 4)),
+    'restoration': dict(name='restoration'),
     'deep_svdd': dict(name='deep_svdd', dim=8),
     'soft_boundary': dict(name='deep_svdd', dim=8, warmup_steps=0,
                           objective='soft_boundary'),
@@ -47,8 +48,9 @@ ALL = QUICK | {task: (task, 1, 'replicated') for task in _TASKS}
 
 def pretext(task):
   """Returns the task with a network that compiles fast."""
+  network = 'unet' if task == 'restoration' else 'convnet'
   return pretexts.create(
-      **_TASKS[task], encoder=dict(name='convnet', channels=(4, 8)),
+      **_TASKS[task], encoder=dict(name=network, channels=(4, 8)),
       dtype=jnp.float32, augment=dict(flip=0.5))
 
 
