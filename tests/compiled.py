@@ -17,14 +17,13 @@ from tests import parallel
 
 _ACROSS = (r'\s(all-\w+(?:-\w+)?|collective-[a-z]+|reduce-scatter|infeed|'
            r'outfeed|send|recv|custom-call)(?:-start)?\(')
-_CONVNET = dict(name='convnet', channels=(4, 8))
 
 
 def traced(task: str, mesh, *, dtype: str = 'float32', steps: int = 3,
            accumulate: int = 1, encoder: dict | None = None, size: int = 16):
   """Returns the state's shapes and `steps` steps of 16 images, traced."""
   pretext = pretexts.create(
-      **parallel._TASKS[task], encoder=encoder or _CONVNET,
+      **parallel._TASKS[task], encoder=encoder or parallel.encoder(task),
       dtype=jnp.dtype(dtype), augment=augment.DROC)
   optimizer = optimizers.create(total_steps=10, steps_per_epoch=2)
   everywhere = sharding.replicated(mesh)

@@ -48,10 +48,14 @@ ALL = QUICK | {task: (task, 1, 'replicated') for task in _TASKS}
 
 def pretext(task):
   """Returns the task with a network that compiles fast."""
-  network = 'unet' if task == 'restoration' else 'convnet'
-  return pretexts.create(
-      **_TASKS[task], encoder=dict(name=network, channels=(4, 8)),
-      dtype=jnp.float32, augment=dict(flip=0.5))
+  return pretexts.create(**_TASKS[task], encoder=encoder(task),
+                         dtype=jnp.float32, augment=dict(flip=0.5))
+
+
+def encoder(task):
+  """Returns the arguments of the smallest encoder that the task takes."""
+  return dict(name='unet' if task == 'restoration' else 'convnet',
+              channels=(4, 8))
 
 
 def images(task):

@@ -230,7 +230,7 @@ def test_an_encoder_without_maps_is_one_line(digits_npz):
     ({'encoder': {'channels': ()}}, 'unet channels must be positive'),
     ({'encoder': {'channels': (4, 0)}}, 'unet channels must be positive'),
     ({'pretext': {'crop': -1}}, 'pretext.crop=-1 must'),
-    ({'embed': {'stages': 2}}, "the encoder 'unet' has 1")])
+    ({'embed': {'stages': 4}}, "the encoder 'unet' has 3")])
 def test_what_cannot_be_is_one_line(overrides, words, digits_npz):
   config = _config(digits_npz)
   config.update(overrides)
@@ -277,3 +277,12 @@ def test_its_score_is_explained_but_not_by_a_last_map(learnt, binary):
 def test_the_encoder_is_one_as_all_others():
   encoder = models.create('unet', channels=(2, 3))
   assert pretexts.shapes(encoder, 16, 24) == ((1, 3), None)
+  variables = encoder.init(jax.random.key(0), IMAGE, train=False)
+  maps = encoder.apply(variables, IMAGE, train=False, method='maps')
+  pool, extra = encoder.apply(
+      variables, IMAGE, train=False, mutable='intermediates')
+  stages = extra['intermediates']['stage']
+  assert len(stages) == encoder.stages == len(maps) == 2
+  for stage, each in zip(stages, maps, strict=True):
+    np.testing.assert_allclose(stage, np.mean(each, (1, 2)), rtol=1e-5)
+  np.testing.assert_array_equal(pool, stages[-1])

@@ -18,7 +18,7 @@ from deep_oc.errors import InputError
 class Model(nn.Module):
   """Levels of two convolutions each, with max-pooling between them.
 
-  It sows nothing: a score of all its maps is none of the last one's.
+  It sows no map: a score of them all is not one of the last.
 
   Attributes:
     channels: of each level; the last is the features' dimension.
@@ -33,13 +33,20 @@ class Model(nn.Module):
                        f'not {self.channels!r}')
     super().__post_init__()
 
+  @property
+  def stages(self) -> int:
+    """Its levels."""
+    return len(self.channels)
+
   def setup(self):
     self.levels = [Level(each, self.dtype) for each in self.channels]
 
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Maps f32[n, h, w, c] to features f32[n, d], the last map's mean."""
-    return jnp.mean(self.maps(image, train=train)[-1], axis=(1, 2),
-                    dtype=jnp.float32)
+    for x in self.maps(image, train=train):
+      pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+      self.sow('intermediates', 'stage', pool)  # free unless asked for
+    return pool
 
   def maps(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
     """Maps f32[n, h, w, c] to the map of each level, [n, h / 2^k, w / 2^k, d].
