@@ -1,5 +1,6 @@
 """What a bundle says of itself to those who use it: its README.md."""
 import csv
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,19 +55,24 @@ transparent pixels become black. Input of the program: {input}.
 Against the trainer's own code, by a process without it: {parity}. On CPU; an
 accelerator's float32 may round otherwise.
 
-Written by `{command}`, {created}.
+Written {created} by
+
+```sh
+{command}
+```
 '''
+_UNWRAPPED = '#', '|', '```'  # how headings, tables and code begin
 
 
 def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
-  """Returns the text.
+  """Returns the text, its prose in lines of 80 characters at most.
 
   Args:
     about: the content of bundle.json.
     results: rows of results.csv of this feature and classifier.
   """
   run, how = about['run'], about['preprocessing']
-  return _TEXT.format(**run | about | {
+  return _wrapped(_TEXT.format(**run | about | {
       'maps': ' --maps=maps' if about['localizes'] else '',
       'normal': f"'{run['normal_name']}'", 'count': about['n_train'],
       'calibrated': thresholds.described(about['calibration']),
@@ -74,7 +80,14 @@ def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
       'shape': '×'.join(map(str, about['image_shape'][:2])),
       'padded': f", with {how['pad']} black ones on each side" * bool(
           how['pad']),
-      'parity': parity.shown(about['parity'])})
+      'parity': parity.shown(about['parity'])}))
+
+
+def _wrapped(text: str) -> str:
+  return '\n\n'.join(
+      each if each.startswith(_UNWRAPPED) else textwrap.fill(
+          each, 80, break_long_words=False, break_on_hyphens=False)
+      for each in text.split('\n\n'))
 
 
 def results(workdir: str, feature: str, classifier: str

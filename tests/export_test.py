@@ -44,8 +44,13 @@ def test_a_run_is_exported_and_the_card_tells_of_it(folder, binary, tmp_path):
   for words in ("'3' of digits", '121 training images', '12.34', '59 | 538',
                 taken.about['config_hash'], taken.about['command'],
                 'predict.py photos', '78 images'):
-    assert words in card, words
+    assert words in ' '.join(card.split()), words
   assert '98.76' not in card and '{' not in card
+  lines = card.splitlines()
+  assert {line for line in lines if len(line) > 80} <= {
+      taken.about['command']}
+  assert {'## Parity', '|---|---|---|---|---|---|', taken.about['command'],
+          'python predict.py photos --output=predictions.csv'} <= set(lines)
   assert sorted(tmp_path.iterdir()) == [tmp_path / 'b']
 
 
