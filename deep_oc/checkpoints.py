@@ -29,11 +29,17 @@ class Checkpoints:
     self.folder = files.path(workdir) / 'checkpoints'
     self._damaged = []
     self._local = _Copies(self.folder) if _needs_copies(self.folder) else None
+    self._writes = False
     with _quiet(), _explained(self.folder):
-      self._orbax = ocp.training.Checkpointer(
-          self._local.folder if self._local else _root(self.folder),
-          cleanup_tmp_directories=True,
-          preservation_policy=ocp.training.preservation_policies.LatestN(2))
+      self._orbax = self._opened()
+
+  def _opened(self) -> ocp.training.Checkpointer:
+    # It removes in the background what was not finished: a save awaits that,
+    # but a reader would end before it, or take it from one who is writing.
+    return ocp.training.Checkpointer(
+        self._local.folder if self._local else _root(self.folder),
+        cleanup_tmp_directories=self._writes,
+        preservation_policy=ocp.training.preservation_policies.LatestN(2))
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -72,6 +78,10 @@ class Checkpoints:
     if step == self.newest():
       return
     with _quiet(), _explained(self.folder / str(step)):
+      if not self._writes:
+        self._writes, reader = True, self._orbax
+        self._orbax = self._opened()
+        reader.close()
       while self._damaged:
         self._orbax.delete(self._damaged.pop())
       self._orbax.save(step, _as_dict(state), force=True)

@@ -100,6 +100,20 @@ def test_what_orbax_had_not_renamed_yet_does_not_count(run, tmp_path):
     assert _equal(saved.restore(_state(0)), _state(40))
 
 
+def test_only_who_saves_removes_what_was_not_finished(run, tmp_path):
+  shutil.copytree(run, tmp_path / 'run')
+  folder = tmp_path / 'run/checkpoints'
+  (folder / '60').rename(folder / '60.orbax-checkpoint-tmp')
+  with checkpoints.Checkpoints(tmp_path / 'run') as saved:
+    saved.restore(_state(0))
+  assert {each.name for each in folder.iterdir()} == {
+      '40', '60.orbax-checkpoint-tmp'}
+  with checkpoints.Checkpoints(tmp_path / 'run') as saved:
+    saved.save(_state(50))
+    saved.save(_state(70))
+  assert {each.name for each in folder.iterdir()} == {'50', '70'}
+
+
 def test_several_runs_that_stop_say_once_where_they_go_on(run, tmp_path):
   shutil.copytree(run, tmp_path, dirs_exist_ok=True)
   with pytest.raises(files.WriteError) as said, \
