@@ -18,6 +18,7 @@ Vovk et al., 2005; with outliers Bates et al., 2023
 (https://arxiv.org/abs/2104.08279).
 """
 import dataclasses
+import numbers
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -285,8 +286,9 @@ def needed(alpha: float) -> int:
   Raises:
     InputError: it is no rate.
   """
-  if not 0 < alpha < 1:
-    raise InputError(f'a false-alarm rate of {alpha} must lie between 0 and 1')
+  if not isinstance(alpha, numbers.Real) or not 0 < alpha < 1:
+    raise InputError(f'a false-alarm rate of {alpha!r} must lie between 0 and '
+                     '1')
   found = round(1 / alpha)
   return found + (1 / found > alpha) - 1
 

@@ -205,6 +205,7 @@ def test_what_is_no_picture_is_an_error(detector, images, words):
     (dict(feature='pol'), "unknown feature .* 'pol'; did you mean 'pool'"),
     (dict(feature='pixels'), "unknown feature .* 'pixels'"),
     (dict(false_alarm_rate=2), 'rate of 2 must lie between 0 and 1'),
+    (dict(false_alarm_rate='a'), "rate of 'a' must lie between 0 and 1"),
     (dict(false_alarm_rate=0.001), 'takes 999 normal images .* there are 121')])
 def test_what_cannot_be_loaded_is_an_error(folder, kwargs, words):
   with pytest.raises(InputError, match=words):

@@ -96,7 +96,8 @@ def test_too_few_images_for_a_false_alarm_rate_are_told_how_many_it_takes(
     thresholds.interval(alpha, needed - 1, 10)
 
 
-@pytest.mark.parametrize('alpha', [0, 1, -0.1, 5, float('nan')])
+@pytest.mark.parametrize('alpha', [
+    0, 1, -0.1, 5, float('nan'), True, '0.05', None, [0.05]])
 def test_a_false_alarm_rate_that_is_no_share_is_an_error(alpha):
   with pytest.raises(InputError, match='must lie between 0 and 1'):
     thresholds.threshold(np.arange(200.), alpha)
