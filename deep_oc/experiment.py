@@ -218,7 +218,8 @@ def of_run(workdir: str, data_dir: str | None = None
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Raises InputError if a group is missing or misspelt."""
+  """Raises InputError if a group is missing or misspelt, or if the seed,
+  `train` or `embed` is wrong whatever the images are."""
   for key in config:
     if key not in _KEYS + _OPTIONAL:
       raise errors.unknown('config key', key, _KEYS + _OPTIONAL)
@@ -228,6 +229,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   seed = config.seed
   if not isinstance(seed, int) or not 0 <= seed < 2**32:  # a key has 32 bits
     raise InputError(f'seed={seed!r} must be a whole number from 0 to 2**32-1')
+  plan(config)
   embed(config)
 
 
