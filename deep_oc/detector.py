@@ -52,12 +52,14 @@ class Parts(NamedTuple):
     pretext, variables: the task and its trained network.
     calibrated: the fitted classifiers, and their calibration scores.
     rows: how many training images there are.
+    others: u8[m, h, w, 3] that calibrate, if they were given.
   """
   config: ml_collections.ConfigDict
   pretext: nn.Module
   variables: Mapping[str, Any]
   calibrated: thresholds.Calibrated
   rows: int
+  others: np.ndarray | None
 
 
 class Detector:
@@ -120,7 +122,7 @@ class Detector:
     self.about = dict(about)
     self.prepare = unseen.reader(config.data, self.image_shape)
     self._config, self._pretext, self._variables = config, pretext, variables
-    self._train, self._by_others = train, others is not None
+    self._train, self._others = train, others
     self._calibrated = (self._calibrate(calibrating) if others is None else
                         self._calibrate_by(others))
     self.threshold_ = self._calibrated.threshold(false_alarm_rate)
@@ -214,7 +216,8 @@ class Detector:
   def parts(self) -> Parts:
     """Returns what the scores are made of."""
     return Parts(self._config, self._pretext, self._variables,
-                 self._calibrated, len(next(iter(self._train.values()))))
+                 self._calibrated, len(next(iter(self._train.values()))),
+                 self._others)
 
   def localizer(self) -> tuple[maps.Windows | maps.GradCam, np.ndarray]:
     """Returns what makes `heat_maps`, unfitted, and what it is fitted to.
@@ -276,7 +279,7 @@ class Detector:
           'heat maps of windows need the training images, which cannot be read '
           f'({error}); give data_dir, where they lie now') from error
     images, others = problem.fitted.image, problem.calibration.image
-    if self._by_others or len(others) or self.feature != WINDOWS:
+    if self._others is not None or len(others) or self.feature != WINDOWS:
       return images, others
     fitted, calibrating = thresholds.parted(
         len(images), self.false_alarm_rate, self.about.get('seed', 0))

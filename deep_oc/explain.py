@@ -44,6 +44,8 @@ if cli.works(__name__):
 
 
 def define_flags() -> None:
+  unseen.define_flags('That classifiers are fitted to: pool, head, '
+                      'pool_flip_rot ...')
   flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
   flags.DEFINE_string(
       'input', None, 'Folder of images, a pattern of files, or one file; by '
@@ -54,9 +56,6 @@ def define_flags() -> None:
       'score', None, 'A classifier, as kde, gde_ledoit_wolf, ocsvm_rbf or knn, '
       "or a score of the pretext task's own, as rotation; by default the "
       'classifier that `deep_oc.predict` has.')
-  flags.DEFINE_string(
-      'feature', 'pool', 'That classifiers are fitted to: pool, head, '
-      'pool_flip_rot ...')
   flags.DEFINE_list(
       'method', [], 'Some of integrated_gradients, smoothgrad, gradcam, '
       'occlusion; by default all.')
@@ -79,7 +78,6 @@ def define_flags() -> None:
       'default.', 1)
   flags.DEFINE_integer('stride', None, 'Half the side by default.', 1)
   flags.DEFINE_integer('neighbours', 5, 'Nearest training images to show.', 1)
-  flags.DEFINE_float('false_alarm_rate', 0.05, 'Of the verdict.')
   flags.DEFINE_bool('arrays', False, 'Write each map as .npz, too.')
   flags.DEFINE_string(
       'data_dir', None, 'Where the training images lie now, if they moved.')
@@ -223,7 +221,8 @@ def _load(args: Any) -> tuple[detector.Detector, str]:
   found = detector.load(
       args.workdir, classifier=None if spec in own else spec,
       feature=args.feature, false_alarm_rate=args.false_alarm_rate,
-      data_dir=args.data_dir)
+      data_dir=args.data_dir, calibration=unseen.find(args.calibration).paths
+      if args.calibration else None)
   if spec in own:
     detector.check_statistics(found.parts().variables)
   return found, spec or found.classifier
@@ -260,6 +259,16 @@ def _is_cosine(found: detector.Detector, network: explainer.Network) -> bool:
           or getattr(fitted, 'metric', None) == 'cosine')
 
 
+def _check_apart(images: Sequence[chosen.Chosen], others: np.ndarray | None
+                 ) -> None:
+  """Raises InputError if one is among u8[m, h, w, 3], which calibrate it."""
+  known = set() if others is None else {each.tobytes() for each in others}
+  both = sum(image.pixels.tobytes() in known for image in images)
+  if both:
+    raise InputError(f'{both} of the {len(images)} images to explain are among '
+                     'those that --calibration says are normal; give others')
+
+
 def _write(output: Any, writer: Writer, about: Mapping[str, object]) -> None:
   tables.write(
       output / 'explanations.csv', explanation_tables.COLUMNS, writer.rows,
@@ -286,6 +295,7 @@ def main() -> None:
   about = {'workdir': args.workdir, 'run': found.about, 'explained': name,
            'feature': args.feature, 'baseline': args.baseline,
            'false_alarm_rate': args.false_alarm_rate,
+           'calibration': found.calibration,
            'settings': settings.__dict__}
   if photos:
     images, tally = chosen.of_files(photos, found, both[0], args.count)
@@ -294,6 +304,7 @@ def main() -> None:
   else:
     images = chosen.of_test(problem, _test_scores(
         found, both[0], name, args.workdir), args.count)
+  _check_apart(images, found.parts().others)
   writer = Writer(
       output, both, problem, settings, name=name, baseline=args.baseline,
       cosine=_is_cosine(found, both[0]), count=args.neighbours,

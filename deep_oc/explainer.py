@@ -231,13 +231,14 @@ def networks(found: detector.Detector, name: str, stored: Mapping[str, Any],
     train = stored['random']
   else:
     train = embed(variables, problem.fitted.image, 'untrained')[feature]
-  unseen = problem.calibration.image
+  others = (problem.calibration.image if parts.others is None else
+            parts.others)
   untrained = detector.Detector(
       config=parts.config, pretext=parts.pretext, variables=variables,
-      train={feature: train},
-      calibrating=embed(variables, unseen) if len(unseen) else {},
-      about=found.about, classifier=found.classifier, feature=feature,
-      false_alarm_rate=found.false_alarm_rate)
+      train={feature: train}, calibrating={}, about=found.about,
+      classifier=found.classifier, feature=feature,
+      false_alarm_rate=found.false_alarm_rate,
+      others=others if len(others) else None)
   return trained, _network(untrained, name, train)
 
 

@@ -26,14 +26,17 @@ _NAMES = {'cat_vs_dog': 'square', 'celeba': 'face'}
 _SIZES = {'celeba': (178, 218)}
 
 
-def define_flags() -> None:
-  """Defines arguments of `deep_oc.detector.load`."""
+_FEATURE = (
+    'Of the embeddings: pool, head, pool_flip_rot ...; or windows: the score '
+    "is the largest value of an image's heat map, if the run localizes by "
+    "windows; or score: the task's own, which --classifier names, calibrated "
+    'by images that nothing has learnt from.')
+
+
+def define_flags(feature: str = _FEATURE) -> None:
+  """Defines arguments of `deep_oc.detector.load`, with help on --feature."""
   flags.disclaim_key_flags()  # they are the binary's
-  flags.DEFINE_string(
-      'feature', 'pool', 'Of the embeddings: pool, head, pool_flip_rot ...; '
-      "or windows: the score is the largest value of an image's heat map, if "
-      "the run localizes by windows; or score: the task's own, which "
-      '--classifier names, calibrated by images that nothing has learnt from.')
+  flags.DEFINE_string('feature', 'pool', feature)
   flags.DEFINE_float(
       'false_alarm_rate', 0.05, 'The share of normal images that may be '
       'flagged.')

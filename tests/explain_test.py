@@ -186,6 +186,47 @@ def test_the_binary_explains_files_by_the_tasks_own_score(
             ).exists()
 
 
+def test_normal_images_calibrate_the_verdicts_as_predicts(
+    run, problem, binary, tmp_path):
+  for name, images in (('normal', problem.test.image[~problem.test.anomaly]),
+                       ('input', problem.test.image[problem.test.anomaly])):
+    (tmp_path / name).mkdir()
+    for i, image in enumerate(images[:20]):
+      Image.fromarray(image).save(tmp_path / name / f'{i:02d}.png')
+  args = (f'--workdir={run}', f'--output={tmp_path}/out', '--method=occlusion',
+          '--count=2', f'--calibration={tmp_path}/normal')
+  done = binary('explain', *args, f'--input={tmp_path}/input')
+  assert done.returncode == 0, done.stderr
+  rows = _rows(tmp_path / 'out')
+  found, other = (deep_oc.load(run, calibration=each) for each in (
+      sorted((tmp_path / 'normal').iterdir()), None))
+  images = [row['image'] for row in rows]
+  wanted = found.judge(images)
+  np.testing.assert_allclose(_column(rows, 'score', 'occlusion'), wanted.score,
+                             rtol=1e-4)
+  np.testing.assert_allclose(
+      _column(rows, 'p_value', 'occlusion'), wanted.p_value, rtol=1e-4)
+  assert not np.allclose(other.p_values(images), wanted.p_value)
+  about = json.loads((tmp_path / 'out' / 'explanations.json').read_text())
+  assert about['calibration'] == found.calibration == 'unseen_20'
+  done = binary('explain', *args, f'--input={tmp_path}/normal/03.png')
+  assert '1 of the 1 images to explain are among' in the_error(done)
+
+
+def test_given_images_calibrate_the_random_network_too(run, problem):
+  found = deep_oc.load(run, calibration=problem.test.image[:30])
+  stored, _ = embeddings.read(run / 'embeddings' / 'train.npz')
+  _, other = explainer.networks(found, 'kde', stored, problem)
+  fitted = oneclass.fit('kde', stored['random'])
+  calibration, scores = (
+      oneclass.anomaly_score(fitted, other.embed(problem.test.image[rows]))
+      for rows in (slice(30), slice(30, 50)))
+  judged = other.judge(problem.test.image[30:50])
+  np.testing.assert_allclose(judged.score, scores, rtol=1e-5)
+  np.testing.assert_allclose(
+      judged.p_value, thresholds.p_values(calibration, scores), atol=1.5 / 31)
+
+
 @pytest.mark.parametrize('args, words', [
     ((), '--workdir is required'),
     (('--workdir=nowhere',), 'no embeddings at nowhere'),
