@@ -187,10 +187,6 @@ def _contaminated(split: data.Split, seed: int, contamination: float) -> _Rows:
 
 
 def _contaminants(normals: int, contamination: float) -> int:
-  if (isinstance(contamination, bool | str)
-      or not 0 <= contamination <= 0.5):
-    raise InputError(f'protocol.contamination={contamination} must be a share '
-                     'from 0 to 0.5')
   wanted = round(contamination * normals / (1 - contamination))
   if contamination and not wanted:
     raise InputError(f'protocol.contamination={contamination} beside {normals} '
@@ -207,9 +203,6 @@ def _semi_supervised(split: data.Split, seed: int, contamination: float,
   """
   rows = _contaminated(split, seed, contamination)
   normal = np.flatnonzero(~split.train.anomaly[rows.train])
-  if isinstance(clean, bool) or not isinstance(clean, int) or clean < 2:
-    raise InputError(f'protocol.clean={clean} must be a number of images, two '
-                     'at least')
   if clean > len(normal):
     raise InputError(f'protocol.clean={clean} is more than the {len(normal)} '
                      f"normal training images of '{split.name}'")
@@ -223,9 +216,6 @@ def _hold_out(rows: _Rows, seed: int, share: float) -> _Rows:
   Rounded to whole images, drawn by the seed; the encoder does not get them
   either.
   """
-  if isinstance(share, bool | str) or not 0 < share <= 0.5:
-    raise InputError(f'protocol.calibration={share} must be a share from 0 to '
-                     '0.5')
   fitted = rows.train if rows.clean is None else rows.train[rows.clean]
   drawn = np.random.default_rng([seed, 4]).permutation(fitted)
   drawn = np.sort(drawn[:round(share * len(fitted))])
@@ -252,6 +242,10 @@ def settings_of(name: str, calibration: float | None = None,
   """Returns what is given (not None) and the defaults of what is not.
 
   Of 'calibration' nothing if none is held out.
+
+  Raises:
+    InputError: what the protocol does not take, or no share or number that it
+      could be of any images.
   """
   defaults = PROTOCOLS[name][1]
   given = {key: value for key, value in given.items() if value is not None}
@@ -261,8 +255,17 @@ def settings_of(name: str, calibration: float | None = None,
                 if key in taken]
       raise InputError(f"protocol '{name}' takes no protocol.{key}; "
                        f'protocol.name={" or ".join(takers)} does')
-  return defaults | given | ({'calibration': calibration} if calibration
-                             else {})
+  found = defaults | given | ({'calibration': calibration} if calibration
+                              else {})
+  for key in found.keys() & {'contamination', 'calibration'}:
+    if isinstance(found[key], bool | str) or not 0 <= found[key] <= 0.5:
+      raise InputError(
+          f'protocol.{key}={found[key]} must be a share from 0 to 0.5')
+  clean = found.get('clean', 2)
+  if isinstance(clean, bool) or not isinstance(clean, int) or clean < 2:
+    raise InputError(f'protocol.clean={clean} must be a number of images, two '
+                     'at least')
+  return found
 
 
 def title(name: str, settings: Mapping[str, float], classes: int) -> str:

@@ -184,6 +184,7 @@ def test_bad_input_is_one_line_and_status_2():
     (dict(settings=['seed=3']), 'several runs would be in runs/.*/0/seed3'),
     (dict(seeds=['1', '1']), 'several runs would be in'),
     (dict(settings=['protocol.name=contaminate']), "mean 'contaminated'"),
+    (dict(settings=['protocol.calibration=0.7']), 'calibration=0.7 must be'),
     (dict(settings=['data.source=tfd']), "unknown data 'tfd'"),
     (dict(path='configs/cutpaste_folder.py'), 'give --set=data.path=')])
 def test_what_is_misspelt_is_said(args, said):
