@@ -4,9 +4,9 @@
       --classes=10
 
 is one question about one task. The tables have ten classes of rotation about
-augmentation, optimizer, stages, crops and what is faster, and of CSI's task
-about classifiers, stages, turns, crops and what is faster; and the first five,
-which is the default, of rotation about resnet, and of CSI's task about
+augmentation, optimizer, stages, crops, shifts and what is faster, and of CSI's
+task about classifiers, stages, turns, crops and what is faster; and the first
+five, which is the default, of rotation about resnet, and of CSI's task about
 augmentation and batch.
 
 A small encoder never learns the 5,000 images of a CIFAR-10 class by heart; a
@@ -21,9 +21,10 @@ to the same 200 images; or how many stages of the encoder the feature is of
 much the turns count in CSI's task, with its published contrast alone in the end
 (few_images_turns.csv); or of how many views the feature is, with crops or not
 (few_images_crops.csv); or what a GPU would take less time for, larger batches
-and half the passes (few_images_faster.csv). The protocol is 'validation': no
-test image is seen. The rows of a run are written as they come, and what is
-there is not computed again.
+and half the passes (few_images_faster.csv); or whether shifts are told as well
+as turns, as Hendrycks et al. do (few_images_shifts.csv). The protocol is
+'validation': no test image is seen. The rows of a run are written as they come,
+and what is there is not computed again.
 """
 import pathlib
 import statistics
@@ -151,6 +152,12 @@ QUESTIONS = {
             'batch 64, half the passes': _batch(64, crop=0.75) | {
                 'share': 0.5},
             'half the passes': _batch(32, crop=0.75) | {'share': 0.5}}
+    }, _CROPS, _TWO),
+    # Against the row of rotation in few_images_crops.csv.
+    'shifts': Question('few_images_shifts.csv', {
+        'rotation': {'turns and shifts': _augment(0.5, 0.1) | {
+            'pretext.name': 'transformations', 'pretext.flip': False,
+            'pretext.factorised': True, 'pretext.inputs_per_image': 4}}
     }, _CROPS, _TWO),
     'resnet': Question('few_images_resnet.csv', {
         'rotation': _FAST['rotation']}, _STAGES, _TWO, _RESNET)}
