@@ -6,8 +6,10 @@
 
 Huang et al., IEEE TMM 2020: mean AUROC over the ten classes 86.6 (as quoted by
 Sohn et al., ICLR 2021), of the task's own score. Network and schedule are those
-of the one public implementation, which is not the authors'; see
-`deep_oc.pretexts.restoration`. A class takes 19,500 steps of 32 network inputs.
+of the one public implementation, which is not the authors' and keeps the epoch
+with the best test AUROC, where the last step counts here; what else differs
+stands in `deep_oc.pretexts.restoration`. A class takes 19,500 steps of 32
+network inputs.
 """
 from ml_collections import ConfigDict
 

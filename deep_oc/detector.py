@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import ml_collections
 import numpy as np
 
 from deep_oc import (checkpoints, differentiable, embeddings, errors,
-                     experiment, features, files, maps, oneclass, progress,
-                     sharding, thresholds, unseen)
+                     experiment, features, files, maps, oneclass, pretexts,
+                     progress, sharding, thresholds, unseen)
 from deep_oc.errors import InputError
 from deep_oc.scored import SCORE, WINDOWS
 
@@ -388,12 +387,11 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
 
 def check_statistics(variables: Mapping[str, Any]) -> None:
   """Raises InputError if a task's score needs what its checkpoint lacks."""
-  if any(np.isnan(each).any()
-         for each in jax.tree.leaves(variables.get('statistics', {}))):
+  if pretexts.lacks_statistics(variables):
     raise InputError(
-        "the task's own score needs means over the training images, which only "
-        'the checkpoint of the last step has; run `python -m deep_oc.embed` '
-        'without --step')
+        "the task's own score needs statistics of the training images, which "
+        'only the checkpoint of the last step has; run `python -m deep_oc.embed'
+        '` without --step')
 
 
 def _own_score(known: tuple[str, ...], name: str | None) -> str:

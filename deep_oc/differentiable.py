@@ -139,7 +139,8 @@ def task_scores(pretext: nn.Module) -> tuple[str, ...]:
   """Returns the names of the task's own scores, () if it has none."""
   if not hasattr(pretext, 'scores'):
     return ()
-  side = getattr(pretext, 'crop', 0) or 64  # of any size, the names are these
+  # Of any size that is large enough, the names are these.
+  side = getattr(pretext, 'crop', 0) or 512
   found, _ = jax.eval_shape(
       functools.partial(pretext.init_with_output, method='scores'),
       jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), np.float32))

@@ -27,7 +27,7 @@ from deep_oc.errors import InputError
 if cli.works(__name__):
   import flax.linen as nn
 
-  from deep_oc import allocator, checkpoints, features, step
+  from deep_oc import allocator, checkpoints, features, pretexts, step
 
 
 def define_flags() -> None:
@@ -92,7 +92,8 @@ def main() -> None:
         workdir, flags.FLAGS.step, flags.FLAGS.data_dir,
         views=flags.FLAGS.views, stages=flags.FLAGS.stages)
     batch = flags.FLAGS.batch
-    state = features.concluded(pretext, state, problem.fitted.image, batch)
+    if pretexts.lacks_statistics(state.variables):
+      state = features.concluded(pretext, state, problem.fitted.image, batch)
     features.export(workdir, config, problem, pretext, state, batch)
     if distributed.is_first():
       print(f'wrote {workdir}/embeddings; next: python -m deep_oc.evaluate '

@@ -224,8 +224,11 @@ def networks(found: detector.Detector, name: str, stored: Mapping[str, Any],
   trained = _network(found, name, stored[feature])
   variables = step.init(parts.pretext, parts.config.seed, found.image_shape)
   if name in differentiable.task_scores(parts.pretext):
+    images = problem.fitted.image
+    some = np.random.default_rng(parts.config.seed).permutation(
+        len(images))[:_FEW]
     variables |= features.statistics(
-        parts.pretext, variables, problem.fitted.image[:_FEW])
+        parts.pretext, variables, images[np.sort(some)])
   embed = features.embedder(parts.pretext, sharding.mesh(), feature=feature)
   if feature == 'pool' and 'random' in stored:
     train = stored['random']

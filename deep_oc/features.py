@@ -76,10 +76,10 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
 
 def concluded(pretext: nn.Module, state: step.State, images: np.ndarray,
               batch: int = BATCH) -> step.State:
-  """Returns the state with what the task's scores need of training images.
+  """Returns the state with what the task's scores need of the training images.
 
-  Of u8[n, h, w, c], what classifiers are fitted to, as the trained network sees
-  them; the state as it is if the scores need nothing of them.
+  These are u8[n, h, w, c], those that classifiers are fitted to. The state is
+  as it was if the scores need nothing of them.
   """
   return state.replace(collections=state.collections | statistics(
       pretext, state.variables, images, batch))
@@ -87,15 +87,19 @@ def concluded(pretext: nn.Module, state: step.State, images: np.ndarray,
 
 def statistics(pretext: nn.Module, variables: Mapping[str, Any],
                images: np.ndarray, batch: int = BATCH) -> dict[str, Any]:
-  """Returns the collection of the means of the task's `statistics`.
+  """Returns the collection that the task's `statistics` make.
 
-  Over u8[n, h, w, c]; {} if it has none.
+  Of u8[n, h, w, c], as the network of the variables sees them; {} if the task
+  has none.
 
   Raises:
-    InputError: they are not of the shapes that the task has a mean of.
+    InputError: it does not fit what the task has `pretexts.Fitted` of.
   """
   if 'statistics' not in variables:
     return {}
+  if not hasattr(pretext, 'statistics'):
+    raise InputError('the pretext task has pretexts.Fitted, and no method '
+                     '`statistics` that it could come from')
   mesh = sharding.mesh()
   look = embedder(pretext, mesh, batch, 'statistics')
   total = {}
@@ -104,17 +108,19 @@ def statistics(pretext: nn.Module, variables: Mapping[str, Any],
     found = look(variables, images[start:start + _SUMMED])
     for name, values in found.items():
       total[name] = total.get(name, 0) + values.sum(axis=0, dtype=np.float64)
-  means = {name: {'mean': (value / len(images)).astype(np.float32)}
-           for name, value in total.items()}
+  means = {name: value / len(images) for name, value in total.items()}
+  found = pretext.fitted(means) if hasattr(pretext, 'fitted') else means
+  found = {name: {'value': np.float32(each)} for name, each in found.items()}
   wanted = variables['statistics']
-  if _shapes(means) != _shapes(wanted):
-    raise InputError(f"the pretext task's `statistics` are {_shapes(means)}, "
-                     f'and it has the means {_shapes(wanted)}')
-  return {'statistics': sharding.put(means, sharding.replicated(mesh))}
+  if _shapes(found) != _shapes(wanted):
+    raise InputError(f"the pretext task's `statistics` make {_shapes(found)}, "
+                     f'and it has pretexts.Fitted of {_shapes(wanted)}')
+  return {'statistics': sharding.put(found, sharding.replicated(mesh))}
 
 
-def _shapes(means):
-  return {name: list(each['mean'].shape) for name, each in means.items()}
+def _shapes(collection):
+  return {name: list(each['value'].shape)
+          for name, each in collection.items()}
 
 
 def export(workdir: str, config: ml_collections.ConfigDict,

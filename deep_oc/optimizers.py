@@ -1,5 +1,6 @@
 """The update rule and its learning rate."""
 import math
+import numbers
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ def learning_rate_schedule(
   if name == 'step' and not milestones:
     raise InputError("optimizer.schedule='step' needs optimizer.milestones, "
                      'the epochs from which on the rate is lower')
-  if not 0 < factor < 1:
+  if not (isinstance(factor, numbers.Real) and 0 < factor < 1):
     raise InputError(f'optimizer.factor={factor} must be between 0 and 1')
   drops = [round(epoch * steps_per_epoch) for epoch in milestones]
   grain = steps_per_epoch if per == 'epoch' else 1

@@ -5,6 +5,7 @@ A protocol says which images are learnt from and which are told apart;
 """
 import dataclasses
 import itertools
+import numbers
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -257,10 +258,11 @@ def settings_of(name: str, calibration: float | None = None,
                        f'protocol.name={" or ".join(takers)} does')
   found = defaults | given | ({'calibration': calibration} if calibration
                               else {})
-  for key in found.keys() & {'contamination', 'calibration'}:
-    if isinstance(found[key], bool | str) or not 0 <= found[key] <= 0.5:
-      raise InputError(
-          f'protocol.{key}={found[key]} must be a share from 0 to 0.5')
+  for key in ('contamination', 'calibration'):
+    share = found.get(key, 0)
+    if isinstance(share, bool) or not isinstance(share, numbers.Real) \
+        or not 0 <= share <= 0.5:
+      raise InputError(f'protocol.{key}={share} must be a share from 0 to 0.5')
   clean = found.get('clean', 2)
   if isinstance(clean, bool) or not isinstance(clean, int) or clean < 2:
     raise InputError(f'protocol.clean={clean} must be a number of images, two '

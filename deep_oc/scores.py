@@ -1,16 +1,18 @@
 """Anomaly scores from the heads of pretext tasks; higher = more anomalous.
 
-Those here are one minus a probability, s in [0, 1]. With `log` they are
+Those that take `log` are one minus a probability, s in [0, 1]. With it they are
 -log(1 - s) instead, minus the log of the probability, from 0 up: of the same
 order, but where s rounds to 1 it still has differences and a gradient to
-explain. A task's score may also be a distance or an error, of any scale, which
-has both already and is the same with `log`.
+explain. Others, a log-density, a distance or an error, of any scale, have both
+already.
 """
 import jax
 import jax.numpy as jnp
-from jax.scipy import special
+import numpy as np
+from scipy import special
 
-_NEWTON_STEPS = 20  # ten were enough for whatever was tried
+_MOST_STEPS = 200  # each up to doubles the parameters
+_CONVERGED = 1e-9  # a step, as a share of them
 
 
 def upright(logits: jax.Array, *, log: bool = False) -> jax.Array:
@@ -81,25 +83,28 @@ def centres(square_distance: jax.Array) -> jax.Array:
   return -jnp.diagonal(log_p, axis1=1, axis2=2).sum(axis=-1)
 
 
-def dirichlet(log_p: jax.Array, mean_log_p: jax.Array) -> jax.Array:
+def dirichlet(log_p: jax.Array, mean_log_p: jax.Array, alpha: jax.Array
+              ) -> jax.Array:
   """Minus the mean logarithm of Dirichlet densities, -mean_t Σ_k (α - 1) log p.
 
-  Without what is the same for all images: the score of Golan and El-Yaniv,
-  NeurIPS 2018, whose α are of greatest likelihood for training images.
+  The score of Golan and El-Yaniv, NeurIPS 2018, whose α are of greatest
+  likelihood for training images, less its mean over these: that can be so large
+  that float32 would leave nothing of the differences between images.
 
   Args:
     log_p: f32[n, m, k], log-probabilities of k classes in each of m
       transformations.
     mean_log_p: f32[m, k], their means over training images.
+    alpha: f32[m, k], of `dirichlet_parameters`.
 
   Returns:
     f32[n], of any sign.
   """
-  weight = dirichlet_parameters(mean_log_p) - 1
-  return -jnp.einsum('nmk,mk->n', log_p, weight) / log_p.shape[1]
+  return -jnp.einsum(
+      'nmk,mk->n', log_p - mean_log_p, alpha - 1) / log_p.shape[1]
 
 
-def dirichlet_parameters(mean_log_p: jax.Array) -> jax.Array:
+def dirichlet_parameters(mean_log_p: np.ndarray) -> np.ndarray:
   """Returns the α > 0 of greatest likelihood, given the means of log p.
 
   By Newton's method, whose step is of order k for a Dirichlet density (Minka,
@@ -107,19 +112,21 @@ def dirichlet_parameters(mean_log_p: jax.Array) -> jax.Array:
   to the same fixed point.
 
   Args:
-    mean_log_p: f32[..., k].
+    mean_log_p: f64[m, k].
 
   Returns:
-    f32[..., k], to about 1e-4 of their size.
+    f64[m, k].
   """
-  def newton(_, alpha):
-    total = alpha.sum(axis=-1, keepdims=True)
-    gradient = special.digamma(total) - special.digamma(alpha) + mean_log_p
+  alpha = 1 / np.maximum(-mean_log_p, 1)
+  for _ in range(_MOST_STEPS):
+    total = alpha.sum(axis=1, keepdims=True)
+    gradient = special.psi(total) - special.psi(alpha) + mean_log_p
     diagonal = -special.polygamma(1, alpha)
-    common = (gradient / diagonal).sum(axis=-1, keepdims=True) / (
+    common = (gradient / diagonal).sum(axis=1, keepdims=True) / (
         1 / special.polygamma(1, total)
-        + (1 / diagonal).sum(axis=-1, keepdims=True))
-    return jnp.maximum(alpha - (gradient - common) / diagonal, alpha / 4)
-
-  start = 1 / jnp.maximum(-mean_log_p, 1)
-  return jax.lax.fori_loop(0, _NEWTON_STEPS, newton, start)
+        + (1 / diagonal).sum(axis=1, keepdims=True))
+    old = alpha
+    alpha = np.maximum(alpha - (gradient - common) / diagonal, alpha / 4)
+    if np.abs(alpha / old - 1).max() < _CONVERGED:
+      break
+  return alpha

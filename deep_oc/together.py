@@ -363,8 +363,9 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
           log[i].flush()
           state = sharding.put(state, whole)
           if last:
-            state = ended[each] = features.concluded(
+            state = features.concluded(
                 fleet.pretext, state, each.problem.fitted.image)
+            ended[each] = jax.device_get(state)
           saved[i].save(state)
           saved_at = time.perf_counter()
       if stop.is_set():
@@ -373,10 +374,10 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
       rows, since = [], time.perf_counter()
   if start == total:  # trained before, but not embedded
     host = jax.device_get(states)
-    ended = {each: sharding.put(jax.tree.map(lambda x, i=i: x[i], host), whole)
+    ended = {each: jax.tree.map(lambda x, i=i: x[i], host)
              for i, each in enumerate(members)}
   for each, state in ended.items():
-    _export(each, fleet.pretext, state)
+    _export(each, fleet.pretext, sharding.put(state, whole))
   return list(failed.values())
 
 

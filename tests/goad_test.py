@@ -91,19 +91,19 @@ def test_where_the_margin_is_kept_triplets_cost_nothing():
 def test_centres_are_means_over_the_training_images_as_they_are_scored():
   pretext, optimizer = create(head=(6, 5)), optax.sgd(0.1)
   state = step.create_state(pretext, optimizer, 0, (8, 8, 3))
-  assert np.isnan(state.variables['statistics']['centre']['mean']).all()
+  assert np.isnan(state.variables['statistics']['centre']['value']).all()
   image = RANDOM.integers(0, 256, (3, 8, 8, 3), np.uint8)
   state = features.concluded(pretext, state, image, batch=2)
   z, _ = forward(pretext, state.variables, np.float32(image / 255))
   np.testing.assert_allclose(
-      state.variables['statistics']['centre']['mean'], z.mean(0), atol=1e-5)
+      state.variables['statistics']['centre']['value'], z.mean(0), atol=1e-5)
 
 
 def test_the_score_is_minus_the_log_probability_by_distance_to_the_centres():
   pretext = create()
   variables = init(pretext)
   centre = RANDOM.normal(size=(72, 8)).astype(np.float32)
-  variables['statistics']['centre']['mean'] = jnp.asarray(centre)
+  variables['statistics']['centre']['value'] = jnp.asarray(centre)
   z, _ = forward(pretext, variables, IMAGE)
   wanted = [-sum(np.log(softmax(-((z[i, m] - centre) ** 2).sum(1))[m])
                  for m in range(72)) for i in range(3)]

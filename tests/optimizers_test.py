@@ -104,7 +104,7 @@ def test_a_rate_is_lowered_by_its_factor_at_each_milestone():
       [0.1, 0.05, 0.05, 0.025, 0.025], rtol=1e-6)
 
 
-@pytest.mark.parametrize('factor', [0, 1, 2., float('nan')])
+@pytest.mark.parametrize('factor', [0, 1, 2., float('nan'), 'a'])
 def test_a_factor_that_does_not_lower_the_rate_is_one_line(factor):
   with pytest.raises(errors.InputError, match=f'factor={factor} must be betw'):
     optimizers.create(total_steps=1, steps_per_epoch=1, schedule='step',

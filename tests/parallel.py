@@ -28,6 +28,7 @@ _TASKS = {
     'csi': dict(name='csi', head=(8, 8)),
     'hendrycks': dict(name='transformations', flip=False, factorised=True,
                       inputs_per_image=4),
+    'geom': dict(name='transformations'),
     'goad': dict(name='goad', head=(8,)),
     'denoising': dict(name='denoising', decoder=(8, 4)),
     'restoration': dict(name='restoration'),

@@ -412,19 +412,19 @@ def test_features_and_scores_that_cannot_be_are_told(method, found, said):
 
 
 class Counting(nn.Module):
-  """A task with a mean f32[2, 3], and statistics of these names and shapes."""
+  """A task that keeps f32[2, 3], with statistics of these names and shapes."""
   encoder: nn.Module
   told: tuple = (('grey', (2, 3)),)
 
   def setup(self):
-    self.grey = pretexts.Mean()
+    self.grey = pretexts.Fitted()
 
   def __call__(self, image, *, train):
     self.grey((2, 3))
     return self.encoder(image, train=train).mean(), {}
 
   def statistics(self, image):
-    mean = image.mean((1, 2, 3))
+    mean = self.encoder(image, train=False).mean(1)
     return {name: jnp.einsum('n,...->n...', mean, jnp.arange(
         float(np.prod(shape))).reshape(shape)) for name, shape in self.told}
 
@@ -432,19 +432,25 @@ class Counting(nn.Module):
 @pytest.mark.parametrize('count', [1, 5, 8])
 def test_statistics_are_means_over_all_images(count, monkeypatch):
   monkeypatch.setattr(features, '_SUMMED', 4)
-  task, optimizer = Counting(models.create('convnet')), optax.sgd(0.1)
+  task, optimizer = Counting(models.create('convnet')), optax.sgd(30.)
   state = step.create_state(task, optimizer, 0, (8, 8, 3), ema=0.5)
-  assert np.isnan(state.variables['statistics']['grey']['mean']).all()
+  assert np.isnan(state.variables['statistics']['grey']['value']).all()
   image = np.random.default_rng(0).integers(
       0, 256, (count, 8, 8, 3), np.uint8)
   taught, _ = jax.jit(lambda state: step.train_step(
       task, optimizer, state, image, step.root_key(0)))(state)
-  assert np.isnan(taught.variables['statistics']['grey']['mean']).all()
+  assert np.isnan(taught.variables['statistics']['grey']['value']).all()
+  average = task.apply(  # which is what is evaluated
+      taught.variables, np.float32(image / 255), method='statistics')
+  other = task.apply({'params': taught.params, **taught.collections},
+                     np.float32(image / 255), method='statistics')
+  wanted = average['grey'][:, 0, 1].mean()
+  assert abs(other['grey'][:, 0, 1].mean() / wanted - 1) > 1e-3
   for batch in (3, 256):
     done = features.concluded(task, taught, image, batch)
     np.testing.assert_allclose(
-        done.variables['statistics']['grey']['mean'],
-        (image / 255).mean() * np.arange(6).reshape(2, 3), rtol=1e-5)
+        done.variables['statistics']['grey']['value'],
+        wanted * np.arange(6).reshape(2, 3), rtol=1e-5)
     for name in ('step', 'params', 'opt_state', 'average'):
       assert getattr(done, name) is getattr(taught, name)
 
@@ -457,14 +463,41 @@ def test_a_task_without_statistics_keeps_its_state():
 
 
 @pytest.mark.parametrize('told, said', [
-    ((('grey', (3,)),), r"are {'grey': \[3\]}, .* means {'grey': \[2, 3\]}"),
-    ((('gray', (2, 3)),), "are {'gray': .* means {'grey'"),
-    ((), "are {}, .* means {'grey'")])
-def test_statistics_without_a_mean_of_theirs_are_told(told, said):
+    ((('grey', (3,)),), r"make {'grey': \[3\]}, .* of {'grey': \[2, 3\]}"),
+    ((('gray', (2, 3)),), "make {'gray': .* of {'grey'"),
+    ((), "make {}, .* of {'grey'")])
+def test_statistics_without_a_place_of_theirs_are_told(told, said):
   task = Counting(models.create('convnet'), told)
   variables = step.init(task, 0, (8, 8, 3))
   with pytest.raises(errors.InputError, match=said):
     features.statistics(task, variables, np.zeros((2, 8, 8, 3), np.uint8))
+
+
+def test_what_nothing_is_told_of_is_one_line():
+  class Task(nn.Module):
+    @nn.compact
+    def __call__(self, image, *, train):
+      return pretexts.Fitted(name='grey')((2,)).sum(), {}
+
+  variables = step.init(Task(), 0, (8, 8, 3))
+  with pytest.raises(errors.InputError, match='and no method `statistics`'):
+    features.statistics(Task(), variables, np.zeros((2, 8, 8, 3), np.uint8))
+
+
+def test_what_is_fitted_to_the_means_is_kept_in_their_place():
+  class Task(Counting):
+    @staticmethod
+    def fitted(means):
+      assert means['grey'].dtype == np.float64
+      return {'grey': means['grey'].T ** 2}
+
+  task = Task(models.create('convnet'), (('grey', (3, 2)),))
+  variables = step.init(task, 0, (8, 8, 3))
+  image = np.full((2, 8, 8, 3), 51, np.uint8)
+  mean = task.apply(variables, np.float32(image / 255), method='statistics')
+  found = features.statistics(task, variables, image)
+  np.testing.assert_allclose(found['statistics']['grey']['value'],
+                             np.mean(mean['grey'], 0).T ** 2, rtol=1e-5)
 
 
 class Blind(nn.Module):

@@ -345,6 +345,7 @@ def test_the_protocol_of_a_row_says_all_its_numbers(kwargs, protocol):
     (dict(contamination=float('nan')), 'contamination=nan must be'),
     (dict(contamination='5%'), 'contamination=5% must be'),
     (dict(contamination=True), 'contamination=True must be'),
+    (dict(contamination=(0.1,)), r'contamination=\(0.1,\) must be'),
     (dict(contamination=0.001), '0.001 beside 100 normal .* not one whole'),
     (dict(normal='0+1+2', contamination=0.5),
      "needs 300 abnormal .* 300 normal .*'pets' has 100"),

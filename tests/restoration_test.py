@@ -162,7 +162,7 @@ def test_the_score_is_the_mean_error_of_turns_in_terms_of_the_training_images():
   assert np.ptp(errors.mean(0)) > 1e-3
   np.testing.assert_allclose(told['error'], errors, rtol=1e-4)
   mean = np.float32([0.2, 0.5, 1, 2])
-  variables['statistics'] = {'error': {'mean': mean}}
+  variables['statistics'] = {'error': {'value': mean}}
   for log in (False, True):
     found = apply(pretext, variables, IMAGE, log=log, method='scores')
     assert set(found) == {'restoration'}

@@ -16,8 +16,9 @@ A task is a file here with one public class, a Flax module:
     score_views: Members, optional      how `scores` sees an image, if not as
                                         it is; see `deep_oc.orientation`
     statistics(image), optional         -> {name: f32[n, ...]}, whose means over
-                                        the training images `scores` needs;
-                                        `Mean` has them when training has ended
+                                        the training images `scores` needs
+    fitted(means), optional             -> {name: array} for `Fitted`, in place
+                                        of these means, which are in float64
     fewest_images: int = 1, optional    that a step compares
 
 Images are f32[n, h, w, c] in [0, 1]; parameters are made by a call with `train`
@@ -27,8 +28,8 @@ trained by gradient lives in a Linen collection. Its randomness comes from
 `accuracy` and its `chance`. Scores are anomaly scores: higher means more
 anomalous. Some are one minus a probability; with `log`, False by default, these
 are minus the log of it, which `deep_oc.scores` tells more of: explanations are
-of these. Others are distances or errors, of any scale, and the same with `log`.
-The train step serves every task and never changes.
+of these. Others are distances, errors or densities, of any scale, and the same
+with `log`. The train step serves every task and never changes.
 
 A task with a `crop` sees one patch of each image in training (`deep_oc.crops`);
 0 means whole images. Later an image's features are the mean over the tiles of
@@ -36,12 +37,14 @@ A task with a `crop` sees one patch of each image in training (`deep_oc.crops`);
 window is `pretext.clone(crop=0).embed(window)['pool']`.
 """
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deep_oc import augment as augmentations
 from deep_oc import crops, models, plugins
@@ -50,23 +53,30 @@ from deep_oc.errors import InputError
 
 ENCODER = ('encoder',)  # its path in a task
 
-# What methods return, and how many axes that may have.
-_RETURNED = {'embed': ("{'pool': f32[n, d], ...}", (2,)),
-             'scores': ('{name: f32[n]}', (1,)),
-             'statistics': ('{name: f32[n, ...]}', range(1, 9))}
+# What methods return, and the fewest and most axes that may have.
+_RETURNED = {'embed': ("{'pool': f32[n, d], ...}", 2, 2),
+             'scores': ('{name: f32[n]}', 1, 1),
+             'statistics': ('{name: f32[n, ...]}', 1, math.inf)}
 
 
-class Mean(nn.Module):
-  """The mean over the training images of the statistic of a task of its name.
+class Fitted(nn.Module):
+  """What a task's scores need of the training images, one array by its name.
 
-  NaN until training ends. It is made in the call that makes the parameters.
+  NaN until training ends, when the trained network has seen them once more. It
+  is made in the call that makes the parameters.
   """
 
   @nn.compact
   def __call__(self, shape: tuple[int, ...]) -> jax.Array:
     """Returns f32[*shape]."""
     return self.variable(
-        'statistics', 'mean', jnp.full, shape, jnp.nan).value
+        'statistics', 'value', jnp.full, shape, jnp.nan).value
+
+
+def lacks_statistics(variables: Mapping[str, Any]) -> bool:
+  """Tells whether `Fitted` of a task's variables is not known yet."""
+  return any(np.isnan(each).any()
+             for each in jax.tree.leaves(variables.get('statistics', {})))
 
 
 def create(name: str, *, encoder: Mapping[str, Any], dtype: Any,
@@ -122,9 +132,10 @@ def check_arrays(found: Any, method: str) -> None:
 
   Where it is traced, for the values do not matter.
   """
-  wanted, axes = _RETURNED[method]
-  if (not isinstance(found, Mapping) or (method == 'embed' and 'pool' not in
-      found) or any(jnp.ndim(each) not in axes for each in found.values())):
+  wanted, fewest, most = _RETURNED[method]
+  if not isinstance(found, Mapping) or (
+      method == 'embed' and 'pool' not in found) or not all(
+          fewest <= jnp.ndim(each) <= most for each in found.values()):
     got = jax.tree.map(lambda x: str(jax.typeof(x)), found)
     raise InputError(
         f"the pretext task's `{method}` must return {wanted}, not {got}")

@@ -52,7 +52,7 @@ class Pretext(transformations.Pretext):
 
   def setup(self):
     super().setup()
-    self.centre = pretexts.Mean()
+    self.centre = pretexts.Fitted()
 
   def __call__(self, image: jax.Array, *, train: bool):
     """Maps f32[n, h, w, c] to the sum of the three losses, and metrics."""

@@ -3,9 +3,11 @@
 Huang et al., "Attribute Restoration Framework for Anomaly Detection", IEEE
 Transactions on Multimedia 2020 (ARNet, https://arxiv.org/abs/1911.10676; first
 called an inverse-transform autoencoder). What is abnormal is restored as if it
-were normal, and the error tells. Their code is not public: network, range of
-values and schedule here are those of the one implementation that is
-(github.com/yuxiao-ash/ITAE-Pytorch-Anomaly_Detection).
+were normal, and the error tells. Their code is not public: the network and the
+range of what it restores are those of the one implementation that is
+(github.com/yuxiao-ash/ITAE-Pytorch-Anomaly_Detection), but that maps are
+enlarged between the centres of pixels, not from corner to corner, and that the
+network sees what is in [-1, 1], too: there it is rounded to 8 bits on its way.
 """
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -24,7 +26,7 @@ class Pretext(nn.Module):
   """Restores colours and orientation of an augmented view.
 
   Attributes:
-    encoder: f32[n, h, w, 1] -> f32[n, d], with `maps` as `models.unet` has.
+    encoder: f32[n, h, w, 1] -> f32[n, d], with `maps`; see `deep_oc.models`.
     augment: drawn anew for each image, before anything is erased.
     dtype: of the decoder's convolutions but the last; the error is float32.
     crop: side in pixels of the patch that the task is asked of, cut out before
@@ -46,15 +48,16 @@ class Pretext(nn.Module):
     super().__post_init__()
 
   def setup(self):
-    self.decode = Decoder(tuple(self.encoder.channels), self.dtype)
-    self.error = pretexts.Mean()
+    self.decode = Decoder(self.dtype)
+    self.error = pretexts.Fitted()
 
   def __call__(self, image: jax.Array, *, train: bool):
     """Maps f32[n, h, w, c] to the mean squared error, and metrics."""
     view = pretexts.views(
         self.augment, self.make_rng('views'), image, 1, self.crop)[:, 0]
     turn = jax.random.randint(self.make_rng('views'), (len(view),), 0, 4)
-    seen = _turned(view)[jnp.arange(len(view)), turn]
+    # Not by one index of all, for which devices would exchange the images.
+    seen = jax.vmap(lambda turns, k: turns[k])(_turned(view), turn)
     restored = self._restored(seen, view.shape[-1], train=train)
     if self.is_initializing():
       self.error((4,))
@@ -114,11 +117,9 @@ class Decoder(nn.Module):
   the encoder, and both have a level of convolutions.
 
   Attributes:
-    channels: of the encoder's levels.
     dtype: of the computation but the last layer's; parameters, statistics and
       output are float32.
   """
-  channels: tuple[int, ...]
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -130,7 +131,8 @@ class Decoder(nn.Module):
       beside = skipped[number]
       x = jax.image.resize(
           x, (*beside.shape[:3], x.shape[-1]), 'bilinear')
-      x = unet.Level(self.channels[max(number - 1, 0)], self.dtype)(
+      width = skipped[max(number - 1, 0)].shape[-1]
+      x = unet.Level(width, self.dtype)(
           jnp.concatenate([beside, x], axis=-1), train=train)
     return nn.tanh(nn.Conv(
         colours, (3, 3), padding=((1, 1), (1, 1)), use_bias=False,

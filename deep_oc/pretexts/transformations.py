@@ -13,7 +13,7 @@ outermost pixel, as in Hendrycks et al.; GEOM's code repeats it.
 """
 import itertools
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -98,7 +98,7 @@ class Pretext(nn.Module):
         nn.Dense(classes, kernel_init=nn.initializers.glorot_uniform())
         for classes in self.labels.max(axis=0) + 1]
     if self._dirichlet:
-      self.log_p = pretexts.Mean()
+      self.log_p, self.alpha = pretexts.Fitted(), pretexts.Fitted()
 
   def __call__(self, image: jax.Array, *, train: bool):
     """Maps f32[n, h, w, c] to the mean cross-entropy and metrics."""
@@ -111,7 +111,7 @@ class Pretext(nn.Module):
     label = jnp.asarray(self.labels)[index]
     loss = -_log_p(logits, label).mean()
     if self.is_initializing() and self._dirichlet:
-      self.log_p((len(self.score_views),) * 2)
+      self._density()
     right = [(jnp.argmax(each, axis=-1) == label[..., i]).mean()
              for i, each in enumerate(logits)]
     return loss, {'accuracy': sum(right) / len(right),
@@ -128,7 +128,8 @@ class Pretext(nn.Module):
              ) -> dict[str, jax.Array]:
     """Maps f32[n, h, w, c] to the classifiers' own scores, f32[n] each.
 
-    Of an image larger than the crop, the largest of its tiles.
+    The density's is the same with `log`. Of an image larger than the crop, the
+    largest of its tiles.
     """
     return crops.over_tiles(
         jnp.max, self._scores(self._all(image), log), image.shape[0])
@@ -144,14 +145,26 @@ class Pretext(nn.Module):
     log_p = jax.nn.log_softmax(self._logits(self._all(image))[0])
     return crops.over_tiles(jnp.mean, {'log_p': log_p}, image.shape[0])
 
+  @staticmethod
+  def fitted(means: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the densities, if there are any, beside the means."""
+    if 'log_p' not in means:
+      return means
+    return means | {'alpha': scores.dirichlet_parameters(means['log_p'])}
+
+  def _density(self) -> tuple[jax.Array, jax.Array]:
+    """Returns means of log-probabilities and parameters, f32[m, m] each."""
+    shape = (len(self.score_views),) * 2
+    return self.log_p(shape), self.alpha(shape)
+
   def _scores(self, feature: jax.Array, log: bool) -> dict[str, jax.Array]:
     """Maps f32[n, m, d], of all transformations, to f32[n] by name."""
     logits = self._logits(feature)
     log_p = _log_p(logits, jnp.asarray(self.labels))
     found = {'transformation': scores.transformation(log_p, log=log)}
     if self._dirichlet:
-      every = jax.nn.log_softmax(logits[0])
-      found['dirichlet'] = scores.dirichlet(every, self.log_p(every.shape[1:]))
+      found['dirichlet'] = scores.dirichlet(
+          jax.nn.log_softmax(logits[0]), *self._density())
     return found
 
   def _all(self, image: jax.Array) -> jax.Array:
