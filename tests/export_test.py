@@ -199,7 +199,9 @@ def test_unused_weights_are_left_out(folder):
 def test_scores_of_every_task_are_exported_for_any_number_of_images(task):
   pretext, images = parallel.pretext(task), parallel.images(task)[:3]
   variables = step.init(pretext, 0, images.shape[1:])
-  variables |= features.statistics(pretext, variables, images)
+  variables['statistics'] = jax.tree.map(  # which training would tell
+      lambda x: np.random.default_rng(0).uniform(1, 3, x.shape).astype(x.dtype),
+      variables.get('statistics', {}))
   wanted = pretext.apply(variables, np.float32(images) / 255, method='scores')
   for name, score in wanted.items():
     assert np.isfinite(score).all()
