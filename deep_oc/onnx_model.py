@@ -20,10 +20,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from deep_oc import detector, jitted, programs
+from deep_oc import detector, jitted, parity, programs
 from deep_oc.errors import InputError
 
-TOLERANCE = 1e-4  # of a score, relative to 1 or to its size if that is more
+TOLERANCE = 1e-4  # of a score; see `parity.relative`
 NAME = 'model.onnx'
 
 
@@ -63,7 +63,7 @@ def write(found: detector.Detector, folder: pathlib.Path, images: np.ndarray
     raise InputError(f'this run cannot be converted to ONNX ('
                      f'{" ".join(str(error).split())[:200]}); leave --onnx out'
                      ) from error
-  return _compared(found.judge(images).score, got)
+  return _compared(found.judge(images).score, got, found)
 
 
 def _score(found):
@@ -92,11 +92,12 @@ def _run(path: pathlib.Path, images: np.ndarray) -> np.ndarray:
       for each in np.split(images, (1, 3))])
 
 
-def _compared(wanted: np.ndarray, got: np.ndarray) -> dict[str, Any]:
+def _compared(wanted: np.ndarray, got: np.ndarray, found: detector.Detector
+              ) -> dict[str, Any]:
   if got.shape != wanted.shape:
     raise InputError(f'scores by ONNX are of shape {got.shape}, not '
                      f'{wanted.shape}; leave --onnx out')
-  off = np.abs(got - wanted) / np.maximum(1, np.abs(wanted))
+  off = parity.relative(wanted, got, found)
   if not off.max() <= TOLERANCE:
     raise InputError(
         f'scores by ONNX, in float32, are {off.max():.2g} off, more than '

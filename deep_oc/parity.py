@@ -18,7 +18,7 @@ from PIL import Image
 from deep_oc import bundle, detector, experiment, unseen
 from deep_oc.errors import InputError
 
-TOLERANCE = 1e-5  # of a score, relative to 1 or to its size if that is more
+TOLERANCE = 1e-5  # of a score; see `relative`
 MAP_TOLERANCE = 1e-4  # of a heat map in float32, relative to its largest value
 SIZES = (1, 2, 7)  # of batches; the rest goes through at once
 MAPS = 4  # how many images have their heat maps compared
@@ -82,7 +82,7 @@ def check(folder: pathlib.Path, found: detector.Detector, examples: Examples,
             'pictures': len(pictures)}
   report |= _scores(wanted, got, found)
   report['max_batch_difference'] = float(
-      _relative(wanted.score, found.judge(images).score, found).max())
+      relative(wanted.score, found.judge(images).score, found).max())
   if maps is not None:
     report |= _maps(maps, got['map'])
   return report
@@ -104,19 +104,22 @@ def _by_maps(found):
   return found.feature == detector.WINDOWS
 
 
-def _relative(score, other, found):
-  """Returns how far scores are apart, relative to 1 or to their size.
+def relative(score: np.ndarray, other: np.ndarray, found: detector.Detector
+             ) -> np.ndarray:
+  """Returns how far scores f[n] are apart, relative to 1 or to their size.
 
-  Those that are the largest of heat maps, relative to the largest, as maps.
+  Those that are the largest of heat maps, relative to the largest, as maps, and
+  so the task's own: a log-density may be near 0 and the sum of large terms.
   """
   size = np.abs(score)
-  return np.abs(other - score) / np.maximum(
-      1, size.max() if _by_maps(found) else size)
+  if _by_maps(found) or found.feature == detector.SCORE:
+    size = size.max()
+  return np.abs(other - score) / np.maximum(1, size)
 
 
 def _scores(wanted, got, found):
   tolerance = MAP_TOLERANCE if _by_maps(found) else TOLERANCE
-  off = _relative(wanted.score, got['score'], found)
+  off = relative(wanted.score, got['score'], found)
   worst = int(np.argmax(np.where(np.isnan(off), np.inf, off)))
   if not off[worst] <= tolerance:
     raise InputError(

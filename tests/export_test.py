@@ -3,6 +3,7 @@ import json
 import pathlib
 import re
 import sys
+import types
 
 import jax
 import numpy as np
@@ -211,6 +212,16 @@ def test_scores_of_every_task_are_exported_for_any_number_of_images(task):
     np.testing.assert_allclose(got[:, 0], score, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize('feature, wanted', [
+    ('pool', [1e-3, 5e-4, 5e-6]), ('score', [5e-6, 5e-6, 5e-6]),
+    ('windows', [5e-6, 5e-6, 5e-6])])
+def test_scores_are_compared_by_their_size_or_by_the_largest(feature, wanted):
+  score = np.array([0.5, -2, 200])
+  found = types.SimpleNamespace(feature=feature)
+  np.testing.assert_allclose(
+      parity.relative(score, score + 1e-3, found), wanted, rtol=1e-6)
+
+
 def test_a_score_that_is_no_number_is_never_close(folder):
   found = deep_oc.load(folder)
   judged = found.judge(np.zeros((4, *found.image_shape), np.uint8))
@@ -291,10 +302,11 @@ def test_a_model_in_onnx_says_the_same_in_float32(
 
 def test_scores_by_onnx_that_differ_are_refused():
   wanted = np.array([-3., 0.5, 200.])
-  assert onnx_model._compared(wanted, wanted + [0, 9e-5, 1e-2])
+  found = types.SimpleNamespace(feature='pool')
+  assert onnx_model._compared(wanted, wanted + [0, 9e-5, 1e-2], found)
   for got in (wanted + [0, 2e-4, 0], wanted * np.nan, wanted[:2]):
     with pytest.raises(InputError, match='leave --onnx out'):
-      onnx_model._compared(wanted, got)
+      onnx_model._compared(wanted, got, found)
 
 
 def test_onnx_without_its_packages_says_what_to_install(monkeypatch):

@@ -12,9 +12,9 @@ from conftest import the_error
 from ml_collections import ConfigDict
 from scipy import special, stats
 
-from deep_oc import (detector, embed, embeddings, experiment, explainer,
-                     features, metrics, orientation, pretexts, scores, together,
-                     train)
+from deep_oc import (bundle, detector, embed, embeddings, experiment, explainer,
+                     export, features, metrics, orientation, pretexts, scores,
+                     together, train)
 from deep_oc.errors import InputError
 from deep_oc.pretexts import transformations
 from tests import tiny
@@ -416,6 +416,17 @@ def test_it_judges_and_is_explained_by_its_density(geom):
   for network in both:
     gradient = jax.grad(lambda x, score=network.score: score(x).sum())(image)
     assert np.isfinite(gradient).all() and np.ptp(gradient) > 0
+
+
+def test_its_density_is_exported(geom, tmp_path):
+  found = detector.load(str(geom[0]), feature='score', classifier='dirichlet')
+  about = export.export(found, tmp_path / 'bundle', [], '')
+  assert about['parity']['verdicts_that_differ'] == 0
+  taken = bundle.load(tmp_path / 'bundle')
+  image = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+  wanted = found.decision_function(image)
+  assert np.ptp(wanted) > 1
+  np.testing.assert_allclose(taken.judge(image).score, wanted, rtol=1e-4)
 
 
 def test_trained_with_others_it_has_the_same_density(geom, digits_npz,
