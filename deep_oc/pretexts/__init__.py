@@ -161,10 +161,10 @@ def look(task: nn.Module, variables: Mapping[str, Any], image: jax.Array,
   """Returns what a method of the task says of f32[n, h, w, c].
 
   And what its encoder sowed, tuples by name, with what the encoder returned as
-  '__call__', if it was called; nothing of it costs anything if it is not used.
+  '__call__'; nothing of it costs anything if it is not used.
   """
   value, extra = task.apply(
       variables, image, method=method, mutable=['intermediates'],
       capture_intermediates=lambda module, _: module.path == ENCODER, **kwargs)
   check_arrays(value, method)
-  return value, extra.get('intermediates', {}).get('encoder', {})
+  return value, extra['intermediates']['encoder']
