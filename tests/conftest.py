@@ -89,6 +89,27 @@ def browser():
     started.close()
 
 
+_MEASURE = '''
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+'''
+
+
+def peak_memory(*arguments: str) -> int:
+  """Returns the most KiB that a Python process holds, started by a small one.
+
+  What it holds at first counts as well: a copy of what started it.
+  """
+  done = subprocess.run(
+      [sys.executable, '-c', _MEASURE, sys.executable, *arguments], cwd=ROOT,
+      capture_output=True, text=True, check=False,
+      env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+  assert not done.returncode, done.stderr
+  return int(done.stdout)
+
+
 def the_error(done: subprocess.CompletedProcess) -> str:
   """Returns the one line of a run that failed as it should."""
   lines = [line for line in done.stderr.splitlines()

@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 from absl import flags
+from conftest import peak_memory
 from scipy import stats
 from sklearn import covariance
 
@@ -684,10 +685,9 @@ def test_no_feature_at_all_is_an_error(run):
 
 
 _BIG = """
-import resource, sys
+import sys
 from deep_oc import evaluate
 evaluate.evaluate(evaluate.pathlib.Path(sys.argv[1]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -701,8 +701,7 @@ def test_20000_rows_take_less_than_4_gib(tmp_path):
     embeddings.write(tmp_path / f'embeddings/{name}.npz', {
         'pool': pool.astype(np.float32),
         'anomaly': (np.arange(20_000) % 2 == 1) & (name == 'test')}, {})
-  kilobytes = int(subprocess.check_output(
-      [sys.executable, '-c', _BIG, str(tmp_path)], text=True))
+  kilobytes = peak_memory('-c', _BIG, str(tmp_path))
   print(f'{kilobytes / 2 ** 20:.2f} GiB')
   assert kilobytes < 4 * 2 ** 20
 

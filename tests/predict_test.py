@@ -4,12 +4,10 @@ import json
 import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, the_error
+from conftest import peak_memory, the_error
 from PIL import Image
 
 import deep_oc
@@ -276,14 +274,8 @@ def test_memory_does_not_grow_with_the_number_of_images(run, tmp_path):
     folder = tmp_path / str(count)
     for i in range(count):
       _photo(folder / f'{i:05d}.png', i, size=(64, 64))
-    code = ('import resource, subprocess, sys; '
-            'subprocess.run(sys.argv[1:], check=True); print("peak", resource.'
-            'getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)')
-    done = subprocess.run(
-        [sys.executable, '-c', code, sys.executable, '-m', 'deep_oc.predict',
-         f'--workdir={run}', f'--input={folder}', '--false_alarm_rate=0.2',
-         '--nomaps', f'--output={tmp_path}/out'], cwd=ROOT,
-        capture_output=True, text=True, check=True)
-    return int(done.stdout.split('peak ')[1]) * 1024
+    return 1024 * peak_memory(
+        '-m', 'deep_oc.predict', f'--workdir={run}', f'--input={folder}',
+        '--false_alarm_rate=0.2', '--nomaps', f'--output={tmp_path}/out')
   few, many = peak(500), peak(5000)
   assert many - few < 20e6, (few, many)  # 4,500 more images are 55 MB

@@ -1,11 +1,8 @@
 """Windows of an image against one window and one pixel at a time."""
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
+from conftest import peak_memory
 
 from deep_oc import errors, pretexts, step, windows
 
@@ -140,7 +137,7 @@ def test_windows_that_do_not_fit_are_one_line(side, stride):
 def test_an_image_of_1024_pixels_takes_bounded_memory():
   """Beyond an image of 256: less than its features and a strip of maps."""
   code = '''
-import resource, sys
+import sys
 import numpy as np
 from deep_oc import pretexts, step, windows
 side = int(sys.argv[1])
@@ -150,11 +147,8 @@ variables = step.init(pretext, 0, (64, 64, 3))
 image = np.zeros((1, side, side, 3), np.uint8)
 rows = windows.starts(side, 32, 4)
 windows.embedder(pretext, 32)(variables, image, windows.places(1, rows, rows))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20)
 '''
-  small, large = (float(subprocess.run(
-      [sys.executable, '-c', code, side], capture_output=True, text=True,
-      check=True, env=os.environ | {'JAX_PLATFORMS': 'cpu'}).stdout)
+  small, large = (peak_memory('-c', code, side) / 2 ** 20
                   for side in ('256', '1024'))
   print(f'{small:.2f} GiB at 256 pixels, {large:.2f} GiB at 1024')
   assert large - small < 2
