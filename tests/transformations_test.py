@@ -173,7 +173,7 @@ def test_the_score_is_one_minus_the_mean_probability_of_what_was_applied(
 
 
 @pytest.mark.parametrize('size, low, high', [
-    (72, 15, 40), (72, 0.02, 50), (36, 1, 1), (4, 0.01, 1e6)])
+    (72, 15, 40), (72, 0.02, 50), (36, 1, 1), (4, 0.01, 1e6), (4, 1e-4, 0.1)])
 def test_dirichlet_parameters_are_those_of_greatest_likelihood(
     size, low, high):
   """Where the gradient of the likelihood is zero; it has one such point."""
