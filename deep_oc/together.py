@@ -331,9 +331,10 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
       bar.update(count)
       clock = time.perf_counter()
       if bar.disable and clock - told > train.TELL:
-        told = clock
+        jax.block_until_ready(metrics)
+        told = time.perf_counter()
         print(f'{name}: ' + train.line(
-            now, total, len(rows) * count / (clock - since)), flush=True)
+            now, total, len(rows) * count / (told - since)), flush=True)
       last = now == total
       watch = now % plan.monitor_every < count or last
       save = (now % plan.checkpoint_every < count or last or stop.is_set()

@@ -112,8 +112,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
         bar.update(count)
         clock = time.perf_counter()
         if first and bar.disable and clock - told > TELL:
-          told = clock
-          print(line(now, total, len(rows) * count / (clock - since)),
+          jax.block_until_ready(metrics)  # for it tells of what is done
+          told = time.perf_counter()
+          print(line(now, total, len(rows) * count / (told - since)),
                 flush=True)
         last = now == total
         watch = now % plan.monitor_every < count or last

@@ -155,6 +155,29 @@ def test_a_process_alone_saves_and_tells_by_the_clock_too(
   assert 'step 1 of 3' in capsys.readouterr().out
 
 
+def test_the_steps_that_it_tells_of_are_done(
+    digits_npz, tmp_path, monkeypatch):
+  monkeypatch.setattr(train, 'TELL', -1)
+  given, told, make = [], [], step.make_steps
+
+  def make_steps(*args):
+    take = make(*args)
+
+    def seen(*args):
+      state, metrics = take(*args)
+      given.append(metrics['loss'])
+      return state, metrics
+    return seen
+
+  monkeypatch.setattr(step, 'make_steps', make_steps)
+  monkeypatch.setattr(train, 'line', lambda now, *_: told.append(
+      (now, all(each.is_ready() for each in given))) or '')
+  train.train(_config(digits_npz, **{
+      'train.steps': 60, 'train.batch': 64, 'train.log_every': 20,
+      'encoder.channels': (64, 64)}), str(tmp_path))
+  assert (20, True) in told and all(done for _, done in told)
+
+
 def test_without_anomalies_to_test_the_next_command_is_predict(
     digits_npz, tmp_path, capsys):
   data = dict(np.load(digits_npz))
