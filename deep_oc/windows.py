@@ -52,8 +52,7 @@ def embedder(pretext: nn.Module, side: int) -> Callable:
     pretext: the task that was trained, perhaps on crops.
     side: of the windows, in pixels.
   """
-  if getattr(pretext, 'crop', 0):
-    pretext = pretext.clone(crop=0)  # a window is an image of its own
+  pretext = of_windows(pretext, side)
   if hasattr(pretext.encoder, 'receptive_field'):
     if side < pretext.encoder.receptive_field:
       raise InputError(
@@ -61,6 +60,19 @@ def embedder(pretext: nn.Module, side: int) -> Callable:
           f'once, {pretext.encoder.receptive_field}')
     return functools.partial(_shared, pretext, side)
   return functools.partial(_one_by_one, pretext, side)
+
+
+def of_windows(pretext: nn.Module, side: int) -> nn.Module:
+  """Returns the task as it sees windows of `side` pixels, each an image.
+
+  Raises:
+    InputError: its encoder has a part for each side, and none for this one.
+  """
+  if getattr(pretext, 'crop', 0):
+    pretext = pretext.clone(crop=0)
+  if hasattr(pretext.encoder, 'of_side'):
+    pretext = pretext.clone(encoder=pretext.encoder.of_side(side))
+  return pretext
 
 
 def _one_by_one(pretext: nn.Module, side: int, variables: Mapping[str, Any],
@@ -80,7 +92,7 @@ def _shared(pretext: nn.Module, side: int, variables: Mapping[str, Any],
             image: np.ndarray, place: np.ndarray) -> np.ndarray:
   """Passes strips of images through the encoder, and means over windows."""
   found, stride = None, pretext.encoder.stride
-  extent = min(np.ptp(place[:, 1]), _STRIP) + side
+  extent = _extent(image.shape[1] - side, np.ptp(place[:, 1])) + side
   for i, top, member in _strips(place):
     # Zeros below and beside: where a window begins between two positions of
     # the map, the strip is moved by that much.
@@ -96,6 +108,17 @@ def _shared(pretext: nn.Module, side: int, variables: Mapping[str, Any],
         found = np.empty((len(place), feature.shape[-1]), np.float32)
       found[member[at]] = feature[row, column]
   return found
+
+
+def _extent(most: int, rows: int) -> int:
+  """Returns how many rows of windows a strip has, in pixels.
+
+  `rows` of at most `most` or a few more, so that there are few programs.
+  """
+  most = min(most, _STRIP)
+  while most // 2 >= max(rows, 1):
+    most //= 2
+  return most
 
 
 def _strips(place: np.ndarray):
