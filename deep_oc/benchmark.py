@@ -294,12 +294,13 @@ def _window_parts(config: ml_collections.ConfigDict, pretext: nn.Module,
   group = config.get('localize') or {}
   if group.get('name') != 'windows':
     return {}
-  side, stride = group.get('side', 32), group.get('stride', 4)
+  side, stride = (np.min(group.get(key, default)).item() for key, default in
+                  (('side', 32), ('stride', 4)))  # the smallest
   place = windows.places(1, *(windows.starts(length, side, stride)
                               for length in image.shape[1:3]))
   window = image[:, :side, :side]
   by_itself = features.embedder(
-      pretext.clone(crop=0), sharding.mesh(), 1)  # nothing is shared
+      windows.of_windows(pretext, side), sharding.mesh(), 1)  # nothing is shared
   together = windows.embedder(pretext, side)
   return {'a window by itself': (lambda: by_itself(variables, window), 1),
           'windows of an image': (

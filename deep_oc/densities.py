@@ -23,21 +23,22 @@ _one_thread = threadpoolctl.ThreadpoolController().wrap(
 
 
 class SharedDensity:
-  """One density for all positions, any of `oneclass.CLASSIFIERS`.
+  """One density for all positions, by any spec of `oneclass`.
 
-  Fitted to at most `oneclass.LIMIT` random windows.
+  Fitted to at most `limit` random windows.
   """
 
-  def __init__(self, classifier: str = 'gde_ledoit_wolf', seed: int = 0):
-    if classifier not in oneclass.CLASSIFIERS:
-      raise errors.unknown('classifier', classifier, oneclass.CLASSIFIERS)
+  def __init__(self, classifier: str = 'gde_ledoit_wolf', seed: int = 0,
+               limit: int = oneclass.LIMIT):
+    oneclass.create(classifier)  # an unknown one fails now
     self.classifier = classifier
     self.seed = seed
+    self.limit = limit
 
   def fit(self, feature: np.ndarray) -> 'SharedDensity':
     """Fits f32[n, gh, gw, d] of normal images, or rows of them, f32[k, d]."""
     rows = feature.reshape(-1, feature.shape[-1])
-    self.density_ = oneclass.fit(self.classifier, rows, self.seed)
+    self.density_ = oneclass.fit(self.classifier, rows, self.seed, self.limit)
     return self
 
   def score(self, feature: np.ndarray) -> np.ndarray:
@@ -49,7 +50,7 @@ class SharedDensity:
   def parameters(self) -> dict[str, object]:
     """Returns what defines the fitted density, JSON-able."""
     return {'density': self.classifier, 'positions': 'shared',
-            'seed': self.seed} | oneclass.parameters(self.density_)
+            'seed': self.seed} | oneclass.parameters(self.density_, self.limit)
 
 
 class PositionDensity:
@@ -153,17 +154,19 @@ class PositionDensity:
 
 
 def create(positions: str, classifier: str = 'gde_ledoit_wolf', seed: int = 0,
-           reg_covar: float = 1e-6) -> SharedDensity | PositionDensity:
+           reg_covar: float = 1e-6, limit: int = oneclass.LIMIT
+           ) -> SharedDensity | PositionDensity:
   """Returns the density, unfitted.
 
   Args:
     positions: 'shared', one density for all, or 'each', one per position.
-    classifier: of `oneclass.CLASSIFIERS`; for 'each', of `GAUSSIANS`.
+    classifier: a spec of `oneclass`; for 'each', of `GAUSSIANS`.
     seed: of the rows that a shared one is fitted to.
     reg_covar: of `classifiers.ShrunkGDE`, for 'each'.
+    limit: how many rows a shared one is fitted to at most.
   """
   if positions == 'shared':
-    return SharedDensity(classifier, seed)
+    return SharedDensity(classifier, seed, limit)
   if positions == 'each':
     return PositionDensity(classifier, reg_covar)
   raise errors.unknown('positions', positions, ('shared', 'each'))

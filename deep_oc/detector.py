@@ -218,7 +218,7 @@ class Detector:
                  self._calibrated, len(next(iter(self._train.values()))),
                  self._others)
 
-  def localizer(self) -> tuple[maps.Windows | maps.GradCam, np.ndarray]:
+  def localizer(self) -> tuple[maps.Method, np.ndarray]:
     """Returns what makes `heat_maps`, unfitted, and what it is fitted to.
 
     Where windows are judged, and no other images calibrate, that is a part of
@@ -263,7 +263,7 @@ class Detector:
     return thresholds.Calibrated(((largest, score),))
 
   @functools.cached_property
-  def _maps(self) -> maps.Windows | maps.GradCam:
+  def _maps(self) -> maps.Method:
     """What makes `heat_maps`, fitted."""
     method, train = self.localizer()
     return method.fit(self._variables, train, 'heat maps')

@@ -5,7 +5,7 @@ arguments of one. `fit` takes the variables of a network and what it learnt
 from, `maps` any images; see `Windows`.
 """
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +24,10 @@ _IMAGES = 32  # per forward pass of Grad-CAM
 Part = tuple[np.ndarray, densities.SharedDensity | densities.PositionDensity]
 
 
+# Classifiers whose scores are from 0 on.
+DISTANCES = ('knn', 'knn_cosine', 'nn', 'mahalanobis')
+
+
 class Windows:
   """Scores every window and spreads the scores over pixels.
 
@@ -36,7 +40,7 @@ class Windows:
   def __init__(self, pretext: nn.Module, seed: int, *, side: int = 32,
                stride: int = 4, positions: str = 'shared',
                classifier: str = 'gde_ledoit_wolf', reg_covar: float = 1e-6,
-               sigma: float | None = None):
+               sigma: float | None = None, limit: int = oneclass.LIMIT):
     """Checks the arguments.
 
     Args:
@@ -45,22 +49,28 @@ class Windows:
       side, stride: of the windows, in pixels.
       positions: 'shared', one density for all, or 'each', one per position:
         n d + min(n, d)² numbers each, of n images.
-      classifier: the density, a name of `oneclass.CLASSIFIERS`.
+      classifier: the density, a spec of `oneclass`.
       reg_covar: of the densities of 'each'; see `classifiers.ShrunkGDE`.
       sigma: of the Gaussian that spreads a score, in pixels; see
         `windows.gaussian`.
+      limit: how many training windows a shared density is fitted to at most.
 
     Raises:
-      InputError: an unknown name, or a sigma that is not above 0.
+      InputError: an unknown name, a sigma that is not above 0, or a limit that
+        is not.
     """
     if positions not in ('shared', 'each'):
       raise errors.unknown('localize.positions', positions, ('shared', 'each'))
     if sigma is not None and (isinstance(sigma, str) or not sigma > 0):
       raise InputError(f'localize.sigma is {sigma}; it must be above 0')
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+      raise InputError(f'localize.limit is {limit!r}; it must be a whole '
+                       'number of windows from 1 on')
     self.side, self.stride, self.sigma = side, stride, sigma
     self.positions, self.classifier, self.seed = positions, classifier, seed
+    self.limit = limit
     self._new = functools.partial(
-        densities.create, positions, classifier, seed, reg_covar)
+        densities.create, positions, classifier, seed, reg_covar, limit)
     self._new()  # an unknown one fails before minutes of features
     self._embed = windows.embedder(pretext, side)
 
@@ -97,6 +107,10 @@ class Windows:
         'classifier': self.classifier, 'side': self.side,
         'stride': self.stride, 'sigma': self.sigma}
 
+  def about(self, description: str | None) -> str | None:
+    """Returns the description, if there is one, with the windows' size."""
+    return description and f'{description} of {self.side} pixels'
+
   def maps_by(self, parts: Iterable[Part], image: np.ndarray,
               description: str | None = None) -> np.ndarray:
     """Does what `maps` does, with densities that may be fitted meanwhile."""
@@ -131,7 +145,7 @@ class Windows:
   def _sample(self, train, description):
     """Returns features f32[k, d] of random windows of all images."""
     rows, columns = self._starts(train)
-    seen = min(oneclass.LIMIT, len(train) * len(rows) * len(columns))
+    seen = min(self.limit, len(train) * len(rows) * len(columns))
     across = max(round((seen / len(train)) ** 0.5), 1)
     rng = np.random.default_rng(self.seed)
     place = np.concatenate([
@@ -161,6 +175,91 @@ class Windows:
   def _starts(self, image):
     return [windows.starts(length, self.side, self.stride)
             for length in image.shape[1:3]]
+
+
+class Multiscale:
+  """Multiplies the maps of windows of several sizes, by element.
+
+  Yi and Yoon, ACCV 2020 (https://arxiv.org/abs/2006.16067), section 3.4: what
+  is far from the normal at every size is abnormal. Scores have to be distances,
+  from 0 on.
+  """
+  learns_from = 'image'
+
+  def __init__(self, pretext: nn.Module, seed: int, *, side: Sequence[int],
+               stride: Sequence[int], positions: str = 'shared',
+               classifier: str = 'knn(k=1)', reg_covar: float = 1e-6,
+               sigma: float | None = None, limit: int = oneclass.LIMIT):
+    """Checks the arguments.
+
+    Args:
+      pretext: the task, whose encoder embeds windows of each `side`.
+      seed: see `Windows`, as for all that are not here.
+      side, stride: of the windows of each size, in pixels.
+      positions: see `Windows`.
+      classifier: one of `DISTANCES`, unless each position has its density.
+      reg_covar: see `Windows`.
+      sigma: see `Windows`.
+      limit: see `Windows`; of each size.
+
+    Raises:
+      InputError: as of `Windows`, sizes without as many strides, or scores that
+        may be below 0.
+    """
+    side, stride = (each if _is_several(each) else (each,)
+                    for each in (side, stride))
+    if len(side) != len(stride) or not side:
+      raise InputError(f'localize has {len(side)} sides of windows and '
+                       f'{len(stride)} strides; give one of each per size')
+    if positions != 'each' and classifier.partition('(')[0] not in DISTANCES:
+      raise InputError(
+          f'maps of several sizes are multiplied, and scores by {classifier} '
+          'may be below 0; localize.classifier must be one of '
+          f"{', '.join(DISTANCES)}, or localize.positions 'each'")
+    self.classifier = classifier
+    self._scales = [Windows(
+        pretext, seed, side=each, stride=apart, positions=positions,
+        classifier=classifier, reg_covar=reg_covar, sigma=sigma, limit=limit)
+                    for each, apart in zip(side, stride, strict=True)]
+
+  def check(self, height: int, width: int) -> None:
+    """Raises InputError if the windows do not fit such images."""
+    for each in self._scales:
+      each.check(height, width)
+
+  def fit(self, variables: Mapping[str, Any], train: np.ndarray,
+          description: str | None = None) -> 'Multiscale':
+    """Fits the densities to normal u8[n, h, w, c]."""
+    for each in self._scales:
+      each.fit(variables, train, each.about(description))
+    return self
+
+  def maps(self, image: np.ndarray, description: str | None = None
+           ) -> np.ndarray:
+    """Maps u8[m, h, w, c] to f32[m, h, w], higher = more anomalous."""
+    return np.prod([each.maps(image, each.about(description))
+                    for each in self._scales], axis=0)
+
+  def fit_maps(self, variables: Mapping[str, Any], train: np.ndarray,
+               image: np.ndarray, description: str | None = None
+               ) -> np.ndarray:
+    """Does both, holding the densities of one size at once."""
+    return np.prod([
+        each.fit_maps(variables, train, image, each.about(description))
+        for each in self._scales], axis=0)
+
+  def parameters(self) -> dict[str, object]:
+    """Returns what defines the fitted densities, JSON-able.
+
+    A list of each size's, where they differ.
+    """
+    scales = [each.parameters() for each in self._scales]
+    found = {}
+    for name in scales[0]:
+      values = [each[name] for each in scales]
+      alike = all(value == values[0] for value in values)
+      found[name] = values[0] if alike else values
+    return found
 
 
 class GradCam:
@@ -236,6 +335,7 @@ def _feature_map(pretext, variables, image):
 
 
 METHODS = {'windows': Windows, 'gradcam': GradCam}
+Method = Windows | Multiscale | GradCam
 
 
 def name(group: Mapping[str, Any]) -> str:
@@ -244,7 +344,7 @@ def name(group: Mapping[str, Any]) -> str:
 
 
 def create(group: Mapping[str, Any], pretext: nn.Module, seed: int
-           ) -> Windows | GradCam:
+           ) -> Method:
   """Returns what the group `localize` of a config names, unfitted.
 
   Raises:
@@ -253,8 +353,16 @@ def create(group: Mapping[str, Any], pretext: nn.Module, seed: int
   if name(group) not in METHODS:
     raise errors.unknown('localize.name', name(group), METHODS)
   fields = {key: value for key, value in group.items() if key != 'name'}
-  return plugins.call(METHODS[name(group)], fields, 'localize',
-                      pretext=pretext, seed=seed)
+  method = METHODS[name(group)]
+  if method is Windows and any(
+      _is_several(fields.get(key)) for key in ('side', 'stride')):
+    method = Multiscale
+  return plugins.call(
+      method, fields, 'localize', pretext=pretext, seed=seed)
+
+
+def _is_several(value: object) -> bool:
+  return isinstance(value, (list, tuple))
 
 
 def _some(rng: np.random.Generator, values: np.ndarray, count: int

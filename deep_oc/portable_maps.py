@@ -47,6 +47,11 @@ def portable(found: detector.Detector, images: np.ndarray, folder: pathlib.Path
     InputError: the densities cannot be fitted, or be exported.
   """
   method, train = found.localizer()
+  if isinstance(method, maps.Multiscale):
+    raise InputError(
+        'maps of windows of several sizes cannot be exported; `deep_oc.localize`'
+        ' with --set=side=... and --set=stride=..., a number each, makes maps '
+        'of one size')
   if isinstance(method, maps.GradCam):
     return _grad_cam(found, method, train, images)
   return _windows(found, method, train, images, folder)
@@ -95,8 +100,7 @@ def _embedding(found, side, top, left):
   Where windows share a pass, it is one of images, and the side is None.
   """
   (_, pretext, variables, *_), shape = found.parts(), found.image_shape
-  if getattr(pretext, 'crop', 0):
-    pretext = pretext.clone(crop=0)  # a window is an image of its own
+  pretext = windows.of_windows(pretext, side)
   if not windows.align(pretext.encoder, top, left):
     return programs.network(
         programs.pooled(pretext), variables, (side, side, shape[2])), side
