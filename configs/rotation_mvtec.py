@@ -55,8 +55,8 @@ def batch(category: str) -> int:
   return 32 if category == 'toothbrush' else 64
 
 
-def points(name: str):
+def points(name: str, patches: bool = True):
   """Yields the overrides for every category and five seeds."""
-  for point in cutpaste_mvtec.points(name, patches=True):
+  for point in cutpaste_mvtec.points(name, patches):
     category = point['data.name'].removeprefix('mvtec_ad/')
     yield point | {'train.batch': batch(category)}

@@ -30,6 +30,11 @@ def random_crop(key: jax.Array, image: jax.Array, side: int) -> jax.Array:
   _check_fits(side, image.shape)
   free = jnp.array(image.shape[:2]) - side
   start = jnp.floor(jax.random.uniform(key, (2,)) * (free + 1)).astype(int)
+  return cut(image, start, side)
+
+
+def cut(image: jax.Array, start: jax.Array, side: int) -> jax.Array:
+  """Cuts a square of `side` pixels out of f32[h, w, c], from i32[2] on."""
   return jax.lax.dynamic_slice(
       image, (*start, 0), (side, side, image.shape[-1]))
 

@@ -272,7 +272,7 @@ def _paper(head, normal_class):
   if head['protocol'] != 'one_vs_rest':
     return None
   level = head['level'] or 'image'
-  if head['pretext'].endswith('_patch'):
+  if head['pretext'].endswith('_patch') or head['pretext'] == 'patch_svdd':
     shown = {'windows': head['pretext']}
   elif level == 'pixel':
     shown = {'gradcam': head['pretext']}

@@ -32,6 +32,7 @@ _TASKS = {
     'goad': dict(name='goad', head=(8,)),
     'denoising': dict(name='denoising', decoder=(8, 4)),
     'restoration': dict(name='restoration'),
+    'patch_svdd': dict(name='patch_svdd'),
     'deep_svdd': dict(name='deep_svdd', dim=8),
     'soft_boundary': dict(name='deep_svdd', dim=8, warmup_steps=0,
                           objective='soft_boundary'),
@@ -55,8 +56,8 @@ def pretext(task):
 
 def encoder(task):
   """Returns the arguments of the smallest encoder that the task takes."""
-  return dict(name='unet' if task == 'restoration' else 'convnet',
-              channels=(4, 8))
+  special = {'restoration': 'unet', 'patch_svdd': 'hierarchical'}
+  return dict(name=special.get(task, 'convnet'), channels=(4, 8))
 
 
 def images(task):

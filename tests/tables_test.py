@@ -216,6 +216,11 @@ def test_categories_are_the_classes_of_their_family():
     (dict(pretext='cutpaste_3way_patch', feature='pool', level='image'), None),
     (dict(pretext='cutpaste_3way_patch', feature='windows', level='image'),
      None),
+    (dict(pretext='patch_svdd', feature='windows', classifier='knn(k=1)'),
+     '98.6'),
+    (dict(pretext='patch_svdd', feature='windows', classifier='knn(k=1)',
+          level='pixel'), '98.1'),
+    (dict(pretext='patch_svdd', feature='pool', classifier='knn(k=1)'), None),
     (dict(feature='gradcam', level='pixel'), None),  # published as a mean only
     (dict(feature='windows', level='image'), None),
     (dict(classifier='kde'), None),
