@@ -299,8 +299,8 @@ def _window_parts(config: ml_collections.ConfigDict, pretext: nn.Module,
   place = windows.places(1, *(windows.starts(length, side, stride)
                               for length in image.shape[1:3]))
   window = image[:, :side, :side]
-  by_itself = features.embedder(
-      windows.of_windows(pretext, side), sharding.mesh(), 1)  # nothing is shared
+  by_itself = features.embedder(  # nothing is shared
+      windows.of_windows(pretext, side), sharding.mesh(), 1)
   together = windows.embedder(pretext, side)
   return {'a window by itself': (lambda: by_itself(variables, window), 1),
           'windows of an image': (

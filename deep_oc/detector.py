@@ -347,7 +347,7 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
     calibrating = embeddings.read_calibration(workdir, arrays, about)
   for array in calibrating.values():
     thresholds.rank(false_alarm_rate, len(array))  # raises before any fit
-  group = config.get('localize')
+  group = _localize(workdir, config)
   by_windows = [WINDOWS] if group and maps.name(group) == WINDOWS else []
   known = [*train, *by_windows, *[SCORE] * hasattr(pretext, 'scores')]
   if feature not in known:
@@ -438,6 +438,16 @@ def _prepared(pictures: Iterable[unseen.Picture],
     raise InputError(f'{same} of the {len(images)} images to calibrate with '
                      'are training images; give others')
   return images
+
+
+def _localize(workdir, config):
+  """Returns the group `localize` by which the run's maps were made last."""
+  path = files.path(workdir) / 'embeddings' / 'maps.npz'
+  if files.exists(path):
+    _, meta = embeddings.contents(path)
+    with config.unlocked():
+      config.localize = meta.get('localize', config.get('localize'))
+  return config.get('localize')
 
 
 def _read_train(workdir):

@@ -6,7 +6,9 @@ writes `embeddings/maps.npz`: a score for every pixel of the test images, by the
 trained encoder and, as the baseline, by the same encoder before training.
 `deep_oc.train` does the same at its end if the config has a group `localize`,
 the arguments of one class of `deep_oc.maps`; its fields can be set here with
---set=stride=8. `deep_oc.evaluate` measures the maps and draws them.
+--set=stride=8, and without any the config's are back. `deep_oc.evaluate`
+measures the maps and draws them, and `predict`, `export` and `serve` make such
+maps of other images.
 """
 from __future__ import annotations
 
@@ -69,6 +71,7 @@ def export(workdir: str, config: ml_collections.ConfigDict,
       arrays[key] = getattr(test, key)
   meta = experiment.meta(workdir, config, problem, int(state.step)) | {
       'class_names': problem.class_names, 'map_params': method.parameters(),
+      'localize': config.localize.to_dict(),
       'n_train': len(problem.fitted), 'calibration': largest}
   if distributed.is_first():
     embeddings.write(f'{workdir}/embeddings/maps.npz', arrays, meta)

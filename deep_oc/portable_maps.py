@@ -49,9 +49,9 @@ def portable(found: detector.Detector, images: np.ndarray, folder: pathlib.Path
   method, train = found.localizer()
   if isinstance(method, maps.Multiscale):
     raise InputError(
-        'maps of windows of several sizes cannot be exported; `deep_oc.localize`'
-        ' with --set=side=... and --set=stride=..., a number each, makes maps '
-        'of one size')
+        'maps of windows of several sizes cannot be exported; '
+        '`deep_oc.localize` with --set=side=32 --set=stride=4, or with other '
+        'numbers, one each, makes maps that can be')
   if isinstance(method, maps.GradCam):
     return _grad_cam(found, method, train, images)
   return _windows(found, method, train, images, folder)

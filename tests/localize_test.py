@@ -7,7 +7,7 @@ from configs import cutpaste_quickstart
 from conftest import the_error
 from ml_collections import ConfigDict
 
-from deep_oc import embeddings, localize, maps, tables
+from deep_oc import detector, embeddings, localize, maps, tables
 from deep_oc.errors import InputError
 
 _SHORT = ('--config.encoder.channels=(8,8,16)',
@@ -67,10 +67,15 @@ def test_localize_makes_the_maps_again_with_another_setting(run, binary):
   coarse, meta = embeddings.read_maps(run)
   assert meta['map_params']['stride'] == 16
   assert np.abs(coarse['map_windows'] - before['map_windows']).max() > 0
+  found = detector.load(str(run))  # makes them as they were made last
+  np.testing.assert_allclose(found.heat_maps(coarse['image'][:4]),
+                             coarse['map_windows'][:4], rtol=1e-3)
+  assert found.map_parameters() == meta['map_params']
   done = binary('localize', f'--workdir={run}')  # the config's own
   assert done.returncode == 0, done.stderr
   again, _ = embeddings.read_maps(run)
   np.testing.assert_array_equal(again['map_windows'], before['map_windows'])
+  assert detector.load(str(run)).localizer()[0].stride == 8
 
 
 @pytest.mark.parametrize('settings, words', [

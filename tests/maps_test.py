@@ -62,9 +62,10 @@ def test_a_density_for_each_position_may_be_multiplied():
   pretext, variables = _task()
   train, test = _images(9), _images(2, 1)
   how = dict(positions='each', classifier='gde_ledoit_wolf')
-  wanted = np.prod([maps.create(dict(
-      side=side, stride=stride, sigma=1e4, **how), pretext, 0).fit_maps(
-          variables, train, test) for side, stride in ((16, 8), (8, 4))], axis=0)
+  each = [maps.create(dict(side=side, stride=stride, sigma=1e4, **how),
+                      pretext, 0) for side, stride in ((16, 8), (8, 4))]
+  wanted = np.prod([method.fit_maps(variables, train, test)
+                    for method in each], axis=0)
   method = _create(pretext, **how)
   np.testing.assert_array_equal(
       method.fit_maps(variables, train, test), wanted)
