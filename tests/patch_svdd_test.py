@@ -3,10 +3,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configs import cutpaste_quickstart
+from conftest import the_error
+from ml_collections import ConfigDict
 from scipy import signal, special
 
-from deep_oc import (errors, models, optimizers, pretexts,
-                     step, windows)
+from deep_oc import (detector, embeddings, errors, metrics, models, optimizers,
+                     pretexts, step, train, windows)
 from deep_oc.models import hierarchical
 from deep_oc.pretexts import patch_svdd
 
@@ -222,7 +225,7 @@ def test_the_loss_is_cross_entropy_and_distance_of_all_levels(levels):
     _pairs = pairs
 
   spy = Seen(pretext.encoder, pretext.augment, pull=0.7)
-  loss, metrics = spy.apply(variables, image, train=True,
+  loss, told = spy.apply(variables, image, train=True,
                             rngs={'views': jax.random.key(3)})
   params = variables['params']
   wanted, right, far = 0., [], []
@@ -244,9 +247,9 @@ def test_the_loss_is_cross_entropy_and_distance_of_all_levels(levels):
     far.append(distance)
   assert len(seen) == levels + 1 and pretext.inputs_per_image == 4 * len(seen)
   np.testing.assert_allclose(loss, wanted, rtol=1e-4)
-  np.testing.assert_allclose(metrics['accuracy'], np.mean(right), rtol=1e-6)
-  np.testing.assert_allclose(metrics['distance'], np.mean(far), rtol=1e-3)
-  assert metrics['chance'] == 0.125 and min(far) > 0
+  np.testing.assert_allclose(told['accuracy'], np.mean(right), rtol=1e-6)
+  np.testing.assert_allclose(told['distance'], np.mean(far), rtol=1e-3)
+  assert told['chance'] == 0.125 and min(far) > 0
 
 
 def test_a_length_of_0_has_no_gradient_and_others_their_direction():
@@ -270,8 +273,8 @@ def test_it_learns_and_the_last_layers_weights_stay():
       pretext, optimizer, state, image, step.root_key(0)))
   found = []
   for _ in range(200):
-    state, metrics = take(state)
-    found.append(metrics)
+    state, told = take(state)
+    found.append(told)
   assert found[0]['accuracy'] < 0.3
   late = np.mean([each['accuracy'] for each in found[-20:]])
   assert late > 0.5  # an eighth by guessing
@@ -307,3 +310,50 @@ def test_an_encoder_without_parts_is_one_line():
   with pytest.raises(errors.InputError, match='encoder.name=hierarchical'):
     pretexts.create('patch_svdd', dtype=jnp.float32,
                     encoder=dict(name='convnet', channels=(4, 8)))
+
+
+@pytest.fixture(scope='module')
+def learnt(tmp_path_factory):
+  """A short run on fabric, with windows of 8 and of 16 pixels."""
+  workdir = tmp_path_factory.mktemp('patch_svdd')
+  config = cutpaste_quickstart.get_config()
+  config.method = 'patch_svdd'
+  config.pretext = ConfigDict(dict(name='patch_svdd', augment={}))
+  config.encoder = ConfigDict(dict(
+      name='hierarchical', channels=(16, 16), hidden=32, levels=1))
+  config.optimizer.update(name='adam', learning_rate=1e-3, weight_decay=0.,
+                          schedule='constant')
+  config.train.update(steps=300, monitor_every=300)
+  config.localize = ConfigDict(dict(
+      name='windows', side=(16, 8), stride=(4, 4), classifier='knn(k=1)',
+      limit=5000, sigma=1e4))
+  train.train(config, str(workdir))
+  return workdir
+
+
+def test_what_it_learns_of_fabric_shows_where_flaws_are(learnt):
+  arrays, meta = embeddings.read_maps(learnt)
+  trained, untrained = (
+      metrics.auroc(arrays[name].ravel(), arrays['mask'].ravel())
+      for name in ('map_windows', 'map_random_windows'))
+  assert trained > 80 and trained > untrained + 4
+  largest = arrays['map_windows'].max(axis=(1, 2))
+  assert metrics.auroc(largest, arrays['anomaly']) > 70
+  assert len(np.unique(largest)) == len(largest)
+  assert meta['map_params']['side'] == [16, 8]
+
+
+def test_pictures_are_judged_by_its_maps(learnt):
+  arrays, _ = embeddings.read_maps(learnt)
+  image, heat = arrays['image'][:5], arrays['map_windows'][:5]
+  found = detector.load(str(learnt)).heat_maps(image)
+  np.testing.assert_allclose(found, heat, rtol=1e-3, atol=1e-3 * heat.max())
+  by_windows = detector.load(str(learnt), feature='windows')
+  assert by_windows.classifier == 'knn(k=1)'
+  score = by_windows.decision_function(arrays['image'])
+  assert metrics.auroc(score, arrays['anomaly']) > 70
+
+
+def test_its_maps_are_not_exported_in_one_line(learnt, binary):
+  done = binary('export', f'--workdir={learnt}', '--feature=windows')
+  assert 'windows of several sizes cannot be exported' in the_error(done)
