@@ -224,6 +224,23 @@ def test_a_header_of_many_parts_is_not_read_to_its_end(fake, name):
   assert found.value.status == 413 and calls.count('c_call') < 150_000
 
 
+def test_scans_are_counted_by_the_pixels_that_they_go_through(
+    fake, monkeypatch):
+  monkeypatch.setattr(decoding, '_SCANNED', 30 * 256**2)
+  content = malformed.scans(15, 256)
+  scans = content.count(b'\xff\xda')
+  assert 20 < scans <= 30
+  assert decoding.read(content, fake, 10**6).shape == fake.image_shape
+  for content in malformed.scans(25, 256), malformed.scans(15, 320):
+    with pytest.raises(limits.Refused, match='scans of .* pixels, more than '
+                       '1,966,080 in all') as found:
+      decoding.read(content, fake, 10**6)
+    assert found.value.status == 413
+  # A film behind a picture may hold the marker by chance.
+  content = malformed.picture(0, (320, 320), 'jpeg') + 100 * b'\xff\xda\0'
+  assert decoding.read(content, fake, 10**6).shape == fake.image_shape
+
+
 def test_what_cameras_leave_between_the_parts_of_a_header_is_passed(start):
   files = [malformed.headed('jpeg', b'\xff', 4096),
            malformed.headed('jpeg', b'\xff\xfe\xff\xff' + bytes(65533), 2**23)]

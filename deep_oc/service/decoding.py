@@ -2,10 +2,10 @@
 
 What would be too large is refused before anything of it is decoded: by the size
 in its header and, as tiles of TIFF files are decompressed whole, by theirs. As
-each scan of a JPEG file may go through all of the picture, so is one of many.
-So is a header of many steps, each of which Pillow takes in Python: a chunk, a
-segment, a byte between two. Nothing is completed that was cut off, and of
-several frames none is chosen.
+each scan of a JPEG file may go through all of the picture, so is one of many,
+and a large one of fewer. So is a header of many steps, each of which Pillow
+takes in Python: a chunk, a segment, a byte between two. Nothing is completed
+that was cut off, and of several frames none is chosen.
 """
 import contextlib
 import io
@@ -24,7 +24,9 @@ _BEGINNINGS = {b'\x89PNG\r\n\x1a\n': 'PNG', b'\xff\xd8\xff': 'JPEG',
                b'BM': 'BMP', b'II*\0': 'TIFF', b'MM\0*': 'TIFF',
                b'II+\0': 'TIFF', b'MM\0+': 'TIFF'}
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+_SCAN = b'\xff\xda'
 _SCANS = 500  # cameras write 10; by chance, 16 MiB of a film behind have 256
+_SCANNED = 2**31  # pixels that all scans go through: a second of one core
 _READS = 10_000  # photographs take 100; each fill byte of a JPEG file is one
 
 
@@ -57,6 +59,7 @@ def read(content: bytes, found: bundle.Bundle, max_pixels: int) -> np.ndarray:
   with _refusing():
     with _open(_Header(content), kind) as file:
       _check_size(file, max_pixels)
+      _check_scanned(file, content)
       _check_frames(file)
     with _open(io.BytesIO(content), kind) as file:
       file.verify()  # the checksums of PNG, after which it cannot be read
@@ -98,9 +101,18 @@ def _line(error: Exception) -> str:
 
 def _check_scans(content: bytes) -> None:
   """By the marker that begins one, which entropy-coded data cannot hold."""
-  scans = content.count(b'\xff\xda')
+  scans = content.count(_SCAN)
   if scans > _SCANS:
     raise Refused(413, f'the picture has {scans:,} scans, more than {_SCANS}')
+
+
+def _check_scanned(file: Image.Image, content: bytes) -> None:
+  """Of a progressive picture, whose scans may be a few bytes each."""
+  width, height = file.size
+  scans = content.count(_SCAN)
+  if file.info.get('progressive') and scans * width * height > _SCANNED:
+    raise Refused(413, f'the picture has {scans:,} scans of {width}×{height} '
+                  f'pixels, more than {_SCANNED:,} in all')
 
 
 def _check_size(file: Image.Image, most: int) -> None:
