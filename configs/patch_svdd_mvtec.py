@@ -7,15 +7,14 @@
 Yi and Yoon, ACCV 2020 (https://arxiv.org/abs/2006.16067): mean AUROC over the
 15 categories, detection 92.1, localization 95.7 (as quoted by Li et al., CVPR
 2021), by how far the nearest window of the training images is: rows with the
-feature `windows`. Learning rate, weight of the distances and sizes are those
-that the authors' code names for bottle and grid; of other categories only their
-trained networks are known. Theirs is the best of 300 epochs by test AUROC, for
-all that is published; here the last step counts. `deep_oc.pretexts.patch_svdd`
-says what else differs.
+feature `windows`. Learning rate and weight of the distances are those that the
+authors' code names for bottle and their answer to a question for grid; of other
+categories only the trained networks are public. Their code measures the test
+set after each of 300 epochs; here the last step counts. What else differs
+stands in `deep_oc.pretexts.patch_svdd`.
 
-A category takes 97,773 steps of 512 patches: bottle's 299 epochs of a hundred
-patches an image. That is 22 EFLOP of the authors', and 10,000 times as many as
-a CPU can do in a minute: `results/mvtec_cpu.sh` has a budget for one.
+A category takes 97,773 steps of 512 patches, bottle's 299 epochs of a hundred
+draws of each image, 0.02 EFLOP. `results/mvtec_cpu.sh` has a budget for CPUs.
 """
 from ml_collections import ConfigDict
 
@@ -42,7 +41,7 @@ def get_config(category: str = 'bottle') -> ConfigDict:
   config.localize = ConfigDict(dict(
       name='windows', side=(64, 32), stride=(16, 4),  # maps are multiplied
       positions='shared', classifier='knn(k=1)',
-      limit=50_000,  # windows of each size; the paper's is all of them
+      limit=50_000,  # training windows of each size; the paper has them all
       sigma=1e4))  # pixels: as good as the mean of the windows of a pixel
   return config
 

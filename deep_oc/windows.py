@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deep_oc import features, pretexts, sharding, step
+from deep_oc import convolution, features, pretexts, sharding, step
 from deep_oc.errors import InputError
 
 BATCH = 512  # windows per forward pass, if each has one of its own
@@ -92,6 +92,7 @@ def _shared(pretext: nn.Module, side: int, variables: Mapping[str, Any],
             image: np.ndarray, place: np.ndarray) -> np.ndarray:
   """Passes strips of images through the encoder, and means over windows."""
   found, stride = None, pretext.encoder.stride
+  means = _compiled(convolution.is_reformulated())
   extent = _extent(image.shape[1] - side, np.ptp(place[:, 1])) + side
   for i, top, member in _strips(place):
     # Zeros below and beside: where a window begins between two positions of
@@ -103,7 +104,7 @@ def _shared(pretext: nn.Module, side: int, variables: Mapping[str, Any],
     for phase in np.unique(offset % stride, axis=0):
       at = (offset % stride == phase).all(axis=1)
       row, column = (offset[at] // stride).T
-      feature = np.asarray(_means(pretext, side, variables, strip, phase))
+      feature = np.asarray(means(pretext, side, variables, strip, phase))
       if found is None:
         found = np.empty((len(place), feature.shape[-1]), np.float32)
       found[member[at]] = feature[row, column]
@@ -133,7 +134,15 @@ def _strips(place: np.ndarray):
       of_image, row = of_image[~near], row[~near]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.cache
+def _compiled(reformulated: bool) -> Callable:
+  """Returns `_means` as a program, of one formulation of convolutions."""
+  del reformulated  # it is in what is traced
+  return jax.jit(lambda *args: _means(*args),  # traced for itself
+                 static_argnums=(0, 1),
+                 compiler_options=convolution.compiler_options())
+
+
 def _means(pretext: nn.Module, side: int, variables: Mapping[str, Any],
            strip: jax.Array, phase: jax.Array) -> jax.Array:
   """Maps u8[h + s, w + s, c] to the features of windows, f32[gh, gw, d].

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import peak_memory
 
-from deep_oc import errors, pretexts, step, windows
+from deep_oc import convolution, errors, pretexts, step, windows
 
 _PATCHNET = dict(name='patchnet', channels=(4, 6, 8), strides=(1, 2, 2))
 _RESNET = dict(name='resnet', depth=10, width=0.0625)
@@ -64,9 +64,23 @@ def test_one_program_serves_all_images_and_places():
   embed = windows.embedder(pretext, 16)
   rows = windows.starts(40, 16, 4)
   embed(variables, _images(1, 40, 40), windows.places(1, rows, rows))
-  before = windows._means._cache_size()
+  program = windows._compiled(convolution.is_reformulated())
+  before = program._cache_size()
   embed(variables, _images(3, 40, 40), windows.places(3, rows, rows))
-  assert windows._means._cache_size() == before
+  assert before and program._cache_size() == before
+
+
+def test_each_formulation_of_convolutions_has_its_program():
+  pretext, variables = _task(dict(
+      name='patchnet', channels=(16, 16), strides=(1, 1)))
+  embed = windows.embedder(pretext, 16)
+  rows = windows.starts(48, 16, 4)
+  image, place = _images(1, 48, 48), windows.places(1, rows, rows)
+  ours = embed(variables, image, place)
+  with convolution.straightforward():
+    other = embed(variables, image, place)
+  assert np.abs(ours - other).max() > 0  # in rounding
+  np.testing.assert_allclose(ours, other, rtol=1e-4, atol=1e-5)
 
 
 def test_windows_smaller_than_what_the_encoder_sees_are_one_line():
