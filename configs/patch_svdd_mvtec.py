@@ -14,7 +14,7 @@ set after each of 300 epochs; here the last step counts. What else differs
 stands in `deep_oc.pretexts.patch_svdd`.
 
 A category takes 97,773 steps of 512 patches, bottle's 299 epochs of a hundred
-draws of each image, 0.02 EFLOP. `results/mvtec_cpu.sh` has a budget for CPUs.
+draws of each image, 0.02 EFLOP. `results/patch_svdd.sh` has a budget for CPUs.
 """
 from ml_collections import ConfigDict
 

@@ -144,8 +144,8 @@ def _parts(config: ml_collections.ConfigDict, size: int
 
   embed = features.embedder(pretext, mesh, features.BATCH)
   on_host = np.asarray(images)
-  there = jax.device_put(step.to_float(on_host[:features.BATCH]),
-                         sharding.split(mesh))
+  many = features.at_once(1, *on_host.shape[1:3], mesh)
+  there = jax.device_put(step.to_float(on_host[:many]), sharding.split(mesh))
   forward = jax.jit(lambda variables, image: pretext.apply(
       variables, image, method='embed'))
   views = jax.jit(functools.partial(_augmented, pretext))
@@ -154,7 +154,7 @@ def _parts(config: ml_collections.ConfigDict, size: int
       'train step': (train, len(training.index)),
       'augmentation': (lambda: views(*training.inputs), len(training.index)),
       'embedding': (lambda: embed(variables, on_host), _IMAGES),
-      'forward pass': (lambda: forward(variables, there), features.BATCH),
+      'forward pass': (lambda: forward(variables, there), many),
       'matrix product': (product, product_flops)}
   parts |= _window_parts(config, pretext, variables, on_host[:1])
   # What is computed, not how.
@@ -294,8 +294,9 @@ def _window_parts(config: ml_collections.ConfigDict, pretext: nn.Module,
   group = config.get('localize') or {}
   if group.get('name') != 'windows':
     return {}
-  side, stride = (np.min(group.get(key, default)).item() for key, default in
-                  (('side', 32), ('stride', 4)))  # the smallest
+  side, stride = min(zip(*(np.atleast_1d(group.get(key, default)).tolist()
+                           for key, default in (('side', 32), ('stride', 4))),
+                         strict=True))  # the smallest
   place = windows.places(1, *(windows.starts(length, side, stride)
                               for length in image.shape[1:3]))
   window = image[:, :side, :side]

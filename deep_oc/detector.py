@@ -350,6 +350,9 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   group = _localize(workdir, config)
   by_windows = [WINDOWS] if group and maps.name(group) == WINDOWS else []
   known = [*train, *by_windows, *[SCORE] * hasattr(pretext, 'scores')]
+  if feature == WINDOWS and group and not by_windows:
+    raise InputError(f"the maps of {workdir} are by {maps.name(group)}, not of "
+                     'windows; `python -m deep_oc.localize` makes others')
   if feature not in known:
     raise errors.unknown(f'feature in {workdir}/embeddings', feature, known)
   if feature == SCORE and calibration is None and not embeddings.scores(
@@ -441,12 +444,18 @@ def _prepared(pictures: Iterable[unseen.Picture],
 
 
 def _localize(workdir, config):
-  """Returns the group `localize` by which the run's maps were made last."""
-  path = files.path(workdir) / 'embeddings' / 'maps.npz'
-  if files.exists(path):
-    _, meta = embeddings.contents(path)
+  """Returns the group `localize` by which the run's maps were made last.
+
+  The config's own if there are none, or none that say it.
+  """
+  try:
+    _, meta = embeddings.contents(
+        files.path(workdir) / 'embeddings' / 'maps.npz')
+  except InputError:  # they are not what is asked for
+    meta = {}
+  if 'localize' in meta:
     with config.unlocked():
-      config.localize = meta.get('localize', config.get('localize'))
+      config.localize = meta['localize']
   return config.get('localize')
 
 

@@ -54,9 +54,7 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
 
   def embed(variables: Mapping[str, Any], images: np.ndarray,
             description: str | None = None) -> dict[str, np.ndarray]:
-    pixels_each = views * images.shape[1] * images.shape[2]
-    size = min(batch, max(_PIXELS // pixels_each, 1))
-    size += -size % mesh.size
+    size = at_once(views, *images.shape[1:3], mesh, batch)
     parts = []
     for start in progress.bar(
         range(0, len(images), size), description, unit='batches', leave=False,
@@ -72,6 +70,13 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
             for name in parts[0]}
 
   return embed
+
+
+def at_once(views: int, height: int, width: int, mesh: jax.sharding.Mesh,
+            batch: int = BATCH) -> int:
+  """Returns how many images go through a network at once, at most."""
+  size = min(batch, max(_PIXELS // (views * height * width), 1))
+  return size + -size % mesh.size
 
 
 def concluded(pretext: nn.Module, state: step.State, images: np.ndarray,

@@ -5,6 +5,7 @@ arguments of one. `fit` takes the variables of a network and what it learnt
 from, `maps` any images; see `Windows`.
 """
 import functools
+import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,15 +18,13 @@ from deep_oc import (convolution, densities, errors, gradcam, oneclass,
 from deep_oc.errors import InputError
 
 _MEMORY = 2**29  # bytes of window features, of training and of others
-_IMAGES = 32  # per forward pass of Grad-CAM
-
-
-# Where the rows of windows of a band begin, i64[r], and the density there.
-Part = tuple[np.ndarray, densities.SharedDensity | densities.PositionDensity]
-
+_IMAGES = 32  # per forward pass of Grad-CAM, and scored at once by windows
 
 # Classifiers whose scores are from 0 on.
 DISTANCES = ('knn', 'knn_cosine', 'nn', 'mahalanobis')
+
+# Where the rows of windows of a band begin, i64[r], and the density there.
+Part = tuple[np.ndarray, densities.SharedDensity | densities.PositionDensity]
 
 
 class Windows:
@@ -56,16 +55,21 @@ class Windows:
       limit: how many training windows a shared density is fitted to at most.
 
     Raises:
-      InputError: an unknown name, a sigma that is not above 0, or a limit that
-        is not.
+      InputError: an unknown name, or no whole number, or number, above 0 where
+        there has to be one.
     """
     if positions not in ('shared', 'each'):
       raise errors.unknown('localize.positions', positions, ('shared', 'each'))
-    if sigma is not None and (isinstance(sigma, str) or not sigma > 0):
-      raise InputError(f'localize.sigma is {sigma}; it must be above 0')
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-      raise InputError(f'localize.limit is {limit!r}; it must be a whole '
-                       'number of windows from 1 on')
+    if sigma is not None and not (
+        isinstance(sigma, numbers.Real) and sigma > 0):
+      raise InputError(f'localize.sigma is {sigma!r}; it must be above 0')
+    for key, value in (('side', side), ('stride', stride), ('limit', limit)):
+      if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f'localize.{key} is {value!r}; it must be a whole '
+                         'number from 1 on')
+    if not isinstance(classifier, str):
+      raise InputError(f'localize.classifier is {classifier!r}; it must be the '
+                       'name of one')
     self.side, self.stride, self.sigma = side, stride, sigma
     self.positions, self.classifier, self.seed = positions, classifier, seed
     self.limit = limit
@@ -145,11 +149,13 @@ class Windows:
   def _sample(self, train, description):
     """Returns features f32[k, d] of random windows of all images."""
     rows, columns = self._starts(train)
-    seen = min(self.limit, len(train) * len(rows) * len(columns))
-    across = max(round((seen / len(train)) ** 0.5), 1)
+    # So many of all, in proportion of rows and of columns.
+    share = min(self.limit / (len(train) * len(rows) * len(columns)), 1)**0.5
+    down, across = (max(round(share * len(each)), 1)
+                    for each in (rows, columns))
     rng = np.random.default_rng(self.seed)
     place = np.concatenate([
-        windows.places(1, _some(rng, rows, across), _some(rng, columns, across))
+        windows.places(1, _some(rng, rows, down), _some(rng, columns, across))
         + [i, 0, 0] for i in range(len(train))])
     parts = np.array_split(place, min(32, len(place)))
     return np.concatenate([self._look(train, part)
@@ -157,6 +163,8 @@ class Windows:
 
   def _score(self, density, image, rows, description):
     many = max(_MEMORY // self._bytes(image, rows), 1)
+    if self.positions == 'shared':  # else it is by position that it takes long
+      many = min(many, _IMAGES)
     return np.concatenate([
         density.score(self._grid(image[begin:begin + many], rows))
         for begin in _bar(range(0, len(image), many), description, 'score')])
@@ -211,26 +219,26 @@ class Multiscale:
     if len(side) != len(stride) or not side:
       raise InputError(f'localize has {len(side)} sides of windows and '
                        f'{len(stride)} strides; give one of each per size')
+    self.scales = [Windows(
+        pretext, seed, side=each, stride=apart, positions=positions,
+        classifier=classifier, reg_covar=reg_covar, sigma=sigma, limit=limit)
+                   for each, apart in zip(side, stride, strict=True)]
     if positions != 'each' and classifier.partition('(')[0] not in DISTANCES:
       raise InputError(
           f'maps of several sizes are multiplied, and scores by {classifier} '
           'may be below 0; localize.classifier must be one of '
           f"{', '.join(DISTANCES)}, or localize.positions 'each'")
     self.classifier = classifier
-    self._scales = [Windows(
-        pretext, seed, side=each, stride=apart, positions=positions,
-        classifier=classifier, reg_covar=reg_covar, sigma=sigma, limit=limit)
-                    for each, apart in zip(side, stride, strict=True)]
 
   def check(self, height: int, width: int) -> None:
     """Raises InputError if the windows do not fit such images."""
-    for each in self._scales:
+    for each in self.scales:
       each.check(height, width)
 
   def fit(self, variables: Mapping[str, Any], train: np.ndarray,
           description: str | None = None) -> 'Multiscale':
     """Fits the densities to normal u8[n, h, w, c]."""
-    for each in self._scales:
+    for each in self.scales:
       each.fit(variables, train, each.about(description))
     return self
 
@@ -238,7 +246,7 @@ class Multiscale:
            ) -> np.ndarray:
     """Maps u8[m, h, w, c] to f32[m, h, w], higher = more anomalous."""
     return np.prod([each.maps(image, each.about(description))
-                    for each in self._scales], axis=0)
+                    for each in self.scales], axis=0)
 
   def fit_maps(self, variables: Mapping[str, Any], train: np.ndarray,
                image: np.ndarray, description: str | None = None
@@ -246,14 +254,14 @@ class Multiscale:
     """Does both, holding the densities of one size at once."""
     return np.prod([
         each.fit_maps(variables, train, image, each.about(description))
-        for each in self._scales], axis=0)
+        for each in self.scales], axis=0)
 
   def parameters(self) -> dict[str, object]:
     """Returns what defines the fitted densities, JSON-able.
 
     A list of each size's, where they differ.
     """
-    scales = [each.parameters() for each in self._scales]
+    scales = [each.parameters() for each in self.scales]
     found = {}
     for name in scales[0]:
       values = [each[name] for each in scales]
@@ -354,9 +362,12 @@ def create(group: Mapping[str, Any], pretext: nn.Module, seed: int
     raise errors.unknown('localize.name', name(group), METHODS)
   fields = {key: value for key, value in group.items() if key != 'name'}
   method = METHODS[name(group)]
-  if method is Windows and any(
-      _is_several(fields.get(key)) for key in ('side', 'stride')):
-    method = Multiscale
+  if method is Windows:
+    sizes = [fields.get(key) for key in ('side', 'stride')]
+    if all(_is_several(each) and len(each) == 1 for each in sizes):
+      fields |= {'side': sizes[0][0], 'stride': sizes[1][0]}
+    elif any(map(_is_several, sizes)):
+      method = Multiscale
   return plugins.call(
       method, fields, 'localize', pretext=pretext, seed=seed)
 

@@ -50,8 +50,9 @@ def portable(found: detector.Detector, images: np.ndarray, folder: pathlib.Path
   if isinstance(method, maps.Multiscale):
     raise InputError(
         'maps of windows of several sizes cannot be exported; '
-        '`deep_oc.localize` with --set=side=32 --set=stride=4, or with other '
-        'numbers, one each, makes maps that can be')
+        f'`deep_oc.localize` with --set=side={method.scales[-1].side} '
+        f'--set=stride={method.scales[-1].stride} makes others, of one size, '
+        'that can be')
   if isinstance(method, maps.GradCam):
     return _grad_cam(found, method, train, images)
   return _windows(found, method, train, images, folder)

@@ -92,8 +92,25 @@ def test_a_setting_that_cannot_be_is_one_line(run, binary, settings, words):
 
 @pytest.mark.parametrize('sigma', [0, -1., 'wide'])
 def test_windows_are_spread_by_a_width_above_0(sigma):
-  with pytest.raises(InputError, match=f'sigma is {sigma}; .* above 0'):
+  with pytest.raises(InputError, match=f'sigma is {sigma!r}; .* above 0'):
     maps.Windows(None, 0, sigma=sigma)
+
+
+@pytest.mark.parametrize('change', ['damaged', 'older', 'none'])
+def test_maps_that_do_not_say_how_they_were_made_are_no_hindrance(
+    run, tmp_path, change):
+  shutil.copytree(run, tmp_path / 'run')
+  path = tmp_path / 'run' / 'embeddings' / 'maps.npz'
+  arrays, meta = embeddings.read(path)
+  if change == 'older':
+    del meta['localize']
+    embeddings.write(str(path), arrays, meta)
+  elif change == 'damaged':
+    path.write_bytes(path.read_bytes()[:-100])
+  else:
+    path.unlink()
+  found = detector.load(str(tmp_path / 'run'))
+  assert found.localizer()[0].stride == 8  # the config's
 
 
 def test_maps_of_another_step_are_not_measured(run, tmp_path):
@@ -109,6 +126,8 @@ def test_gradcam_explains_a_model_of_whole_images(binary, tmp_path):
   assert done.returncode == 0, done.stderr
   done = binary('localize', f'--workdir={tmp_path}', '--set=name=gradcam')
   assert done.returncode == 0, done.stderr
+  with pytest.raises(InputError, match='are by gradcam, not of windows'):
+    detector.load(str(tmp_path), feature='windows')
   arrays, meta = embeddings.read_maps(tmp_path)
   maps = arrays['map_gradcam']
   assert maps.shape == arrays['mask'].shape and maps.min() >= 0

@@ -106,6 +106,12 @@ def test_a_limit_bounds_the_windows_that_are_learnt():
     (dict(classifier='knn(k=1'), "cannot read"),
     (dict(classifier='knn(l=1)'), "unknown parameter of knn 'l'"),
     (dict(classifier='knm(k=1)', side=8, stride=4), "did you mean 'knn'"),
+    (dict(classifier=3), 'localize.classifier is 3; it must be the name'),
+    (dict(classifier=None), 'localize.classifier is None; it must be'),
+    (dict(side=(16, 8.0)), 'localize.side is 8.0; it must be a whole number'),
+    (dict(stride=(4, 'a')), "localize.stride is 'a'; it must be a whole"),
+    (dict(stride=(4, 0)), 'localize.stride is 0; it must be a whole number'),
+    (dict(sigma=(1, 2)), r'localize.sigma is \(1, 2\); it must be above 0'),
     (dict(limit=0), 'localize.limit is 0; it must be a whole number'),
     (dict(limit=2.5), 'localize.limit is 2.5; it must be a whole number'),
     (dict(stride=4), '2 sides of windows and 1 strides'),
@@ -126,6 +132,21 @@ def test_each_size_has_to_fit_the_images():
 
 def test_a_setting_may_be_a_list_of_sizes():
   config = localize.ml_collections.ConfigDict(dict(localize=_SIZES))
-  found = localize.overridden(config, ['side=(8,)', 'stride=[8]'])
+  found = localize.overridden(config, ['side=(16,8)', 'stride=[8,2]'])
   method = maps.create(found.localize, _task()[0], 0)
-  assert isinstance(method, maps.Multiscale)
+  assert [(each.side, each.stride) for each in method.scales] == [
+      (16, 8), (8, 2)]
+  found = localize.overridden(config, ['side=(8,)', 'stride=[4]'])
+  method = maps.create(found.localize, _task()[0], 0)
+  assert isinstance(method, maps.Windows)  # it is not several
+  assert (method.side, method.stride) == (8, 4)
+
+
+@pytest.mark.parametrize('limit, wanted', [
+    (20_000, 4 * 9 * 3), (4 * 9 * 3, 4 * 9 * 3), (4 * 12, 4 * 6 * 2), (2, 2)])
+def test_random_windows_are_in_proportion_of_rows_and_columns(limit, wanted):
+  pretext, variables = _task()
+  train = np.random.default_rng(0).integers(0, 256, (4, 40, 16, 3), np.uint8)
+  method = maps.create(dict(side=8, stride=4, classifier='knn(k=1)',
+                            limit=limit), pretext, 0).fit(variables, train)
+  assert len(method.density_.density_.train_) == wanted

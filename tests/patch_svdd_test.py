@@ -225,8 +225,8 @@ def test_the_loss_is_cross_entropy_and_distance_of_all_levels(levels):
     _pairs = pairs
 
   spy = Seen(pretext.encoder, pretext.augment, pull=0.7)
-  loss, told = spy.apply(variables, image, train=True,
-                            rngs={'views': jax.random.key(3)})
+  loss, told = spy.apply(
+      variables, image, train=True, rngs={'views': jax.random.key(3)})
   params = variables['params']
   wanted, right, far = 0., [], []
   for level, (patches, label) in enumerate(seen):
@@ -306,6 +306,12 @@ def test_a_weight_that_cannot_be_is_one_line(kwargs, words):
     _create(**kwargs)
 
 
+def test_images_smaller_than_a_patch_are_one_line():
+  with pytest.raises(errors.InputError,
+                     match='patches of 16 pixels, more than the 15x40'):
+    step.init(_create(), 0, (15, 40, 3))
+
+
 def test_an_encoder_without_parts_is_one_line():
   with pytest.raises(errors.InputError, match='encoder.name=hierarchical'):
     pretexts.create('patch_svdd', dtype=jnp.float32,
@@ -356,4 +362,6 @@ def test_pictures_are_judged_by_its_maps(learnt):
 
 def test_its_maps_are_not_exported_in_one_line(learnt, binary):
   done = binary('export', f'--workdir={learnt}', '--feature=windows')
-  assert 'windows of several sizes cannot be exported' in the_error(done)
+  line = the_error(done)
+  assert 'windows of several sizes cannot be exported' in line
+  assert '--set=side=8 --set=stride=4' in line

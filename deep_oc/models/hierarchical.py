@@ -114,12 +114,9 @@ class Model(nn.Module):
       InputError: the image is smaller than a patch.
     """
     del train  # nothing is drawn, and there are no statistics
+    self.check(*image.shape[1:3], levels)
     n, *size, _ = image.shape
     side = self.smallest * 2**levels
-    if min(size) < side:
-      raise InputError(f'the encoder sees patches of {side} pixels, more than '
-                       f'the {size[0]}x{size[1]} of the images; take fewer '
-                       'levels or larger images')
     x = image.astype(self.dtype) - 0.5
     patch = size == [side, side]
     if patch:  # not more than its parts have to be seen
@@ -139,6 +136,14 @@ class Model(nn.Module):
   def _sow_stage(self, x: jax.Array) -> None:
     pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     self.sow('intermediates', 'stage', pool)  # free unless asked for
+
+  def check(self, height: int, width: int, levels: int) -> None:
+    """Raises InputError if images are smaller than a patch of these levels."""
+    side = self.smallest * 2**levels
+    if min(height, width) < side:
+      raise InputError(f'the encoder sees patches of {side} pixels, more than '
+                       f'the {height}x{width} of the images; take fewer levels '
+                       'or larger images')
 
   def _dense(self, channels: int) -> list[nn.Module]:
     return [nn.Dense(channels, kernel_init=_init, dtype=self.dtype)

@@ -74,8 +74,10 @@ class Pretext(nn.Module):
 
   def __call__(self, image: jax.Array, *, train: bool):
     """Maps f32[n, h, w, c] to the loss of all levels, and metrics."""
+    self.encoder.check(*image.shape[1:3], self.encoder.levels)
     key = self.make_rng('views')
-    image = pretexts.views(self.augment, key, image, 1)[:, 0]
+    image = pretexts.views(
+        self.augment, self.make_rng('views'), image, 1)[:, 0]
     loss, metrics = 0., []
     for level, position in enumerate(self.position):
       patches, label = self._pairs(jax.random.fold_in(key, level), image,

@@ -26,7 +26,7 @@ _BEGINNINGS = {b'\x89PNG\r\n\x1a\n': 'PNG', b'\xff\xd8\xff': 'JPEG',
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _SCAN = b'\xff\xda'
 _SCANS = 500  # cameras write 10; by chance, 16 MiB of a film behind have 256
-_SCANNED = 2**31  # pixels that all scans go through: a second of one core
+_SCANNED = 2**32  # pixels that all scans go through: two seconds of one core
 _READS = 10_000  # photographs take 100; each fill byte of a JPEG file is one
 
 
