@@ -5,13 +5,15 @@ import multiprocessing
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from configs import cutpaste_quickstart
+from ml_collections import ConfigDict
 from scipy import stats
 from tests import tiny
 
 from deep_oc import (batch_norm, benchmark, classifier_benchmark, convolution,
-                     jitted, oneclass, step, trace)
+                     jitted, oneclass, pretexts, step, trace)
 from deep_oc.errors import InputError
 
 
@@ -170,6 +172,18 @@ def test_windows_of_an_image_are_counted_where_a_config_has_them():
   alone, together, ratio = (float(rows[name]['value']) for name in (
       'a window by itself', 'windows of an image', 'speed-up'))
   assert alone > 0 and math.isclose(ratio, together / alone, rel_tol=1e-2)
+
+
+def test_of_several_sizes_the_windows_counted_are_the_smallest():
+  pretext = pretexts.create('patch_svdd', dtype=np.float32, encoder=dict(
+      name='hierarchical', channels=(4, 8), hidden=8))
+  variables = step.init(pretext, 0, (32, 32, 3))
+  image = np.zeros((1, 32, 32, 3), np.uint8)
+  parts = benchmark._window_parts(ConfigDict(dict(localize=dict(
+      name='windows', side=(16, 8), stride=(4, 12)))), pretext, variables, image)
+  assert [count for _, count in parts.values()] == [1, 9]
+  for call, count in parts.values():
+    np.testing.assert_equal(np.shape(jax.tree.leaves(call())[0]), (count, 8))
 
 
 def test_classifiers_need_no_config_and_their_ratios_agree(binary, tmp_path):
