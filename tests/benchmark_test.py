@@ -179,8 +179,9 @@ def test_of_several_sizes_the_windows_counted_are_the_smallest():
       name='hierarchical', channels=(4, 8), hidden=8))
   variables = step.init(pretext, 0, (32, 32, 3))
   image = np.zeros((1, 32, 32, 3), np.uint8)
-  parts = benchmark._window_parts(ConfigDict(dict(localize=dict(
-      name='windows', side=(16, 8), stride=(4, 12)))), pretext, variables, image)
+  group = dict(name='windows', side=(16, 8), stride=(4, 12))
+  parts = benchmark._window_parts(
+      ConfigDict(dict(localize=group)), pretext, variables, image)
   assert [count for _, count in parts.values()] == [1, 9]
   for call, count in parts.values():
     np.testing.assert_equal(np.shape(jax.tree.leaves(call())[0]), (count, 8))

@@ -16,9 +16,8 @@ from flax import linen as nn
 
 from deep_oc import convolution, crops
 from deep_oc.errors import InputError
+from deep_oc.models import lenet
 
-# U(-1/sqrt(k), 1/sqrt(k)) of k inputs, PyTorch's default.
-_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 _SLOPE = 0.1  # of leaky ReLU below 0
 
 
@@ -91,7 +90,7 @@ class Model(nn.Module):
   def setup(self):
     self.small = [
         nn.Conv(each, (3, 3), strides=1 if number else 2, padding='VALID',
-                kernel_init=_init, dtype=self.dtype,
+                kernel_init=lenet.init, dtype=self.dtype,
                 conv_general_dilated=convolution.convolve)
         for number, each in enumerate(self.channels)]
     self.gather = self._dense(self.hidden)
@@ -146,7 +145,7 @@ class Model(nn.Module):
                        'or larger images')
 
   def _dense(self, channels: int) -> list[nn.Module]:
-    return [nn.Dense(channels, kernel_init=_init, dtype=self.dtype)
+    return [nn.Dense(channels, kernel_init=lenet.init, dtype=self.dtype)
             for _ in range(self.levels)]
 
 
