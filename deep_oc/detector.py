@@ -352,7 +352,8 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   known = [*train, *by_windows, *[SCORE] * hasattr(pretext, 'scores')]
   if feature == WINDOWS and group and not by_windows:
     raise InputError(f"the maps of {workdir} are by {maps.name(group)}, not of "
-                     'windows; `python -m deep_oc.localize` makes others')
+                     'windows, which `python -m deep_oc.localize` makes with '
+                     '--set=name=windows')
   if feature not in known:
     raise errors.unknown(f'feature in {workdir}/embeddings', feature, known)
   if feature == SCORE and calibration is None and not embeddings.scores(

@@ -415,7 +415,8 @@ def test_too_few_images_that_were_held_out_are_an_error_before_any_fit(
 
 
 def test_a_run_without_maps_of_windows_has_no_score_by_them(parts):
-  with pytest.raises(InputError, match="unknown feature .*'windows'"):
+  with pytest.raises(InputError, match='by gradcam, not of windows, .* with '
+                     '--set=name=windows'):
     deep_oc.load(parts, false_alarm_rate=0.2, feature='windows')
 
 
