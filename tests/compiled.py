@@ -42,7 +42,8 @@ def facts(task: str, mesh, **how) -> dict[str, object]:
   """Returns what is said across devices or to the host, and what is aliased."""
   state, program = traced(task, mesh, **how)
   text = program.lower().compile().as_text()
-  across = re.findall(rf'= ([^=\n]*?){_ACROSS}', text)
+  across = re.findall(  # of many arrays, every fifth has its number beside it
+      rf'= ([^=\n]*?){_ACROSS}', re.sub(r'/\*index=\d+\*/', '', text))
   return {
       'across': collections.Counter(name for _, name in across),
       'gathered': max((_elements(shape) for shape, name in across
