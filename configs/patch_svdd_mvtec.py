@@ -11,7 +11,8 @@ feature `windows`. Learning rate and weight of the distances are those that the
 authors' code names for bottle and their answer to a question for grid; of other
 categories only the trained networks are public. Their code measures the test
 set after each of 300 epochs; here the last step counts. What else differs
-stands in `deep_oc.pretexts.patch_svdd`.
+stands in `deep_oc.pretexts.patch_svdd`, above all that nothing tells where in
+the image a patch lies, so that a part that is missing may not be seen.
 
 A category takes 97,773 steps of 512 patches, bottle's 299 epochs of a hundred
 draws of each image, 0.02 EFLOP. `results/patch_svdd.sh` has a budget for CPUs.

@@ -16,7 +16,8 @@ As in the authors' code, a neighbour begins 3/4 to almost all of a patch away,
 and at the edge of the image as far as it can; p' within K / 32 pixels; colours
 of p1 and p2 are shifted and have noise; and the classifier's last layer keeps
 its random weights, scaled to length 1 for each input. That code subtracts the
-mean of the training images, pixel by pixel, from each image; here it is 0.5.
+mean of the training images, pixel by pixel, from each image, and so tells where
+a patch lies; here it is 0.5.
 """
 from collections.abc import Callable
 from typing import Any
