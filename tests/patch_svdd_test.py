@@ -245,6 +245,8 @@ def test_the_loss_is_cross_entropy_and_distance_of_all_levels(levels):
     wanted += -log[np.arange(5), label].mean() + 0.7 * distance
     right.append((log.argmax(axis=1) == label).mean())
     far.append(distance)
+  if levels:
+    assert (seen[0][1] != seen[1][1]).any()  # each level has its own draw
   assert len(seen) == levels + 1 and pretext.inputs_per_image == 4 * len(seen)
   np.testing.assert_allclose(loss, wanted, rtol=1e-4)
   np.testing.assert_allclose(told['accuracy'], np.mean(right), rtol=1e-6)
