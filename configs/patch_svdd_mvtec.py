@@ -29,6 +29,7 @@ def get_config(category: str = 'bottle') -> ConfigDict:
   config.pretext = ConfigDict(dict(
       name='patch_svdd',
       pull=1e-3,  # weight of distances between patches that almost coincide
+      centre=True,  # the mean training image is subtracted from each
       noise=0.02,  # on pixels and on colours, whose values are from 0 to 1
       augment=dict(crop=1.0, flip=0.0)))  # none
   config.encoder = ConfigDict(dict(

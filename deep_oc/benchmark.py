@@ -181,9 +181,11 @@ class _Training(NamedTuple):
     return self.images, self.index, self.key
 
   def initial(self) -> step.State:
-    return jax.device_put(step.create_state(
+    state = step.create_state(
         self.pretext, self.optimizer, self.seed, self.images.shape[1:],
-        self.plan.ema), sharding.replicated(self.mesh))
+        self.plan.ema)
+    return jax.device_put(step.begun(state, np.asarray(self.images)),
+                          sharding.replicated(self.mesh))
 
   def steps(self) -> Callable:
     """Returns as `step.make_steps` does."""

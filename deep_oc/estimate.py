@@ -46,8 +46,8 @@ def estimate(config: ml_collections.ConfigDict, seconds: float
   problem = experiment.problem(config)
   images = distribution.augment(problem.train.image, config.distribution)
   optimizer = experiment.optimizer(config, len(images))
-  state = sharding.put(step.create_state(
-      pretext, optimizer, config.seed, images.shape[1:], plan.ema),
+  state = sharding.put(step.begun(step.create_state(
+      pretext, optimizer, config.seed, images.shape[1:], plan.ema), images),
                        sharding.replicated(mesh))
   placement = storage.choose(plan.placement, images.nbytes, mesh)
   stored = storage.Storage(images, placement, mesh)

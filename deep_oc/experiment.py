@@ -296,8 +296,9 @@ def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
 
   Raises:
     InputError: the task is to tell turns or flips, and the images are turned or
-      mirrored already; a step has fewer images than the task compares; or the
-      encoder has not as many stages as `embed` asks for.
+      mirrored already; a step has fewer images than the task compares; images
+      are centred and have several views; or the encoder has not as many stages
+      as `embed` asks for.
   """
   from deep_oc import orientation, pretexts
   task = pretexts.create(**config.pretext, encoder=config.encoder,
@@ -323,6 +324,11 @@ def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
     raise InputError(f"the pretext task '{name}' compares images: train.batch "
                      f'by train.accumulate must be {fewest} at least, not '
                      f'{part}')
+  turned = embed(config).views
+  if turned != 'none' and getattr(task, 'centre', False):
+    raise InputError(f"embed.views='{turned}' moves what is in an image, and "
+                     'the mean image that is subtracted does not move; '
+                     '--config.pretext.centre=false')
   asked, has = embed(config).stages, getattr(task.encoder, 'stages', 1)
   if asked > has:
     raise InputError(f"embed.stages={asked}, and the encoder "

@@ -222,7 +222,8 @@ def networks(found: detector.Detector, name: str, stored: Mapping[str, Any],
   """
   parts, feature = found.parts(), found.feature
   trained = _network(found, name, stored[feature])
-  variables = step.init(parts.pretext, parts.config.seed, found.image_shape)
+  variables = step.untrained(parts.pretext, parts.config.seed,
+                             found.image_shape, parts.variables)
   if name in differentiable.task_scores(parts.pretext):
     images = problem.fitted.image
     some = np.random.default_rng(parts.config.seed).permutation(

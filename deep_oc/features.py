@@ -140,7 +140,8 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   `contaminant` bool[n] is the truth, which nothing is fitted to.
   """
   mesh = sharding.mesh()
-  untrained = step.init(pretext, config.seed, problem.train.image.shape[1:])
+  untrained = step.untrained(
+      pretext, config.seed, problem.train.image.shape[1:], state.variables)
   meta = experiment.meta(workdir, config, problem, int(state.step))
   more = {'test': {'class_names': problem.class_names}}
   embed = embedder(pretext, mesh, batch)

@@ -58,7 +58,8 @@ def export(workdir: str, config: ml_collections.ConfigDict,
       learnt = embed(variables, train)['pool']
     return method.fit_maps(variables, learnt, images, description)
 
-  untrained = step.init(pretext, config.seed, train.shape[1:])
+  untrained = step.untrained(
+      pretext, config.seed, train.shape[1:], state.variables)
   both = {f'random_{name}': found(untrained, 'baseline maps')}
   both[name] = found(state.variables, 'maps')  # its parameters are kept
   arrays = {f'map_{key}': heat[:len(test)] for key, heat in both.items()} | {

@@ -100,16 +100,25 @@ def _embedding(found, side, top, left):
 
   Where windows share a pass, it is one of images, and the side is None.
   """
-  (_, pretext, variables, *_), shape = found.parts(), found.image_shape
-  pretext = windows.of_windows(pretext, side)
+  (_, whole, variables, *_), shape = found.parts(), found.image_shape
+  pretext = windows.of_windows(whole, side)
   if not windows.align(pretext.encoder, top, left):
+    if windows.is_centred(whole):
+      raise InputError(
+          'windows of images that are centred can be exported where they begin '
+          f'every so many times {pretext.encoder.stride} pixels, and so does '
+          'the last; `deep_oc.localize` with another --set=stride=... makes '
+          'such maps')
     return programs.network(
         programs.pooled(pretext), variables, (side, side, shape[2])), side
   rows, columns = (begin // pretext.encoder.stride for begin in (top, left))
-  return programs.network(
-      lambda variables, image: windows.shared_pass(
-          pretext, side, variables, image)[:, rows][:, :, columns],
-      variables, shape), None
+
+  def embed(variables, image):
+    image = windows.centred(whole, variables, image)
+    found = windows.shared_pass(pretext, side, variables, image)
+    return found[:, rows][:, :, columns]
+
+  return programs.network(embed, variables, shape), None
 
 
 def _check_size(rows, columns, n, d):

@@ -49,6 +49,26 @@ def state_like(pretext: nn.Module, optimizer: optax.GradientTransformation,
       x.shape, x.dtype, sharding=where), shapes)
 
 
+def begun(state: State, images: np.ndarray) -> State:
+  """Returns the state at step 0 with what a task has of its training images.
+
+  These are u8[n, h, w, c]; it has `pretexts.MeanImage`, or nothing.
+  """
+  if 'mean_image' not in state.collections:
+    return state
+  mean = jnp.float32(images.mean(axis=0, dtype=np.float64) / 255)
+  return state.replace(collections=state.collections | {
+      'mean_image': jax.tree.map(
+          lambda _: mean, state.collections['mean_image'])})
+
+
+def untrained(pretext: nn.Module, seed: int, image_shape: tuple[int, ...],
+              trained: Mapping[str, Any]) -> dict:
+  """Returns the variables that a trained network had at step 0."""
+  kept = {name: trained[name] for name in ('mean_image',) if name in trained}
+  return init(pretext, seed, image_shape) | kept
+
+
 def _state(optimizer, variables, ema):
   params = variables.pop('params')
   state = State(jnp.zeros((), jnp.int32), params, variables,
@@ -91,8 +111,12 @@ def root_key(seed: int) -> jax.Array:
 
 
 def to_float(image: jax.Array) -> jax.Array:
-  """u8 in [0, 255] to f32 in [0, 1]; no other normalisation."""
-  return image.astype(jnp.float32) / 255
+  """u8 in [0, 255] to f32 in [0, 1]; no other normalisation.
+
+  What is f32 stays as it is.
+  """
+  return image if image.dtype == jnp.float32 else image.astype(
+      jnp.float32) / 255
 
 
 def train_step(pretext: nn.Module, optimizer: optax.GradientTransformation,

@@ -280,8 +280,9 @@ class _Fleet:
 
   def one(self, of: Member) -> step.State:
     """Returns a member's state at step 0."""
-    return step.create_state(self.pretext, self.optimizer, of.config.seed,
-                             of.images.shape[1:], of.plan.ema)
+    return step.begun(step.create_state(
+        self.pretext, self.optimizer, of.config.seed, of.images.shape[1:],
+        of.plan.ema), of.images)
 
   def stack(self, states: Sequence[step.State]) -> step.State:
     """Puts states on the devices of their members, arrays [m, ...]."""

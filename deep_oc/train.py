@@ -82,8 +82,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   with (runs.held(workdir) if first else contextlib.nullcontext(),
         checkpoints.Checkpoints(workdir) as saved):
     if saved.newest() is None:
-      state = sharding.put(step.create_state(
-          pretext, optimizer, config.seed, images.shape[1:], plan.ema),
+      state = sharding.put(step.begun(step.create_state(
+          pretext, optimizer, config.seed, images.shape[1:], plan.ema), images),
                            sharding.replicated(mesh))
     else:
       state = saved.restore(like)

@@ -52,27 +52,54 @@ def embedder(pretext: nn.Module, side: int) -> Callable:
     pretext: the task that was trained, perhaps on crops.
     side: of the windows, in pixels.
   """
-  pretext = of_windows(pretext, side)
-  if hasattr(pretext.encoder, 'receptive_field'):
-    if side < pretext.encoder.receptive_field:
-      raise InputError(
-          f'windows of {side} pixels are smaller than what the encoder sees at '
-          f'once, {pretext.encoder.receptive_field}')
-    return functools.partial(_shared, pretext, side)
-  return functools.partial(_one_by_one, pretext, side)
+  seen = of_windows(pretext, side)
+  least = getattr(seen.encoder, 'receptive_field', None)
+  if least and side < least:
+    raise InputError(f'windows of {side} pixels are smaller than what the '
+                     f'encoder sees at once, {least}')
+  embed = functools.partial(_shared if least else _one_by_one, seen, side)
+  return functools.partial(
+      _of_centred, pretext, embed) if is_centred(pretext) else embed
 
 
 def of_windows(pretext: nn.Module, side: int) -> nn.Module:
   """Returns the task as it sees windows of `side` pixels, each an image.
 
+  What they are of is centred by now, if the task centres images.
+
   Raises:
     InputError: its encoder has a part for each side, and none for this one.
   """
+  if is_centred(pretext):
+    pretext = pretext.clone(centre=False)
   if getattr(pretext, 'crop', 0):
     pretext = pretext.clone(crop=0)
   if hasattr(pretext.encoder, 'of_side'):
     pretext = pretext.clone(encoder=pretext.encoder.of_side(side))
   return pretext
+
+
+def is_centred(pretext: nn.Module) -> bool:
+  """Says whether the task centres images."""
+  return getattr(pretext, 'centre', False)
+
+
+def centred(pretext: nn.Module, variables: Mapping[str, Any], image: jax.Array
+            ) -> jax.Array:
+  """Maps whole images u8 or f32[n, h, w, c] to f32, what windows are cut of."""
+  image = step.to_float(image)
+  if not is_centred(pretext):
+    return image
+  return pretext.apply(variables, image, method='centred')
+
+
+def _of_centred(pretext: nn.Module, embed: Callable,
+                variables: Mapping[str, Any], image: np.ndarray,
+                place: np.ndarray) -> np.ndarray:
+  """Embeds windows of images that are centred before they are cut."""
+  used, number = np.unique(place[:, 0], return_inverse=True)
+  whole = np.asarray(centred(pretext, variables, image[used]))
+  return embed(variables, whole, np.column_stack([number, place[:, 1:]]))
 
 
 def _one_by_one(pretext: nn.Module, side: int, variables: Mapping[str, Any],

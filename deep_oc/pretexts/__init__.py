@@ -7,6 +7,9 @@ A task is a file here with one public class, a Flax module:
     augment: Callable                   (key, image) -> image, one image
     dtype: Any                          the compute dtype
     crop: int = 0, optional             side of the patches it is asked of
+    centre: bool = False, optional      whether it sees images only `centred`
+    centred(image), optional            -> f32[n, h, w, c], whole images, less
+                                        the `MeanImage` with `centre`
 
     inputs_per_image: int               network inputs per source image
 
@@ -57,6 +60,20 @@ ENCODER = ('encoder',)  # its path in a task
 _RETURNED = {'embed': ("{'pool': f32[n, d], ...}", 2, 2),
              'scores': ('{name: f32[n]}', 1, 1),
              'statistics': ('{name: f32[n, ...]}', 1, math.inf)}
+
+
+class MeanImage(nn.Module):
+  """The mean training image, in [0, 1], which does not change in training.
+
+  NaN in `step.init`; `step.begun` knows it. It is made in the call that makes
+  the parameters.
+  """
+
+  @nn.compact
+  def __call__(self, shape: tuple[int, ...]) -> jax.Array:
+    """Returns f32[*shape], of an image."""
+    return self.variable(
+        'mean_image', 'value', jnp.full, shape, jnp.nan).value
 
 
 class Fitted(nn.Module):

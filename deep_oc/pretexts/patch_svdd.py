@@ -16,8 +16,8 @@ As in the authors' code, a neighbour begins 3/4 to almost all of a patch away,
 and at the edge of the image as far as it can; p' within K / 32 pixels; colours
 of p1 and p2 are shifted and have noise; and the classifier's last layer keeps
 its random weights, scaled to length 1 for each input. That code subtracts the
-mean of the training images, pixel by pixel, from each image, and so tells where
-a patch lies; here it is 0.5.
+mean of the training images, pixel by pixel, from each image, and so sees that a
+part is missing; so it is here with `centre`.
 """
 from collections.abc import Callable
 from typing import Any
@@ -48,12 +48,14 @@ class Pretext(nn.Module):
       one feature of everything.
     noise: standard deviation of the noise on each value of a patch, and of the
       shift of each of its colours, of 1; of neighbours only.
+    centre: whether the mean training image is subtracted from each, or grey.
   """
   encoder: nn.Module
   augment: Callable
   dtype: Any = jnp.float32
   pull: float = 1e-3
   noise: float = 0.02
+  centre: bool = False
 
   def __post_init__(self):
     for name in ('pull', 'noise'):
@@ -71,12 +73,14 @@ class Pretext(nn.Module):
     return 4 * (self.encoder.levels + 1)
 
   def setup(self):
+    if self.centre:
+      self.mean = pretexts.MeanImage()
     self.position = [Position() for _ in range(self.encoder.levels + 1)]
 
   def __call__(self, image: jax.Array, *, train: bool):
     """Maps f32[n, h, w, c] to the loss of all levels, and metrics."""
     self.encoder.check(*image.shape[1:3], self.encoder.levels)
-    key = self.make_rng('views')
+    key, image = self.make_rng('views'), self.centred(image)
     image = pretexts.views(
         self.augment, self.make_rng('views'), image, 1)[:, 0]
     loss, metrics = 0., []
@@ -99,7 +103,11 @@ class Pretext(nn.Module):
 
     Of an image larger than a patch, the mean over all its patches.
     """
-    return {'pool': self.encoder(image, train=False)}
+    return {'pool': self.encoder(self.centred(image), train=False)}
+
+  def centred(self, image: jax.Array) -> jax.Array:
+    """Maps whole images f32[n, h, w, c] to such that have the mean 0.5."""
+    return image - self.mean(image.shape[1:]) + 0.5 if self.centre else image
 
   def _pairs(self, key, image, side):
     """Returns patches f32[n, 2, 2, k, k, c] and labels i32[n].
