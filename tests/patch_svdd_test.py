@@ -8,8 +8,9 @@ from conftest import the_error
 from ml_collections import ConfigDict
 from scipy import signal, special
 
-from deep_oc import (detector, embeddings, errors, metrics, models, optimizers,
-                     pretexts, step, train, windows)
+from deep_oc import (bundle, detector, embed, embeddings, errors, experiment,
+                     explainer, metrics, models, optimizers, pretexts, step,
+                     together, train, windows)
 from deep_oc.models import hierarchical
 from deep_oc.pretexts import patch_svdd
 
@@ -119,6 +120,39 @@ def test_windows_are_those_of_the_part_for_their_size(side):
                      image[i, y:y + side, x:x + side] / 255, side // 16)
             for i, y, x in place]
   np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('side', [8, 16])
+def test_windows_are_cut_out_of_centred_images(side):
+  pretext, image = _create(centre=True), np.uint8(255 * _images(3, 40, 37))
+  mean = _images(1, 40, 37)[0] / 2
+  variables = _variables(_create(), 40, 37) | {
+      'mean_image': {'mean': {'value': mean}}}
+  place = windows.places(3, np.array([0, 9, 24]), np.array([0, 7, 21]))[4:]
+  found = windows.embedder(pretext, side)(variables, image, place)
+  wanted = [_feature(variables['params']['encoder'],
+                     (image[i] / 255 - mean + 0.5)[y:y + side, x:x + side],
+                     side // 16) for i, y, x in place]
+  np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_a_network_that_centres_sees_images_less_the_mean_one():
+  pretext, other = _create(centre=True), _create()
+  image, mean = _images(3, 40, 37), _images(1, 40, 37)[0] / 2
+  variables = _variables(other, 40, 37)
+  mine = variables | {'mean_image': {'mean': {'value': mean}}}
+  off = image - mean + 0.5
+  np.testing.assert_allclose(pretext.apply(mine, image, method='centred'), off)
+  np.testing.assert_array_equal(
+      pretext.apply(mine, image, method='embed')['pool'],
+      other.apply(variables, off, method='embed')['pool'])
+  loss, _ = pretext.apply(mine, image, train=True,
+                          rngs={'views': jax.random.key(3)})
+  wanted, _ = other.apply(variables, off, train=True,
+                          rngs={'views': jax.random.key(3)})
+  assert loss == wanted
+  assert loss != other.apply(variables, image, train=True,
+                             rngs={'views': jax.random.key(3)})[0]
 
 
 def test_the_papers_encoder_sees_32_and_64_pixels():
@@ -320,17 +354,22 @@ def test_an_encoder_without_parts_is_one_line():
                     encoder=dict(name='convnet', channels=(4, 8)))
 
 
-@pytest.fixture(scope='module')
-def learnt(tmp_path_factory):
-  """A short run on fabric, with windows of 8 and of 16 pixels."""
-  workdir = tmp_path_factory.mktemp('patch_svdd')
+def _fabric(**kwargs):
   config = cutpaste_quickstart.get_config()
   config.method = 'patch_svdd'
-  config.pretext = ConfigDict(dict(name='patch_svdd', augment={}))
+  config.pretext = ConfigDict(dict(name='patch_svdd', augment={}, **kwargs))
   config.encoder = ConfigDict(dict(
       name='hierarchical', channels=(16, 16), hidden=32, levels=1))
   config.optimizer.update(name='adam', learning_rate=1e-3, weight_decay=0.,
                           schedule='constant')
+  return config
+
+
+@pytest.fixture(scope='module')
+def learnt(tmp_path_factory):
+  """A short run on fabric, with windows of 8 and of 16 pixels."""
+  workdir = tmp_path_factory.mktemp('patch_svdd')
+  config = _fabric()
   config.train.update(steps=300, monitor_every=300)
   config.localize = ConfigDict(dict(
       name='windows', side=(16, 8), stride=(4, 4), classifier='knn(k=1)',
@@ -360,6 +399,88 @@ def test_pictures_are_judged_by_its_maps(learnt):
   assert by_windows.classifier == 'knn(k=1)'
   score = by_windows.decision_function(arrays['image'])
   assert metrics.auroc(score, arrays['anomaly']) > 70
+
+
+@pytest.fixture(scope='module')
+def centred(tmp_path_factory):
+  """A few steps on centred images."""
+  workdir = tmp_path_factory.mktemp('centred')
+  config = _fabric(centre=True)
+  config.train.update(steps=6, monitor_every=6)
+  config.localize = ConfigDict(dict(
+      name='windows', side=8, stride=4, classifier='knn(k=1)', limit=3000))
+  train.train(config, str(workdir))
+  return workdir
+
+
+def test_a_run_keeps_the_mean_of_its_training_images(centred):
+  config, problem, pretext, state = embed.restore(str(centred))
+  image = problem.train.image
+  kept = state.collections['mean_image']['mean']['value']
+  np.testing.assert_allclose(kept, (image / 255).mean(axis=0), rtol=1e-6)
+  # Its untrained baseline has it, too.
+  stored, _ = embeddings.read(centred / 'embeddings' / 'train.npz')
+  untrained = step.init(pretext, config.seed, image.shape[1:])
+  wanted = pretext.clone(centre=False).apply(
+      {'params': untrained['params']},
+      image[:9] / np.float32(255) - kept + 0.5, method='embed')['pool']
+  np.testing.assert_allclose(stored['random'][:9], wanted, rtol=1e-3, atol=1e-6)
+  assert np.isfinite(stored['pool']).all()
+  arrays, _ = embeddings.read_maps(centred)
+  assert np.isfinite(arrays['map_random_windows']).all()
+
+
+def test_runs_that_are_trained_together_have_a_mean_each(tmp_path):
+  config = _fabric(centre=True)
+  config.train.update(steps=2, monitor_every=2)
+  config.protocol.calibration = 0.5
+  runs = []
+  for config.seed in (0, 1):
+    runs.append(together.member(config.copy_and_resolve_references(),
+                                str(tmp_path)))
+  assert not together.train_together(runs, at_once=2)
+  means = []
+  for each in runs:
+    _, problem, _, state = embed.restore(each.workdir)
+    means.append(state.collections['mean_image']['mean']['value'])
+    np.testing.assert_allclose(
+        means[-1], (problem.train.image / 255).mean(axis=0), rtol=1e-6)
+  assert (means[0] != means[1]).any()
+
+
+def test_an_explanation_s_untrained_network_has_the_mean_image(centred):
+  found = detector.load(str(centred))
+  stored, _ = embeddings.read(centred / 'embeddings' / 'train.npz')
+  problem = experiment.problem(experiment.of_run(str(centred)))
+  _, untrained = explainer.networks(found, found.classifier, stored, problem)
+  trained = found.parts().variables['mean_image']
+  np.testing.assert_array_equal(
+      untrained.score.variables['mean_image']['mean']['value'],
+      trained['mean']['value'])
+
+
+def test_a_bundle_centres_images_before_windows_are_cut(centred, binary):
+  done = binary('export', f'--workdir={centred}')
+  assert done.returncode == 0, done.stderr
+  arrays, _ = embeddings.read_maps(centred)
+  image, wanted = arrays['image'][:3], arrays['map_windows'][:3]
+  off = 1e-3 * wanted.max()
+  found = detector.load(str(centred)).heat_maps(image)
+  np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=off)
+  found = bundle.load(centred / 'bundle').heat_maps(image)
+  np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=off)
+  assert binary('localize', f'--workdir={centred}',
+                '--set=stride=5').returncode == 0
+  refused = binary('export', f'--workdir={centred}', '--feature=windows')
+  assert 'begin every so many times 2 pixels' in the_error(refused)
+
+
+def test_several_views_of_centred_images_are_refused_in_one_line():
+  config = _fabric(centre=True)
+  config.embed = dict(views='flip')
+  with pytest.raises(errors.InputError, match=(
+      "embed.views='flip' moves what is in an image.*pretext.centre=false")):
+    experiment.pretext(config)
 
 
 def test_its_maps_are_not_exported_in_one_line(learnt, binary):

@@ -70,6 +70,26 @@ def test_a_state_is_like_what_is_created(ema):
     assert isinstance(shape, jax.ShapeDtypeStruct) and shape.sharding == where
 
 
+def test_a_network_begins_with_the_mean_image_if_it_has_one():
+  images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), np.uint8)
+  optimizer = optimizers.create(total_steps=9, steps_per_epoch=3)
+  for centre in (True, False):
+    pretext = pretexts.create(
+        'patch_svdd', dtype=jnp.float32, centre=centre, encoder=dict(
+            name='hierarchical', channels=(4, 6), hidden=5))
+    first = step.create_state(pretext, optimizer, 0, images.shape[1:])
+    begun = step.begun(first, images)
+    if not centre:
+      assert begun is first
+      continue
+    assert np.isnan(first.collections['mean_image']['mean']['value']).all()
+    np.testing.assert_allclose(
+        begun.collections['mean_image']['mean']['value'],
+        images.mean(axis=0) / 255, rtol=1e-6)
+    later = step.untrained(pretext, 0, images.shape[1:], begun.variables)
+    jax.tree.map(np.testing.assert_array_equal, later, begun.variables)
+
+
 def test_the_network_is_that_of_flax_by_the_same_key():
   pretext, *_ = make('contrastive')
   params, views = jax.random.split(jax.random.fold_in(jax.random.key(3), 0))
