@@ -13,7 +13,8 @@ alone:
   calibration.npz       scores of normal images, for p-values and the threshold
   map.stablehlo, heat.stablehlo, heat.npz, enlarge.npz
                         heat maps, if the run localizes; heat/<row>.npz, if each
-                        position of their grid has a density of its own
+                        position of their grid has a density of its own; names
+                        with _64 and so on, if windows have several sizes
   bundle.json           input, preprocessing, threshold, checksums, parity
   README.md             the model card
   predict.py, bundle/   what reads it
@@ -169,30 +170,38 @@ def _write(found: detector.Detector, folder: pathlib.Path, images: np.ndarray
   print(f'trace the programs for {", ".join(programs.PLATFORMS)}', flush=True)
   fitted, calibration = zip(*found.parts().calibrated.parts, strict=True)
   traced = _pooled(found, fitted)
-  heat, method = _heat_maps(found, images, folder)
-  traced |= heat.programs
   kept = {
-      'weights': {key: array for name in ('model', 'map') if name in traced
-                  for key, array in traced[name].arrays.items()},
+      'weights': dict(traced['model'].arrays) if traced else {},
       'calibration': {str(i): scores for i, scores in enumerate(calibration)}}
-  if 'classifier' in traced:
+  if traced:
     kept['classifier'] = traced['classifier'].arrays
-  stored = {'model': 'weights', 'map': 'weights'}  # of others, as their name
-  if method:
-    kept['enlarge'] = heat.enlarge
-  if heat.about.get('positions') == 'each':
-    stored['heat'] = 'heat/0'  # and the other rows, all written by now
-  elif method:
-    kept['heat'] = heat.programs['heat'].arrays
+  stored = {'model': 'weights'}  # of others, as their name
+  sizes = _heat_maps(found, images, folder)
+  for each in sizes:
+    seen, heat, enlarge = (
+        f'{name}{each.suffix}' for name in ('map', 'heat', 'enlarge'))
+    traced |= {seen: each.seen, heat: each.heat}
+    kept['weights'] |= each.seen.arrays
+    kept[enlarge] = each.enlarge
+    stored[seen] = 'weights'
+    if each.positions == 'each':
+      stored[heat] = f'{heat}/0'  # and the other rows, all written by now
+    else:
+      kept[heat] = each.heat.arrays
   for name, program in traced.items():
     (folder / f'{name}.stablehlo').write_bytes(program.content)
   for name, arrays in kept.items():
     np.savez(folder / f'{name}.npz', **arrays)
   _write_reader(folder)
-  return heat.about | {'localizes': method, 'programs': {
-      name: {'arrays': f'{stored.get(name, name)}.npz',
-             'double': program.double, 'names': sorted(program.arrays)}
-      for name, program in traced.items()}}, heat.maps
+  about = {
+      'localizes': found.localizes if sizes else None,
+      'heat_maps': [each.about for each in sizes],
+      'programs': {
+          name: {'arrays': f'{stored.get(name, name)}.npz',
+                 'double': program.double, 'names': sorted(program.arrays)}
+          for name, program in traced.items()}}
+  return about, (np.prod([each.maps for each in sizes], axis=0)
+                 if sizes else None)
 
 
 def _pooled(found: detector.Detector, fitted: Sequence[Any]
@@ -208,18 +217,17 @@ def _pooled(found: detector.Detector, fitted: Sequence[Any]
           'classifier': programs.classifier(fitted, *model.shape)}
 
 
-def _heat_maps(found, images, folder
-               ) -> tuple[portable_maps.Portable, str | None]:
-  """Returns the heat maps and their method, None if there are none."""
+def _heat_maps(found, images, folder) -> list[portable_maps.Portable]:
+  """Returns the heat maps that are multiplied, [] if there are none."""
   if found.localizes:
     try:
       print(found.about_maps(), flush=True)
-      return portable_maps.portable(found, images, folder), found.localizes
+      return portable_maps.portable(found, images, folder)
     except InputError as error:
       if found.feature == detector.WINDOWS:
         raise
       print(f'the bundle has no heat maps: {error}')
-  return portable_maps.Portable({}, {}, {}, None), None
+  return []
 
 
 def _write_reader(folder: pathlib.Path) -> None:

@@ -1,7 +1,7 @@
 """Heat maps as programs and arrays, for a bundle.
 
-Both methods end alike: scores on a grid, spread over the pixels by a matrix for
-rows and one for columns.
+All end alike: scores on a grid, spread over the pixels by a matrix for rows and
+one for columns; and of windows of several sizes the maps are multiplied.
 """
 import itertools
 import pathlib
@@ -17,45 +17,54 @@ _MOST = 2**31  # bytes of densities for each position
 
 
 class Portable(NamedTuple):
-  """What a bundle has of `Detector.heat_maps`.
+  """What a bundle has of `Detector.heat_maps`, of one size of windows.
 
   Attributes:
-    programs: 'map', of images or windows to features, and 'heat', of these to
-      scores.
+    seen: the program of images or windows to features.
+    heat: of these to scores.
     enlarge: `rows` f64[h, gh] and `columns` f64[w, gw]; of windows, also where
       they begin, `top` and `left`.
-    about: what bundle.json says of the windows.
     maps: f32[m, h, w], by the trainer's code, of the images to compare.
+    window: the side of windows that are passed each by itself, or None.
+    positions: as `maps.Windows` has it, None of Grad-CAM.
+    suffix: of the names of programs and files.
   """
-  programs: dict[str, programs.Program]
+  seen: programs.Program
+  heat: programs.Program
   enlarge: programs.Arrays
-  about: dict[str, Any]
-  maps: np.ndarray | None
+  maps: np.ndarray
+  window: int | None = None
+  positions: str | None = None
+  suffix: str = ''
+
+  @property
+  def about(self) -> dict[str, Any]:
+    """What bundle.json says of it."""
+    return {key: getattr(self, key)
+            for key in ('window', 'positions', 'suffix')}
 
 
 def portable(found: detector.Detector, images: np.ndarray, folder: pathlib.Path
-             ) -> Portable:
-  """Returns the heat maps of a detector.
+             ) -> list[Portable]:
+  """Returns the heat maps of a detector, which are multiplied.
 
   Args:
     found: the detector, which localizes.
     images: u8[m, h, w, 3], to compare.
     folder: where `heat/0.npz` and so on are written, if there is a density for
-      each position: those of a row of the grid in each.
+      each position: those of a row of the grid in each; `heat_64/0.npz` and so
+      on of windows of 64 pixels, if there are several sizes.
 
   Raises:
     InputError: the densities cannot be fitted, or be exported.
   """
   method, train = found.localizer()
-  if isinstance(method, maps.Multiscale):
-    raise InputError(
-        'maps of windows of several sizes cannot be exported; '
-        f'`deep_oc.localize` with --set=side={method.scales[-1].side} '
-        f'--set=stride={method.scales[-1].stride} makes others, of one size, '
-        'that can be')
   if isinstance(method, maps.GradCam):
-    return _grad_cam(found, method, train, images)
-  return _windows(found, method, train, images, folder)
+    return [_grad_cam(found, method, train, images)]
+  if isinstance(method, maps.Multiscale):
+    return [_windows(found, each, train, images, folder, f'_{each.side}')
+            for each in method.scales]
+  return [_windows(found, method, train, images, folder)]
 
 
 def _grad_cam(found, method, train, images):
@@ -68,11 +77,11 @@ def _grad_cam(found, method, train, images):
       _matrix(lambda heat, n=n: gradcam.resize(heat, n, 1), cells)
       for n, cells in zip(shape[:2], seen.shape[:2], strict=True))
   return Portable(
-      {'map': seen, 'heat': programs.heat(fitted.density_, seen.shape)},
-      {'rows': height, 'columns': width}, {}, fitted.maps(images))
+      seen, programs.heat(fitted.density_, seen.shape),
+      {'rows': height, 'columns': width}, fitted.maps(images))
 
 
-def _windows(found, method, train, images, folder):
+def _windows(found, method, train, images, folder, suffix=''):
   shape, side, stride = found.image_shape, method.side, method.stride
   top, left = (windows.starts(n, side, stride) for n in shape[:2])
   rows, columns = (
@@ -82,17 +91,17 @@ def _windows(found, method, train, images, folder):
   seen, window = _embedding(found, side, top, left)
   if method.positions == 'each':
     _check_size(len(top), len(left), len(train), seen.shape[-1])
-    parts = _kept(method.fits(found.parts().variables, train), folder / 'heat')
+    beside = folder / f'heat{suffix}'
+    parts = _kept(method.fits(found.parts().variables, train), beside)
     expected = method.maps_by(parts, images)
-    with np.load(folder / 'heat' / '0.npz') as row:
+    with np.load(beside / '0.npz') as row:
       heat = programs.positions(dict(row), method.density_.norm)
   else:
     expected = method.fit(found.parts().variables, train).maps(images)
     heat = programs.classifier([method.density_.density_], seen.shape[-1])
   return Portable(
-      {'map': seen, 'heat': heat},
-      {'rows': rows, 'columns': columns, 'top': top, 'left': left},
-      {'window': window, 'positions': method.positions}, expected)
+      seen, heat, {'rows': rows, 'columns': columns, 'top': top, 'left': left},
+      expected, window, method.positions, suffix)
 
 
 def _embedding(found, side, top, left):

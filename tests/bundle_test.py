@@ -126,7 +126,7 @@ def test_a_bundle_tells_of_its_run(whole, folder):
   assert taken.image_shape == found.image_shape == (20, 20, 3)
   assert (taken.false_alarm_rate, taken.localizes) == (0.05, None)
   assert taken.about['command'] == 'a command'
-  assert taken.about['format'] == bundle.FORMAT == 1
+  assert taken.about['format'] == bundle.FORMAT == 2
   assert taken.about['n_train'] == 121 and taken.about['normal_name'] == '3'
   assert taken.about['parity']['max_relative_difference'] <= 1e-5
   assert taken.about['digest'] == bundle.digest(taken.about)
@@ -222,7 +222,7 @@ def _json(change):
     (_truncate, 'model.stablehlo is not as it was written'),
     (lambda folder: (folder / 'weights.npz').unlink(), 'lacks weights.npz'),
     (lambda folder: (folder / 'bundle.json').unlink(), 'no bundle in'),
-    (lambda folder: _sealed(folder, format=2), 'format 2, newer than 1'),
+    (lambda folder: _sealed(folder, format=3), 'format 3, newer than 2'),
     (_json(lambda text: text.replace('"step": ', '"step": 1')),
      'bundle.json is not as it was written'),
     (_json(lambda text: text[:500]), 'bundle.json is damaged'),
@@ -323,6 +323,20 @@ def test_heat_maps_are_those_of_the_detector(parts, tmp_path, group):
   many = np.concatenate([images] * (taken.batch // 3 + 1))
   np.testing.assert_allclose(taken.heat_maps(many)[-3:], got, rtol=1e-5,
                              atol=1e-6 * np.abs(got).max())
+
+
+def test_a_bundle_of_the_first_format_has_its_heat_maps(parts, tmp_path):
+  found = _localized(parts, tmp_path, name='windows', side=8, stride=5)
+  export.export(found, tmp_path / 'bundle', [], '')
+  images = _noise(2, found.image_shape)
+  wanted = bundle.load(tmp_path / 'bundle').heat_maps(images)
+  about = json.loads((tmp_path / 'bundle/bundle.json').read_text())
+  about |= {'format': 1, 'window': 8, 'positions': 'shared'}
+  del about['heat_maps']
+  about['digest'] = bundle.digest(about)
+  (tmp_path / 'bundle/bundle.json').write_text(json.dumps(about))
+  np.testing.assert_array_equal(
+      bundle.load(tmp_path / 'bundle').heat_maps(images), wanted)
 
 
 _ALONE = '''

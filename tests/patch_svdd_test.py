@@ -483,8 +483,13 @@ def test_several_views_of_centred_images_are_refused_in_one_line():
     experiment.pretext(config)
 
 
-def test_its_maps_are_not_exported_in_one_line(learnt, binary):
+def test_a_bundle_has_its_maps_of_both_sizes(learnt, binary):
   done = binary('export', f'--workdir={learnt}', '--feature=windows')
-  line = the_error(done)
-  assert 'windows of several sizes cannot be exported' in line
-  assert '--set=side=8 --set=stride=4' in line
+  assert done.returncode == 0, done.stderr
+  arrays, _ = embeddings.read_maps(learnt)
+  found = bundle.load(learnt / 'bundle')
+  assert [each['suffix'] for each in found.about['heat_maps']] == ['_16', '_8']
+  judged = found.judge(arrays['image'])
+  assert metrics.auroc(judged.score, arrays['anomaly']) > 70
+  np.testing.assert_allclose(
+      judged.score, found.heat_maps(arrays['image']).max(axis=(1, 2)))

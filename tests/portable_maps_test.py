@@ -101,7 +101,8 @@ def test_windows_that_align_share_a_pass_and_others_do_not(
     run, tmp_path, positions, stride, window):
   found = run(stride=stride, positions=positions)
   about = exporting.export(found, tmp_path / 'b', [], '')
-  assert (about['window'], about['positions']) == (window, positions)
+  assert about['heat_maps'] == [
+      {'window': window, 'positions': positions, 'suffix': ''}]
   images = _noise(3)
   wanted = found.heat_maps(images)
   np.testing.assert_allclose(
@@ -109,12 +110,34 @@ def test_windows_that_align_share_a_pass_and_others_do_not(
       atol=1e-4 * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize('positions, classifier', [
+    ('shared', 'knn(k=1)'), ('each', 'gde_ledoit_wolf')])
+def test_maps_of_windows_of_several_sizes_are_multiplied(
+    run, tmp_path, positions, classifier):
+  group = dict(positions=positions, classifier=classifier)
+  found = run(side=(12, 8), stride=(5, 4), **group)
+  about = exporting.export(found, tmp_path / 'b', [], '')
+  assert about['heat_maps'] == [
+      {'window': 12, 'positions': positions, 'suffix': '_12'},
+      {'window': None, 'positions': positions, 'suffix': '_8'}]
+  assert ((tmp_path / 'b/heat_8/0.npz') if positions == 'each' else
+          (tmp_path / 'b/heat_8.npz')).exists()
+  images = _noise(3)
+  got, wanted = (each.heat_maps(images)
+                 for each in (bundle.load(tmp_path / 'b'), found))
+  np.testing.assert_allclose(got, wanted, rtol=1e-3,
+                             atol=1e-4 * np.abs(wanted).max())
+  for side, stride in ((12, 5), (8, 4)):
+    got = got / run(side=side, stride=stride, **group).heat_maps(images)
+  np.testing.assert_allclose(got, 1, rtol=1e-3)
+
+
 def test_bands_of_the_grid_are_written_as_the_whole_is(
     run, tmp_path, monkeypatch):
   found, images = run(stride=4, positions='each'), _noise(2)
   for name in ('whole', 'bands'):
     (tmp_path / name).mkdir()
-  whole = portable_maps.portable(found, images, tmp_path / 'whole')
+  whole, = portable_maps.portable(found, images, tmp_path / 'whole')
   held = []
   fit = densities.PositionDensity.fit
   monkeypatch.setattr(
@@ -122,7 +145,7 @@ def test_bands_of_the_grid_are_written_as_the_whole_is(
           held.append(feature.nbytes), fit(density, feature))[1])
   most = 24 * 2 * 4 * 12 * 4  # 24 images, two rows of four windows, f32[12]
   monkeypatch.setattr(maps, '_MEMORY', most)
-  bands = portable_maps.portable(found, images, tmp_path / 'bands')
+  bands, = portable_maps.portable(found, images, tmp_path / 'bands')
   assert held == [most] * 2
   np.testing.assert_allclose(bands.maps, whole.maps, rtol=1e-6)
   for y in range(4):

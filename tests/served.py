@@ -92,6 +92,7 @@ def write(folder: pathlib.Path) -> pathlib.Path:
   files = sorted(folder.iterdir())
   about = json.loads(json.dumps(ABOUT | {
       'localizes': 'gradcam',
+      'heat_maps': [{'window': None, 'positions': None, 'suffix': ''}],
       'programs': {name: {'arrays': 'arrays.npz', 'names': ['one'],
                           'double': False}
                    for name in ('model', 'classifier', 'map', 'heat')},

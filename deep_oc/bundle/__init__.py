@@ -32,7 +32,7 @@ from .errors import BundleError, PictureError, line
 __all__ = ['FORMAT', 'Bundle', 'BundleError', 'Judged', 'PictureError',
            'digest', 'load']
 
-FORMAT = 1  # of bundle.json and what it names; readers refuse newer ones
+FORMAT = 2  # of bundle.json and what it names; readers refuse newer ones
 BATCH = 256  # images at once, fewer if they are large
 _PIXELS = 2**20  # of a batch
 
@@ -121,44 +121,18 @@ class Bundle:
     if not len(images):
       return np.empty(images.shape[:3], np.float32)
     with _well_formed(self._folder):
-      rows, columns = (self._enlarge[name] for name in ('rows', 'columns'))
-      return (rows @ self._grid(images) @ columns.T).astype(np.float32)
-
-  def _grid(self, images):
-    """Returns the scores f64[n, gh, gw] that are spread over the pixels."""
-    return np.concatenate([
-        self._score(self._features(images[begin:begin + self.batch]))
-        for begin in range(0, len(images), self.batch)])
-
-  def _features(self, images):
-    """Maps a batch of images to what is scored, f32[n, gh, gw, d]."""
-    side = self.about.get('window')
-    if side is None:
-      return self._run('map', images)
-    view = np.lib.stride_tricks.sliding_window_view(
-        images, (side, side), (1, 2))
-    return np.stack([self._windows(np.moveaxis(each, 2, -1)) for each in view])
-
-  def _windows(self, view):
-    """Maps all windows u8[h, w, side, side, 3] to features f32[gh, gw, d]."""
-    top, left = self._enlarge['top'], self._enlarge['left']
-    windows = view[np.ix_(top, left)].reshape(-1, *view.shape[2:])
-    return self._run('map', windows).reshape(len(top), len(left), -1)
-
-  def _score(self, features):
-    """Maps f32[n, gh, gw, d] to f64[n, gh, gw]."""
-    if self.localizes == 'gradcam':
-      return self._run('heat', features)
-    if self.about.get('positions') != 'each':
-      rows = features.reshape(-1, features.shape[-1])
-      return self._run('heat', rows).reshape(features.shape[:3])
-    # Together they may be more than memory has; the system caches the files.
-    return np.stack([self._run('heat', features[:, y], f'heat/{y}.npz')
-                     for y in range(features.shape[1])], axis=1)
+      return np.prod([each(images) for each in self._maps], axis=0)
 
   @functools.cached_property
-  def _enlarge(self):
-    return _arrays(self._file('enlarge.npz'))
+  def _maps(self):
+    """Those that are multiplied, of windows of several sizes."""
+    about = self.about
+    if about['format'] == 1:
+      sizes = [{key: about.get(key) for key in ('window', 'positions')}]
+    else:
+      sizes = about['heat_maps']
+    return [_Maps(self._run, self._file, self.batch, self.localizes, **each)
+            for each in sizes]
 
   def _checked(self, images):
     images = np.asarray(images)
@@ -181,6 +155,65 @@ class Bundle:
         self._programs[name] = _Program(
             self._file, name, **self.about['programs'][name])
     return self._programs[name](rows, arrays)
+
+
+class _Maps:
+  """Heat maps by windows of one size, or by Grad-CAM."""
+
+  def __init__(self, run: Callable, file: Callable[[str], pathlib.Path],
+               batch: int, method: str, window: int | None,
+               positions: str | None, suffix: str = ''):
+    """Notes what there is.
+
+    Args:
+      run: passes rows through the program of a name.
+      file: returns where a file of the bundle is.
+      batch: how many images at once.
+      method: 'windows' or 'gradcam'.
+      window: the side of windows, each of which is passed by itself; None where
+        they share a pass.
+      positions: 'each' if each has a density of its own.
+      suffix: of the names of programs and files.
+    """
+    self._run, self._batch, self._gradcam = run, batch, method == 'gradcam'
+    self._side, self._each = window, positions == 'each'
+    self._map, self._heat = f'map{suffix}', f'heat{suffix}'
+    self._enlarge = _arrays(file(f'enlarge{suffix}.npz'))
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
+    """Maps u8[n, h, w, 3] to scores of pixels f32[n, h, w]."""
+    grid = np.concatenate([
+        self._score(self._features(images[begin:begin + self._batch]))
+        for begin in range(0, len(images), self._batch)])
+    rows, columns = (self._enlarge[name] for name in ('rows', 'columns'))
+    return (rows @ grid @ columns.T).astype(np.float32)
+
+  def _features(self, images):
+    """Maps a batch of images to what is scored, f32[n, gh, gw, d]."""
+    side = self._side
+    if side is None:
+      return self._run(self._map, images)
+    view = np.lib.stride_tricks.sliding_window_view(
+        images, (side, side), (1, 2))
+    return np.stack([self._windows(np.moveaxis(each, 2, -1)) for each in view])
+
+  def _windows(self, view):
+    """Maps all windows u8[h, w, side, side, 3] to features f32[gh, gw, d]."""
+    top, left = self._enlarge['top'], self._enlarge['left']
+    windows = view[np.ix_(top, left)].reshape(-1, *view.shape[2:])
+    return self._run(self._map, windows).reshape(len(top), len(left), -1)
+
+  def _score(self, features):
+    """Maps f32[n, gh, gw, d] to f64[n, gh, gw]."""
+    if self._gradcam:
+      return self._run(self._heat, features)
+    if not self._each:
+      rows = features.reshape(-1, features.shape[-1])
+      return self._run(self._heat, rows).reshape(features.shape[:3])
+    # Together they may be more than memory has; the system caches the files.
+    return np.stack([self._run(self._heat, features[:, y],
+                               f'{self._heat}/{y}.npz')
+                     for y in range(features.shape[1])], axis=1)
 
 
 class _Program:
@@ -301,7 +334,8 @@ def _read_about(folder):
     raise BundleError(f'{path} has format {version}, newer than {FORMAT}, '
                       'which is read here; update deep_oc, or use the '
                       'predict.py that lies in the bundle')
-  if version != FORMAT or about.get('digest') != digest(about):
+  if (version not in range(1, FORMAT + 1)
+      or about.get('digest') != digest(about)):
     raise BundleError(f'{path} is not as it was written; copy or export the '
                       'bundle again')
   return about
