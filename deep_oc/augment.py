@@ -212,10 +212,19 @@ def blur(key: jax.Array, image: jax.Array, p: float = 0.5) -> jax.Array:
   zeros lie outside the image.
   """
   draw = jax.random.uniform(key, (2,))
-  sigma = 0.1 + 1.9 * draw[1]
-  height, width, _ = image.shape
-  radius = height // 10 // 2
+  blurred = gaussian(image, 0.1 + 1.9 * draw[1], len(image) // 10 // 2)
+  return jnp.where(draw[0] < p, blurred, image)
 
+
+def gaussian(image: jax.Array, sigma: jax.Array | float, radius: int
+             ) -> jax.Array:
+  """Blurs f32[h, w, c] by a Gaussian; zeros lie outside.
+
+  Args:
+    image: f32[h, w, c].
+    sigma: standard deviation, in pixels.
+    radius: how many pixels away it is cut off.
+  """
   def gauss(offset):
     return jnp.exp(-0.5 * (offset / sigma) ** 2) * (abs(offset) <= radius)
 
@@ -224,8 +233,8 @@ def blur(key: jax.Array, image: jax.Array, p: float = 0.5) -> jax.Array:
     total = jnp.sum(gauss(jnp.arange(-radius, radius + 1)))
     return gauss(pixel[:, None] - pixel) / total
 
-  blurred = _separable(weights(height), image, weights(width))
-  return jnp.where(draw[0] < p, blurred, image)
+  height, width, _ = image.shape
+  return _separable(weights(height), image, weights(width))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

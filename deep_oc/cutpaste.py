@@ -47,6 +47,8 @@ class Defects:
       single pixels, as PIL's `rotate` and hence the known implementations do,
       and does not smooth what the network is to find; 'bilinear' does.
     confetti_side: of each of two coloured squares, in whole pixels (FCDD's).
+    confetti_blur: standard deviation of the Gaussian that smooths what they
+      add, in pixels; 0 for none. FCDD's code has 5.
   """
   area: tuple[float, float] = (0.02, 0.15)
   aspect: tuple[float, float] = (0.3, 3.3)
@@ -61,6 +63,7 @@ class Defects:
   hue: float = 0.1
   interpolation: str = 'nearest'
   confetti_side: tuple[int, int] = (8, 54)
+  confetti_blur: float = 0.0
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -167,16 +170,20 @@ def confetti(key: jax.Array, image: jax.Array, how: Defects) -> jax.Array:
   """Shifts the colours of two turned squares of f32[h, w, c].
 
   After the confetti noise of FCDD (Liznerski et al., ICLR 2021), which has two
-  squares a 256 px image on average.
+  squares a 256 px image on average. Where they overlap, both shift.
   """
   reach = _turned_reach('confetti_side', image.shape,
                         *(how.confetti_side[1],) * 2)
+  noise = jnp.zeros_like(image)
   for each in jax.random.split(key, 2):
     box = confetti_box(jax.random.fold_in(each, 0), image.shape, how)
     shift = _uniform(jax.random.fold_in(each, 1), -1, 1, image.shape[-1:])
-    image = _stamp(image, box, reach, lambda old, inside, y, x, shift=shift:
-                   jnp.clip(old + shift, 0, 1))
-  return image
+    noise = _stamp(noise, box, reach, lambda old, inside, y, x, shift=shift:
+                   old + shift)
+  if how.confetti_blur:
+    noise = augment.gaussian(
+        noise, how.confetti_blur, math.ceil(2.4 * how.confetti_blur))
+  return jnp.clip(image + noise, 0, 1)
 
 
 KINDS = {'cutpaste': cutpaste, 'cutpaste_scar': cutpaste_scar, 'union': union,
@@ -376,9 +383,11 @@ def _whole(key: jax.Array, low: int, high: int) -> jax.Array:
 
 
 _STRENGTHS = ('brightness', 'contrast', 'saturation', 'hue')
+_SINGLE = (*_STRENGTHS, 'confetti_blur')
 _NAMES = {'aspect_law': _ASPECT_LAWS, 'interpolation': _SAMPLERS}
 _LIMITS = {'area': (1e-6, 1), 'aspect': (1e-3, 1e3), 'angle': (-360, 360),
-           'scar_angle': (-360, 360), 'hue': (0, 0.5)}
+           'scar_angle': (-360, 360), 'hue': (0, 0.5),
+           'confetti_blur': (0, 1024)}
 _WHOLE = ('scar_width', 'scar_length', 'confetti_side')
 
 
@@ -387,7 +396,7 @@ def _check_field(name: str, value: Any) -> None:
     if value not in _NAMES[name]:
       raise errors.unknown(f'pretext.defects.{name}', value, _NAMES[name])
     return
-  single = name in _STRENGTHS
+  single = name in _SINGLE
   kind = numbers.Integral if name in _WHOLE else numbers.Real
   low, high = _LIMITS.get(name, (1, 4096) if name in _WHOLE else (0, 1))
   values = (value,) if single else value

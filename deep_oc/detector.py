@@ -88,7 +88,8 @@ class Detector:
     calibration: 'unseen_20', so many normal images nothing has learnt from,
       'held_out_200', so many training images were not fitted, or 'folds_5',
       each was not in its turn.
-    localizes: the method of `heat_maps`, 'windows' or 'gradcam', or None.
+    localizes: the method of `heat_maps`, 'windows', 'gradcam' or 'task', or
+      None.
     chunk: how many images are held at once.
     about: what result rows say of the run.
   """
@@ -203,11 +204,13 @@ class Detector:
 
   def about_maps(self) -> str:
     """Returns a line: what makes `heat_maps`, and whether they are judged."""
-    line = f'heat maps: fit densities ({self.localizes})'
+    line = ('heat maps: what the task says of each place'
+            if self.localizes == 'task' else
+            f'heat maps: fit densities ({self.localizes})')
     if self.feature == WINDOWS:
       return f'{line}; the largest value of a map is the score'
     if self.localizes != 'windows':
-      return line  # what Grad-CAM explains has a score already
+      return line  # what the others explain has a score already
     return (f'{line}; they are drawn beside the verdicts and not judged: '
             f"{self.classifier} on '{self.feature}' judges; with "
             '--feature=windows the maps do')

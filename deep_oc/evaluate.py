@@ -68,7 +68,8 @@ from deep_oc import scored as scored_runs
 from deep_oc.errors import InputError
 from deep_oc.scored import EVERYTHING, Key, Request, Score, Scored
 
-_BASELINES = ('random', 'pixels', 'random_windows', 'random_gradcam')
+_BASELINES = ('random', 'pixels', 'random_windows', 'random_gradcam',
+              'random_task')
 _PIXEL_CLASSIFIERS = ('ocsvm_rbf', 'kde')
 _ESCAPED = re.compile(r'\[([*?[])\]')  # by glob.escape
 
@@ -226,8 +227,9 @@ def score_maps(arrays: Mapping[str, np.ndarray], names: Sequence[str],
                ) -> Iterable[tuple[Key, Score]]:
   """Yields heat maps as the scores of pixels, and of windows the maxima.
 
-  What Grad-CAM explains has a score already. With a false-alarm rate the maxima
-  have alarms, if those of images that nothing has learnt from are known.
+  What Grad-CAM and the task itself explain has a score already. With a
+  false-alarm rate the maxima have alarms, if those of images that nothing has
+  learnt from are known.
   """
   params = dict(meta.get('map_params') or {})
   classifier = str(params.pop('classifier', ''))
@@ -370,7 +372,10 @@ def _explained(workdir, name, maps, meta):
   """
   feature, values = name.removeprefix('map_'), maps.max(axis=(1, 2))
   classifier = (meta.get('map_params') or {}).get('classifier')
-  if classifier and not feature.endswith('windows'):
+  if feature == 'task':
+    _, test, _ = embeddings.read_run(workdir)
+    feature, values = 'score', test.get(f'score_{classifier}', values)
+  elif classifier and not feature.endswith('windows'):
     train, test, _ = embeddings.read_run(workdir)
     if 'pool' in train:
       feature = 'pool'

@@ -189,19 +189,23 @@ def _settings(args: Any, shape: Sequence[int]) -> explainer.Settings:
 
 
 def _possible(methods: tuple[str, ...], asked: bool,
-              found: detector.Detector) -> tuple[str, ...]:
-  """Leaves out Grad-CAM if the encoder has no map for it.
+              found: detector.Detector, name: str) -> tuple[str, ...]:
+  """Leaves out Grad-CAM if the score of this name is of no map for it.
 
   Raises:
     InputError: it was asked for.
   """
-  _, seen = pretexts.shapes(found.parts().pretext.encoder,
-                            *found.image_shape[:2])
-  if 'gradcam' not in methods or seen and len(seen) == 4:
+  task = found.parts().pretext
+  _, seen = pretexts.shapes(task.encoder, *found.image_shape[:2])
+  lacks = 'this encoder sows none' if not seen or len(seen) != 4 else (
+      'of which a score is by the mean, and this score is a map of its own'
+      if hasattr(task, 'score_map') and name in differentiable.task_scores(task)
+      else None)
+  if 'gradcam' not in methods or not lacks:
     return methods
   if asked:
-    raise InputError('Grad-CAM takes a feature map, and this encoder sows none;'
-                     ' leave gradcam out of --method')
+    raise InputError(f'Grad-CAM takes a feature map, and {lacks}; leave '
+                     'gradcam out of --method')
   return tuple(each for each in methods if each != 'gradcam')
 
 
@@ -287,7 +291,7 @@ def main() -> None:
   settings = _settings(args, meta.get('image_shape', (1, 1)))
   found, name = _load(args)
   settings = dataclasses.replace(settings, methods=_possible(
-      settings.methods, bool(args.method), found))
+      settings.methods, bool(args.method), found, name))
   problem = _problem(found, stored)
   both = explainer.networks(found, name, stored, problem)
   print(f"{name} on '{args.feature}' of {args.workdir}, step "

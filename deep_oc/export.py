@@ -180,10 +180,13 @@ def _write(found: detector.Detector, folder: pathlib.Path, images: np.ndarray
   for each in sizes:
     seen, heat, enlarge = (
         f'{name}{each.suffix}' for name in ('map', 'heat', 'enlarge'))
-    traced |= {seen: each.seen, heat: each.heat}
+    traced[seen] = each.seen
     kept['weights'] |= each.seen.arrays
     kept[enlarge] = each.enlarge
     stored[seen] = 'weights'
+    if each.heat is None:
+      continue
+    traced[heat] = each.heat
     if each.positions == 'each':
       stored[heat] = f'{heat}/0'  # and the other rows, all written by now
     else:

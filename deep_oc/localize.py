@@ -48,7 +48,7 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   test = problem.test
   method.check(*test.image.shape[1:3])
   train, images = problem.fitted.image, test.image
-  if name == 'windows':
+  if name == 'windows':  # whose maxima are scores
     images = np.concatenate([images, problem.calibration.image])
 
   def found(variables, description):

@@ -6,7 +6,7 @@ from, `maps` any images; see `Windows`.
 """
 import functools
 import numbers
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +18,7 @@ from deep_oc import (convolution, densities, errors, gradcam, oneclass,
 from deep_oc.errors import InputError
 
 _MEMORY = 2**29  # bytes of window features, of training and of others
-_IMAGES = 32  # per forward pass of Grad-CAM, and scored at once by windows
+_IMAGES = 32  # per forward pass of whole images, and scored at once by windows
 
 # Classifiers whose scores are from 0 on.
 DISTANCES = ('knn', 'knn_cosine', 'nn', 'mahalanobis')
@@ -60,9 +60,8 @@ class Windows:
     """
     if positions not in ('shared', 'each'):
       raise errors.unknown('localize.positions', positions, ('shared', 'each'))
-    if sigma is not None and not (
-        isinstance(sigma, numbers.Real) and sigma > 0):
-      raise InputError(f'localize.sigma is {sigma!r}; it must be above 0')
+    if sigma is not None:
+      _check_sigma(sigma)
     for key, value in (('side', side), ('stride', stride), ('limit', limit)):
       if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f'localize.{key} is {value!r}; it must be a whole '
@@ -316,14 +315,9 @@ class GradCam:
   def maps(self, image: np.ndarray, description: str | None = None
            ) -> np.ndarray:
     """Maps u8[m, h, w, c] to f32[m, h, w], higher = more anomalous."""
-    heat = []
-    for begin in _bar(range(0, len(image), _IMAGES), description, 'score'):
-      part = image[begin:begin + _IMAGES]
-      padding = [(0, _IMAGES - len(part))] + [(0, 0)] * 3  # one program for all
-      found = np.asarray(self._look(np.pad(part, padding)))[:len(part)]
-      heat.append(gradcam.heat(self.density_, found))
-    return gradcam.resize(
-        np.concatenate(heat), *image.shape[1:3]).astype(np.float32)
+    heat = _in_parts(lambda part: gradcam.heat(
+        self.density_, np.asarray(self._look(part))), image, description)
+    return gradcam.resize(heat, *image.shape[1:3]).astype(np.float32)
 
   def fit_maps(self, variables: Mapping[str, Any], train: np.ndarray,
                image: np.ndarray, description: str | None = None
@@ -337,13 +331,108 @@ class GradCam:
         'classifier': self.classifier}
 
 
+class ScoreMap:
+  """Takes what the task itself says of each position of the encoder's map.
+
+  Each position is spread over the pixels by a Gaussian, as in Liznerski et al.,
+  ICLR 2021, section 3; the weights of a pixel sum to one, see
+  `windows.upsample`.
+  """
+  learns_from = 'nothing'
+
+  def __init__(self, pretext: nn.Module, seed: int, *, sigma: float = 12.0):
+    """Checks the arguments.
+
+    Args:
+      pretext: the task, with `score_map`.
+      seed: not used.
+      sigma: of the Gaussian, in pixels.
+    """
+    del seed
+    if not (hasattr(pretext, 'score_map')
+            and hasattr(pretext.encoder, 'stride')):
+      raise InputError("localize.name='task' takes a task that has a map of "
+                       "its own, as pretext.name='fcdd', and an encoder that "
+                       "knows where its map lies, as encoder.name='fcdd'")
+    _check_sigma(sigma)
+    self.sigma, self._stride = sigma, pretext.encoder.stride
+    self._embed = jax.jit(functools.partial(score_map, pretext))
+    self.classifier = _map_name(pretext)
+
+  def check(self, height: int, width: int) -> None:
+    """Does nothing: images of any size have a map."""
+
+  def fit(self, variables: Mapping[str, Any], train: np.ndarray,
+          description: str | None = None) -> 'ScoreMap':
+    """Takes the variables of the network, and nothing of the images."""
+    del train, description
+    self._look = functools.partial(self._embed, variables)
+    return self
+
+  def maps(self, image: np.ndarray, description: str | None = None
+           ) -> np.ndarray:
+    """Maps u8[m, h, w, c] to f32[m, h, w], higher = more anomalous."""
+    score = _in_parts(self._look, image, description)
+    return self.enlarge(score, *image.shape[1:3]).astype(np.float32)
+
+  def enlarge(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Spreads f[n, gh, gw] over pixels, f64[n, h, w]."""
+    rows, columns = (
+        _spread(length, cells, self._stride, self.sigma) for length, cells in
+        zip((height, width), score.shape[1:], strict=True))
+    return np.einsum('ij,njk,lk->nil', rows, score, columns, optimize=True)
+
+  def fit_maps(self, variables: Mapping[str, Any], train: np.ndarray,
+               image: np.ndarray, description: str | None = None
+               ) -> np.ndarray:
+    """Does both."""
+    return self.fit(variables, train).maps(image, description)
+
+  def parameters(self) -> dict[str, object]:
+    """Returns what defines the maps, JSON-able."""
+    return {'classifier': self.classifier, 'sigma': self.sigma}
+
+
+def _map_name(pretext: nn.Module) -> str:
+  """Returns the name of the task's `score_map`."""
+  side = getattr(pretext, 'crop', 0) or 512
+  found, _ = jax.eval_shape(
+      functools.partial(pretext.init_with_output, method='score_map'),
+      jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), np.float32))
+  pretexts.check_arrays(found, 'score_map')
+  return next(iter(found))
+
+
+def score_map(pretext: nn.Module, variables: Mapping[str, Any],
+              image: jax.Array) -> jax.Array:
+  """Maps u8 or f32[n, h, w, c] to the task's `score_map`, f32[n, gh, gw]."""
+  with convolution.straightforward():  # for the reason that features have
+    [found] = pretext.apply(
+        variables, step.to_float(image), method='score_map').values()
+    return found
+
+
+def _check_sigma(sigma: object) -> None:
+  if not (isinstance(sigma, numbers.Real) and sigma > 0):
+    raise InputError(f'localize.sigma is {sigma!r}; it must be above 0')
+
+
+def _spread(length: int, cells: int, stride: int, sigma: float) -> np.ndarray:
+  """Returns f64[length, cells], rows of sum one; cell k lies at k * stride."""
+  offset = np.arange(length)[:, None] - stride * np.arange(cells)
+  nearest = np.abs(offset).min(axis=1, keepdims=True)
+  # In terms of the nearest, so that some cell weighs something.
+  weight = np.exp(-0.5 * (offset**2 - nearest**2) / sigma**2)
+  return weight / weight.sum(axis=1, keepdims=True)
+
+
 def _feature_map(pretext, variables, image):
   with convolution.straightforward():  # for the reason that features have
     return windows.feature_map(pretext, variables, step.to_float(image))
 
 
-METHODS = {'windows': Windows, 'gradcam': GradCam}
-Method = Windows | Multiscale | GradCam
+METHODS = {'windows': Windows, 'gradcam': GradCam, 'task': ScoreMap}
+Method = Windows | Multiscale | GradCam | ScoreMap
 
 
 def name(group: Mapping[str, Any]) -> str:
@@ -370,6 +459,17 @@ def create(group: Mapping[str, Any], pretext: nn.Module, seed: int
       method = Multiscale
   return plugins.call(
       method, fields, 'localize', pretext=pretext, seed=seed)
+
+
+def _in_parts(look: Callable, image: np.ndarray, description: str | None
+              ) -> np.ndarray:
+  """Concatenates what is found of u8[m, h, w, c], so many at once."""
+  found = []
+  for begin in _bar(range(0, len(image), _IMAGES), description, 'score'):
+    part = image[begin:begin + _IMAGES]
+    padding = [(0, _IMAGES - len(part))] + [(0, 0)] * 3  # one program for all
+    found.append(np.asarray(look(np.pad(part, padding)))[:len(part)])
+  return np.concatenate(found)
 
 
 def _is_several(value: object) -> bool:

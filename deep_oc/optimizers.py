@@ -10,6 +10,9 @@ from deep_oc import errors
 from deep_oc.errors import InputError
 
 
+SCHEDULES = ('cosine', 'constant', 'step', 'exponential')
+
+
 def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
            learning_rate: float = 0.01, momentum: float = 0.9,
            weight_decay: float = 3e-4, schedule: str = 'cosine',
@@ -30,13 +33,13 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
     learning_rate: the peak.
     momentum: m, of SGD.
     weight_decay: wd.
-    schedule: 'cosine' (to zero), 'constant' or 'step' (multiplied by `factor`
-      at each of the milestones).
+    schedule: 'cosine' (to zero), 'constant', 'step' (multiplied by `factor`
+      at each of the milestones) or 'exponential' (by `factor` each epoch).
     per: 'epoch' holds the rate through an epoch, as the official code does;
       'step' does not.
     warmup_epochs: of linear growth from zero.
     milestones: epochs, of the schedule 'step'.
-    factor: between 0 and 1, of the schedule 'step'.
+    factor: between 0 and 1, of the schedules 'step' and 'exponential'.
 
   Raises:
     InputError: an unknown name, schedule or `per`, steps without milestones, or
@@ -66,8 +69,8 @@ def learning_rate_schedule(
   """Returns step -> learning rate."""
   if per not in ('epoch', 'step'):
     raise errors.unknown('optimizer.per', per, ('epoch', 'step'))
-  if name not in ('cosine', 'constant', 'step'):
-    raise errors.unknown('schedule', name, ('cosine', 'constant', 'step'))
+  if name not in SCHEDULES:
+    raise errors.unknown('schedule', name, SCHEDULES)
   if name == 'step' and not milestones:
     raise InputError("optimizer.schedule='step' needs optimizer.milestones, "
                      'the epochs from which on the rate is lower')
@@ -83,6 +86,8 @@ def learning_rate_schedule(
     start = step // grain * grain
     if name == 'step':
       return peak * warm * factor ** sum(start >= drop for drop in drops)
+    if name == 'exponential':
+      return peak * warm * factor ** (start / steps_per_epoch)
     done = jnp.maximum(start - warmup_steps, 0) / max(
         total_steps - warmup_steps, 1)
     return peak * warm * 0.5 * (1 + jnp.cos(math.pi * done))

@@ -21,7 +21,7 @@ class Portable(NamedTuple):
 
   Attributes:
     seen: the program of images or windows to features.
-    heat: of these to scores.
+    heat: of these to scores; None if they are scores.
     enlarge: `rows` f64[h, gh] and `columns` f64[w, gw]; of windows, also where
       they begin, `top` and `left`.
     maps: f32[m, h, w], by the trainer's code, of the images to compare.
@@ -30,7 +30,7 @@ class Portable(NamedTuple):
     suffix: of the names of programs and files.
   """
   seen: programs.Program
-  heat: programs.Program
+  heat: programs.Program | None
   enlarge: programs.Arrays
   maps: np.ndarray
   window: int | None = None
@@ -61,6 +61,8 @@ def portable(found: detector.Detector, images: np.ndarray, folder: pathlib.Path
   method, train = found.localizer()
   if isinstance(method, maps.GradCam):
     return [_grad_cam(found, method, train, images)]
+  if isinstance(method, maps.ScoreMap):
+    return [_score_map(found, method, train, images)]
   if isinstance(method, maps.Multiscale):
     return [_windows(found, each, train, images, folder, f'_{each.side}')
             for each in method.scales]
@@ -73,12 +75,26 @@ def _grad_cam(found, method, train, images):
   seen = programs.network(
       lambda variables, image: windows.feature_map(
           parts.pretext, variables, image), parts.variables, shape)
-  height, width = (
-      _matrix(lambda heat, n=n: gradcam.resize(heat, n, 1), cells)
-      for n, cells in zip(shape[:2], seen.shape[:2], strict=True))
   return Portable(
       seen, programs.heat(fitted.density_, seen.shape),
-      {'rows': height, 'columns': width}, fitted.maps(images))
+      _enlarge(gradcam.resize, shape, seen.shape), fitted.maps(images))
+
+
+def _score_map(found, method, train, images):
+  parts, shape = found.parts(), found.image_shape
+  seen = programs.network(
+      lambda variables, image: maps.score_map(parts.pretext, variables, image),
+      parts.variables, shape)
+  return Portable(seen, None, _enlarge(method.enlarge, shape, seen.shape),
+                  method.fit(parts.variables, train).maps(images))
+
+
+def _enlarge(function, shape, cells):
+  """Returns the matrices of a function of a map, height and width."""
+  rows, columns = (
+      _matrix(lambda score, n=n: function(score, n, 1), count)
+      for n, count in zip(shape[:2], cells[:2], strict=True))
+  return {'rows': rows, 'columns': columns}
 
 
 def _windows(found, method, train, images, folder, suffix=''):

@@ -275,7 +275,7 @@ def _paper(head, normal_class):
   if head['pretext'].endswith('_patch') or head['pretext'] == 'patch_svdd':
     shown = {'windows': head['pretext']}
   elif level == 'pixel':
-    shown = {'gradcam': head['pretext']}
+    shown = {name: head['pretext'] for name in ('gradcam', 'task')}
   else:
     shown = {'pool': head['pretext'], 'score': head['pretext'],
              'random': 'random'}

@@ -158,7 +158,7 @@ class Bundle:
 
 
 class _Maps:
-  """Heat maps by windows of one size, or by Grad-CAM."""
+  """Heat maps by windows of one size, by Grad-CAM, or by the network alone."""
 
   def __init__(self, run: Callable, file: Callable[[str], pathlib.Path],
                batch: int, method: str, window: int | None,
@@ -169,13 +169,13 @@ class _Maps:
       run: passes rows through the program of a name.
       file: returns where a file of the bundle is.
       batch: how many images at once.
-      method: 'windows' or 'gradcam'.
+      method: 'windows', 'gradcam', or 'task': what the network says are scores.
       window: the side of windows, each of which is passed by itself; None where
         they share a pass.
       positions: 'each' if each has a density of its own.
       suffix: of the names of programs and files.
     """
-    self._run, self._batch, self._gradcam = run, batch, method == 'gradcam'
+    self._run, self._batch, self._method = run, batch, method
     self._side, self._each = window, positions == 'each'
     self._map, self._heat = f'map{suffix}', f'heat{suffix}'
     self._enlarge = _arrays(file(f'enlarge{suffix}.npz'))
@@ -204,8 +204,10 @@ class _Maps:
     return self._run(self._map, windows).reshape(len(top), len(left), -1)
 
   def _score(self, features):
-    """Maps f32[n, gh, gw, d] to f64[n, gh, gw]."""
-    if self._gradcam:
+    """Maps f32[n, gh, gw, d] to f64[n, gh, gw]; what are scores, stay."""
+    if self._method == 'task':
+      return features
+    if self._method == 'gradcam':
       return self._run(self._heat, features)
     if not self._each:
       rows = features.reshape(-1, features.shape[-1])

@@ -16,8 +16,9 @@ for Grad-CAM, of which the features are the mean over positions, or all of it,
 flattened, and the pooled features of each of its stages, 'stage', the last of
 which it returns, if it tells how many, `stages`; one that does not pad may tell
 the map's geometry, `receptive_field` and `stride` in pixels, and overlapping
-windows of an image share one computation. One that embeds windows of several
-sizes may return its part for one of them, `of_side(pixels)`.
+windows of an image share one computation. One that pads may tell the `stride`
+alone, if position k of the last map lies at pixel k * stride. One that embeds
+windows of several sizes may return its part for one of them, `of_side(pixels)`.
 """
 from typing import Any
 

@@ -67,7 +67,8 @@ def _method(lines, run):
                  classifier in (None, line['classifier'])), {})
   line = auroc(run.feature)
   mean = next(line for line in lines if line['normal_class'] == 'mean')
-  heat = auroc('windows', 'pixel', None) or auroc('gradcam', 'pixel', None)
+  heat = next(filter(None, (auroc(name, 'pixel', None) for name in (
+      'windows', 'gradcam', 'task'))), {})
   return (
       kept[0]['experiment'] or str(run.workdir), kept[0]['protocol'],
       number(line.get('auroc_mean')), _spread(line),

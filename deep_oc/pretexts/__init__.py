@@ -16,6 +16,8 @@ A task is a file here with one public class, a Flax module:
     __call__(image, *, train)           -> (loss, metrics), scalars
     embed(image)                        -> {'pool': f32[n, d], ...}
     scores(image, *, log), optional     -> {name: f32[n]}
+    score_map(image), optional          -> {name: f32[n, gh, gw]}, of one name,
+                                        that of its score; `maps.ScoreMap`
     score_views: Members, optional      how `scores` sees an image, if not as
                                         it is; see `deep_oc.orientation`
     statistics(image), optional         -> {name: f32[n, ...]}, whose means over
@@ -59,6 +61,7 @@ ENCODER = ('encoder',)  # its path in a task
 # What methods return, and the fewest and most axes that may have.
 _RETURNED = {'embed': ("{'pool': f32[n, d], ...}", 2, 2),
              'scores': ('{name: f32[n]}', 1, 1),
+             'score_map': ('{name: f32[n, gh, gw]}', 3, 3),
              'statistics': ('{name: f32[n, ...]}', 1, math.inf)}
 
 
