@@ -1,5 +1,6 @@
 """Artificial defects against plain geometry, and the task made of them."""
 import colorsys
+import dataclasses
 import functools
 import math
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
+from scipy import ndimage
 
 from deep_oc import augment, cutpaste, errors, optimizers, pretexts, sharding
 from deep_oc import step as steps
@@ -275,6 +277,25 @@ def test_confetti_are_two_squares_not_one_twice():
              for out in many('confetti', image, 30)]
   # Seldom one covers the other, and only two are left.
   assert np.mean(np.array(colours) > 2) > 0.9
+
+
+def test_confetti_may_be_smoothed():
+  image = np.full((90, 80, 3), 0.5, np.float32)
+  how = cutpaste.Defects(**PLAIN, confetti_side=(9, 20))
+  sharp = many('confetti', image, 30, how)
+  smooth = many('confetti', image, 30, dataclasses.replace(
+      how, confetti_blur=2.5))
+  compared = 0
+  for before, after in zip(np.moveaxis(sharp, -1, 1).reshape(-1, 90, 80),
+                           np.moveaxis(smooth, -1, 1).reshape(-1, 90, 80),
+                           strict=True):
+    if before.min() == 0 or before.max() == 1:
+      continue  # what was clipped is not known
+    wanted = ndimage.gaussian_filter(
+        np.float64(before) - 0.5, 2.5, mode='constant', truncate=2.4)
+    np.testing.assert_allclose(after - 0.5, wanted, atol=1e-5)
+    compared += 1
+  assert compared > 10
 
 
 def test_confetti_is_turned_by_up_to_45_degrees_and_lies_inside():

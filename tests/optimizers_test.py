@@ -33,7 +33,7 @@ def test_three_steps_equal_keras_sgd_written_out():
 
 
 @pytest.mark.parametrize('per', ['step', 'epoch'])
-@pytest.mark.parametrize('schedule', ['cosine', 'constant', 'step'])
+@pytest.mark.parametrize('schedule', optimizers.SCHEDULES)
 @pytest.mark.parametrize('name', ['sgd', 'nesterov', 'adam', 'adam_l2'])
 def test_each_rule_is_its_equation_on_every_schedule(name, schedule, per):
   optimizer = optimizers.create(
@@ -52,6 +52,8 @@ def test_each_rule_is_its_equation_on_every_schedule(name, schedule, per):
       rate *= 0.5 * (1 + math.cos(math.pi * max(start - 6, 0) / 6))
     if schedule == 'step':
       rate /= 100 if start >= 10 else 10 if start >= 4 else 1
+    if schedule == 'exponential':
+      rate /= 10 ** (start / 4)
     if name in ('adam', 'adam_l2'):
       coupled, decay = (0.1 * w, 0) if name == 'adam_l2' else (0, 0.1 * w)
       mean = 0.9 * mean + 0.1 * (g + coupled)

@@ -33,6 +33,7 @@ _TASKS = {
     'denoising': dict(name='denoising', decoder=(8, 4)),
     'restoration': dict(name='restoration'),
     'patch_svdd': dict(name='patch_svdd'),
+    'fcdd': dict(name='fcdd', defects=dict(confetti_side=(3, 9))),
     'deep_svdd': dict(name='deep_svdd', dim=8),
     'soft_boundary': dict(name='deep_svdd', dim=8, warmup_steps=0,
                           objective='soft_boundary'),
@@ -57,6 +58,8 @@ def pretext(task):
 def encoder(task):
   """Returns the arguments of the smallest encoder that the task takes."""
   special = {'restoration': 'unet', 'patch_svdd': 'hierarchical'}
+  if task == 'fcdd':
+    return dict(name='fcdd', channels=(4, 8), kernels=(3, 3), pools=(1, 0))
   return dict(name=special.get(task, 'convnet'), channels=(4, 8))
 
 

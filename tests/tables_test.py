@@ -221,6 +221,9 @@ def test_categories_are_the_classes_of_their_family():
     (dict(pretext='patch_svdd', feature='windows', classifier='knn(k=1)',
           level='pixel'), '98.1'),
     (dict(pretext='patch_svdd', feature='pool', classifier='knn(k=1)'), None),
+    (dict(pretext='fcdd', feature='task', classifier='deviation',
+          level='pixel'), '97'),
+    (dict(pretext='fcdd', feature='score', classifier='deviation'), None),
     (dict(feature='gradcam', level='pixel'), None),  # published as a mean only
     (dict(feature='windows', level='image'), None),
     (dict(classifier='kde'), None),
