@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution
+from deep_oc import batch_norm, convolution, pooling
 from deep_oc.errors import InputError
 from deep_oc.models import lenet
 
@@ -88,6 +88,6 @@ class Model(nn.Module):
         x = nn.leaky_relu(
             self.norms[number](x, use_running_average=not train), 0.01)
       if pool:
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = pooling.max_pool(x, 3, 2, 1)
       found.append(x)
     return found

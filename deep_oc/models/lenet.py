@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution
+from deep_oc import batch_norm, convolution, pooling
 from deep_oc.errors import InputError
 
 # U(-1/sqrt(k), 1/sqrt(k)) of k inputs, PyTorch's default.
@@ -60,7 +60,7 @@ class Model(nn.Module):
       x = batch_norm.BatchNorm(
           use_running_average=not train, use_scale=False, use_bias=False,
           momentum=0.9, epsilon=1e-4, dtype=self.dtype)(x)
-      x = nn.max_pool(nn.leaky_relu(x, 0.01), (2, 2), strides=(2, 2))
+      x = pooling.max_pool(nn.leaky_relu(x, 0.01), 2, 2)
       feature = (x.reshape(x.shape[0], -1).astype(jnp.float32)
                  if stage == self.stages else
                  jnp.mean(x, axis=(1, 2), dtype=jnp.float32))

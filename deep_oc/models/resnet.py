@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution
+from deep_oc import batch_norm, convolution, pooling
 from deep_oc.errors import InputError
 
 _STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3),
@@ -115,5 +115,5 @@ class Model(nn.Module):
     if max(x.shape[1:3]) <= _SMALL:
       return nn.relu(norm(_conv(64, 3, 1, self.dtype)(x)))
     x = nn.relu(norm(_conv(64, 7, 2, self.dtype)(x)))
-    # max_pool pads with -inf; after ReLU that equals the paper code's zeros.
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    # It pads with -inf; after ReLU that equals the paper code's zeros.
+    return pooling.max_pool(x, 3, 2, 1)

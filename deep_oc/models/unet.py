@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution
+from deep_oc import batch_norm, convolution, pooling
 from deep_oc.errors import InputError
 
 
@@ -62,7 +62,7 @@ class Model(nn.Module):
     found, x = [], image
     for number, level in enumerate(self.levels):
       if number:
-        x = nn.max_pool(x, (2, 2), (2, 2))
+        x = pooling.max_pool(x, 2, 2)
       x = level(x, train=train)
       found.append(x)
     return found
