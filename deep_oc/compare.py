@@ -79,7 +79,7 @@ def fit(workdir: pathlib.Path, feature: str | None, classifier: str | None
   Raises:
     InputError: there is no such feature, classifier or score.
   """
-  if feature and (feature == 'score' or feature.endswith('windows')):
+  if feature and feature.endswith(('score', 'windows', 'gradcam', 'task')):
     specs, names = (), (classifier or '').split(',')  # nothing to fit
   else:
     specs = names = oneclass.specs(classifier or '')

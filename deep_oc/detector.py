@@ -189,7 +189,8 @@ class Detector:
   def heat_maps(self, images: Iterable[unseen.Picture]) -> np.ndarray:
     """Maps n images to scores of their pixels f32[n, h, w], at `image_shape`.
 
-    The first call fits the densities, which may take minutes.
+    The first call fits the densities, if there are any, which may take
+    minutes.
 
     Raises:
       InputError: the run does not localize, or its maps are of windows and the
@@ -199,7 +200,7 @@ class Detector:
                            self._maps.maps)
 
   def map_parameters(self) -> dict[str, object]:
-    """Returns what defines the densities of `heat_maps`, JSON-able."""
+    """Returns what defines `heat_maps`, JSON-able."""
     return self._maps.parameters()
 
   def about_maps(self) -> str:
@@ -209,11 +210,14 @@ class Detector:
             f'heat maps: fit densities ({self.localizes})')
     if self.feature == WINDOWS:
       return f'{line}; the largest value of a map is the score'
-    if self.localizes != 'windows':
-      return line  # what the others explain has a score already
+    # What Grad-CAM explains has a score already.
+    other = {'windows': (WINDOWS, 'the maps do'),
+             'task': (SCORE, 'their mean does')}.get(self.localizes)
+    if other is None or other[0] == self.feature:
+      return line
     return (f'{line}; they are drawn beside the verdicts and not judged: '
             f"{self.classifier} on '{self.feature}' judges; with "
-            '--feature=windows the maps do')
+            f'--feature={other[0]} {other[1]}')
 
   def parts(self) -> Parts:
     """Returns what the scores are made of."""
@@ -221,11 +225,11 @@ class Detector:
                  self._calibrated, len(next(iter(self._train.values()))),
                  self._others)
 
-  def localizer(self) -> tuple[maps.Method, np.ndarray]:
+  def localizer(self) -> tuple[maps.Method, np.ndarray | None]:
     """Returns what makes `heat_maps`, unfitted, and what it is fitted to.
 
-    Where windows are judged, and no other images calibrate, that is a part of
-    the training images.
+    That is None if it learns nothing of images. Where windows are judged, and
+    no other images calibrate, it is a part of the training images.
 
     Raises:
       InputError: as `heat_maps` does.
@@ -235,8 +239,11 @@ class Detector:
                        '`localize`')
     method = maps.create(
         self._config.localize, self._pretext, self._config.seed)
-    if method.learns_from == 'pool':
-      return method, self._train['pool']
+    match method.learns_from:
+      case 'nothing':
+        return method, None
+      case 'pool':
+        return method, self._train['pool']
     return method, self._images[0]
 
   def _calibrate_by(self, images: np.ndarray) -> thresholds.Calibrated:

@@ -4,7 +4,6 @@ Encoder, head and classifier in one: `one_class` with the jitted twin of a
 fitted one-class classifier, frozen as the encoder is, `task` with the pretext
 task's own classifier. BatchNorm is in inference mode.
 """
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from deep_oc import errors, jitted, oneclass, orientation, pretexts
 from deep_oc.errors import InputError
@@ -137,11 +135,4 @@ def task(pretext: nn.Module, variables: Mapping[str, Any], name: str) -> Score:
 
 def task_scores(pretext: nn.Module) -> tuple[str, ...]:
   """Returns the names of the task's own scores, () if it has none."""
-  if not hasattr(pretext, 'scores'):
-    return ()
-  # Of any size that is large enough, the names are these.
-  side = getattr(pretext, 'crop', 0) or 512
-  found, _ = jax.eval_shape(
-      functools.partial(pretext.init_with_output, method='scores'),
-      jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), np.float32))
-  return tuple(found)
+  return pretexts.names(pretext, 'scores')

@@ -373,8 +373,8 @@ def _explained(workdir, name, maps, meta):
   feature, values = name.removeprefix('map_'), maps.max(axis=(1, 2))
   classifier = (meta.get('map_params') or {}).get('classifier')
   if feature == 'task':
-    _, test, _ = embeddings.read_run(workdir)
-    feature, values = 'score', test.get(f'score_{classifier}', values)
+    feature = 'score'
+    values = embeddings.read_run(workdir)[1][f'score_{classifier}']
   elif classifier and not feature.endswith('windows'):
     train, test, _ = embeddings.read_run(workdir)
     if 'pool' in train:

@@ -324,11 +324,11 @@ def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
     raise InputError(f"the pretext task '{name}' compares images: train.batch "
                      f'by train.accumulate must be {fewest} at least, not '
                      f'{part}')
-  turned = embed(config).views
-  if turned != 'none' and getattr(task, 'centre', False):
-    raise InputError(f"embed.views='{turned}' moves what is in an image, and "
-                     'the mean image that is subtracted does not move; '
-                     '--config.pretext.centre=false')
+  family = embed(config).views
+  if family != 'none' and pretexts.centres(task):
+    raise InputError(f"embed.views='{family}' moves what is in an image, and "
+                     'the mean image that is subtracted does not move; take '
+                     "'none', or train with pretext.centre=false")
   asked, has = embed(config).stages, getattr(task.encoder, 'stages', 1)
   if asked > has:
     raise InputError(f"embed.stages={asked}, and the encoder "

@@ -197,15 +197,14 @@ def _possible(methods: tuple[str, ...], asked: bool,
   """
   task = found.parts().pretext
   _, seen = pretexts.shapes(task.encoder, *found.image_shape[:2])
-  lacks = 'this encoder sows none' if not seen or len(seen) != 4 else (
-      'of which a score is by the mean, and this score is a map of its own'
-      if hasattr(task, 'score_map') and name in differentiable.task_scores(task)
-      else None)
-  if 'gradcam' not in methods or not lacks:
+  own = name in pretexts.names(task, 'score_map')
+  if 'gradcam' not in methods or (seen and len(seen) == 4 and not own):
     return methods
   if asked:
-    raise InputError(f'Grad-CAM takes a feature map, and {lacks}; leave '
-                     'gradcam out of --method')
+    reason = ('explains scores of pooled features, and this one is the mean of '
+              'a map of its own' if own else
+              'takes a feature map, and this encoder sows none')
+    raise InputError(f'Grad-CAM {reason}; leave gradcam out of --method')
   return tuple(each for each in methods if each != 'gradcam')
 
 

@@ -14,7 +14,8 @@ alone:
   map.stablehlo, heat.stablehlo, heat.npz, enlarge.npz
                         heat maps, if the run localizes; heat/<row>.npz, if each
                         position of their grid has a density of its own; names
-                        with _64 and so on, if windows have several sizes
+                        with _0, _1 and so on, if windows have several sizes;
+                        without heat.*, if what the network says are scores
   bundle.json           input, preprocessing, threshold, checksums, parity
   README.md             the model card
   predict.py, bundle/   what reads it

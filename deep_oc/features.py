@@ -26,9 +26,10 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
              feature: str = 'pool') -> Callable:
   """Returns (variables, images u8[n, h, w, c]) -> {name: f32[n, ...]}.
 
-  With 'pool' that is what `embed` of the task returns, its 'head' too; with the
-  name of one of `deep_oc.orientation` that feature; with 'score' the task's own
-  scores, with 'statistics' its statistics.
+  Images may also be f32, in [0, 1] or what a task has made of such. With 'pool'
+  that is what `embed` of the task returns, its 'head' too; with the name of one
+  of `deep_oc.orientation` that feature; with 'score' the task's own scores,
+  with 'statistics' its statistics.
 
   Images of one size go through in batches of one size, the last one padded,
   so that one program serves all: at most `batch` images and _PIXELS pixels, of

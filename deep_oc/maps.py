@@ -1,8 +1,9 @@
-"""Heat maps of any images, by densities that are fitted once.
+"""Heat maps of any images, most of them by densities that are fitted once.
 
 `METHODS` are the values of `localize.name`; the group's other fields are the
 arguments of one. `fit` takes the variables of a network and what it learnt
-from, `maps` any images; see `Windows`.
+from, `maps` any images; see `Windows`. That is what `learns_from` says: normal
+images, 'image', their pooled features, 'pool', or 'nothing'.
 """
 import functools
 import numbers
@@ -349,15 +350,20 @@ class ScoreMap:
       sigma: of the Gaussian, in pixels.
     """
     del seed
-    if not (hasattr(pretext, 'score_map')
-            and hasattr(pretext.encoder, 'stride')):
+    if not hasattr(pretext, 'score_map'):
       raise InputError("localize.name='task' takes a task that has a map of "
-                       "its own, as pretext.name='fcdd', and an encoder that "
+                       "its own, as pretext.name='fcdd'")
+    if (not hasattr(pretext.encoder, 'stride')
+        or hasattr(pretext.encoder, 'receptive_field')):
+      raise InputError("localize.name='task' takes an encoder that pads and "
                        "knows where its map lies, as encoder.name='fcdd'")
     _check_sigma(sigma)
     self.sigma, self._stride = sigma, pretext.encoder.stride
     self._embed = jax.jit(functools.partial(score_map, pretext))
-    self.classifier = _map_name(pretext)
+    self.classifier, *more = pretexts.names(pretext, 'score_map')
+    if more or self.classifier not in pretexts.names(pretext, 'scores'):
+      raise InputError("the pretext task's `score_map` must have one name, and "
+                       'that of one of its `scores`')
 
   def check(self, height: int, width: int) -> None:
     """Does nothing: images of any size have a map."""
@@ -393,16 +399,6 @@ class ScoreMap:
     return {'classifier': self.classifier, 'sigma': self.sigma}
 
 
-def _map_name(pretext: nn.Module) -> str:
-  """Returns the name of the task's `score_map`."""
-  side = getattr(pretext, 'crop', 0) or 512
-  found, _ = jax.eval_shape(
-      functools.partial(pretext.init_with_output, method='score_map'),
-      jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), np.float32))
-  pretexts.check_arrays(found, 'score_map')
-  return next(iter(found))
-
-
 def score_map(pretext: nn.Module, variables: Mapping[str, Any],
               image: jax.Array) -> jax.Array:
   """Maps u8 or f32[n, h, w, c] to the task's `score_map`, f32[n, gh, gw]."""
@@ -413,8 +409,10 @@ def score_map(pretext: nn.Module, variables: Mapping[str, Any],
 
 
 def _check_sigma(sigma: object) -> None:
-  if not (isinstance(sigma, numbers.Real) and sigma > 0):
-    raise InputError(f'localize.sigma is {sigma!r}; it must be above 0')
+  if isinstance(sigma, bool) or not (
+      isinstance(sigma, numbers.Real) and 1e-3 <= sigma < np.inf):
+    raise InputError(f'localize.sigma is {sigma!r}; it must be a number of '
+                     'pixels from 0.001 on')
 
 
 def _spread(length: int, cells: int, stride: int, sigma: float) -> np.ndarray:

@@ -34,7 +34,7 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
     momentum: m, of SGD.
     weight_decay: wd.
     schedule: 'cosine' (to zero), 'constant', 'step' (multiplied by `factor`
-      at each of the milestones) or 'exponential' (by `factor` each epoch).
+      at each of the milestones) or 'exponential' (to `factor` of the peak).
     per: 'epoch' holds the rate through an epoch, as the official code does;
       'step' does not.
     warmup_epochs: of linear growth from zero.
@@ -87,7 +87,7 @@ def learning_rate_schedule(
     if name == 'step':
       return peak * warm * factor ** sum(start >= drop for drop in drops)
     if name == 'exponential':
-      return peak * warm * factor ** (start / steps_per_epoch)
+      return peak * warm * factor ** (start / total_steps)
     done = jnp.maximum(start - warmup_steps, 0) / max(
         total_steps - warmup_steps, 1)
     return peak * warm * 0.5 * (1 + jnp.cos(math.pi * done))

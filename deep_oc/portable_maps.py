@@ -4,13 +4,15 @@ All end alike: scores on a grid, spread over the pixels by a matrix for rows and
 one for columns; and of windows of several sizes the maps are multiplied.
 """
 import itertools
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from deep_oc import densities, detector, gradcam, maps, programs, windows
+from deep_oc import (densities, detector, gradcam, maps, pretexts, programs,
+                     windows)
 from deep_oc.errors import InputError
 
 _MOST = 2**31  # bytes of densities for each position
@@ -52,8 +54,8 @@ def portable(found: detector.Detector, images: np.ndarray, folder: pathlib.Path
     found: the detector, which localizes.
     images: u8[m, h, w, 3], to compare.
     folder: where `heat/0.npz` and so on are written, if there is a density for
-      each position: those of a row of the grid in each; `heat_64/0.npz` and so
-      on of windows of 64 pixels, if there are several sizes.
+      each position: those of a row of the grid in each; `heat_1/0.npz` and so
+      on of the second size, if windows have several.
 
   Raises:
     InputError: the densities cannot be fitted, or be exported.
@@ -63,10 +65,13 @@ def portable(found: detector.Detector, images: np.ndarray, folder: pathlib.Path
     return [_grad_cam(found, method, train, images)]
   if isinstance(method, maps.ScoreMap):
     return [_score_map(found, method, train, images)]
-  if isinstance(method, maps.Multiscale):
-    return [_windows(found, each, train, images, folder, f'_{each.side}')
-            for each in method.scales]
-  return [_windows(found, method, train, images, folder)]
+  several = isinstance(method, maps.Multiscale)
+  scales = [_Scale(found, each, f'_{number}' * several) for number, each in
+            enumerate(method.scales if several else [method])]
+  if scales[0].method.positions == 'each':
+    _check_size([(len(each.top), len(each.left)) for each in scales],
+                len(train), scales[0].seen.shape[-1])
+  return [_windows(found, each, train, images, folder) for each in scales]
 
 
 def _grad_cam(found, method, train, images):
@@ -97,62 +102,77 @@ def _enlarge(function, shape, cells):
   return {'rows': rows, 'columns': columns}
 
 
-def _windows(found, method, train, images, folder, suffix=''):
-  shape, side, stride = found.image_shape, method.side, method.stride
-  top, left = (windows.starts(n, side, stride) for n in shape[:2])
+class _Scale:
+  """What windows of one size are embedded by.
+
+  Attributes:
+    method: makes maps of them.
+    suffix: of the names of programs and files.
+    top, left: where they begin, i64[g].
+    seen: the program of their features.
+    window: their side; None where they share a pass, and images are embedded.
+  """
+
+  def __init__(self, found, method, suffix):
+    self.method, self.suffix = method, suffix
+    (_, whole, variables, *_), shape = found.parts(), found.image_shape
+    self.top, self.left = (windows.starts(n, method.side, method.stride)
+                           for n in shape[:2])
+    pretext = windows.of_windows(whole, method.side)
+    if windows.align(pretext.encoder, self.top, self.left):
+      rows, columns = (begin // pretext.encoder.stride
+                       for begin in (self.top, self.left))
+
+      def embed(variables, image):
+        image = windows.centred(whole, variables, image)
+        features = windows.shared_pass(pretext, method.side, variables, image)
+        return features[:, rows][:, :, columns]
+
+      self.seen = programs.network(embed, variables, shape)
+      self.window = None
+      return
+    if pretexts.centres(whole):
+      raise InputError(
+          f'windows of {method.side} pixels every {method.stride} share no '
+          'pass over an image, of which all is centred; `deep_oc.localize` '
+          'with another --set=stride=... makes maps that can be exported')
+    self.seen = programs.network(
+        programs.pooled(pretext), variables,
+        (method.side, method.side, shape[2]))
+    self.window = method.side
+
+
+def _windows(found, scale, train, images, folder):
+  shape, method = found.image_shape, scale.method
   rows, columns = (
       _matrix(lambda score, n=n: windows.upsample(
-          score, n, side, side, stride, method.sigma), len(begin))
-      for n, begin in ((shape[0], top), (shape[1], left)))
-  seen, window = _embedding(found, side, top, left)
+          score, n, method.side, method.side, method.stride, method.sigma),
+              len(begin))
+      for n, begin in ((shape[0], scale.top), (shape[1], scale.left)))
   if method.positions == 'each':
-    _check_size(len(top), len(left), len(train), seen.shape[-1])
-    beside = folder / f'heat{suffix}'
+    beside = folder / f'heat{scale.suffix}'
     parts = _kept(method.fits(found.parts().variables, train), beside)
     expected = method.maps_by(parts, images)
     with np.load(beside / '0.npz') as row:
       heat = programs.positions(dict(row), method.density_.norm)
   else:
     expected = method.fit(found.parts().variables, train).maps(images)
-    heat = programs.classifier([method.density_.density_], seen.shape[-1])
+    heat = programs.classifier(
+        [method.density_.density_], scale.seen.shape[-1])
   return Portable(
-      seen, heat, {'rows': rows, 'columns': columns, 'top': top, 'left': left},
-      expected, window, method.positions, suffix)
+      scale.seen, heat, {'rows': rows, 'columns': columns, 'top': scale.top,
+                         'left': scale.left},
+      expected, scale.window, method.positions, scale.suffix)
 
 
-def _embedding(found, side, top, left):
-  """Returns the program of the features of windows, and the side of those.
-
-  Where windows share a pass, it is one of images, and the side is None.
-  """
-  (_, whole, variables, *_), shape = found.parts(), found.image_shape
-  pretext = windows.of_windows(whole, side)
-  if not windows.align(pretext.encoder, top, left):
-    if windows.is_centred(whole):
-      raise InputError(
-          'windows of images that are centred can be exported where they begin '
-          f'every so many times {pretext.encoder.stride} pixels, and so does '
-          'the last; `deep_oc.localize` with another --set=stride=... makes '
-          'such maps')
-    return programs.network(
-        programs.pooled(pretext), variables, (side, side, shape[2])), side
-  rows, columns = (begin // pretext.encoder.stride for begin in (top, left))
-
-  def embed(variables, image):
-    image = windows.centred(whole, variables, image)
-    found = windows.shared_pass(pretext, side, variables, image)
-    return found[:, rows][:, :, columns]
-
-  return programs.network(embed, variables, shape), None
-
-
-def _check_size(rows, columns, n, d):
-  """Raises InputError if n images leave too much for rows × columns."""
+def _check_size(grids, n, d):
+  """Raises InputError if n images leave too much for grids of positions."""
   k = densities.compact_rank(n, d)
-  size = 4 * rows * columns * (k * d + 2 * (k + d + 1))
+  size = 4 * sum(map(math.prod, grids)) * (k * d + 2 * (k + d + 1))
   if size > _MOST:
+    shown = ' and '.join('{}×{}'.format(*each) for each in grids)
     raise InputError(
-        f'densities of {rows}×{columns} positions would be a file of '
+        f'densities of {shown} positions would be files of '
         f'{size / 2**30:.1f} GiB, more than {_MOST / 2**30:g}; '
         '`deep_oc.localize` with a larger --set=stride=..., or with '
         '--set=positions=shared, makes maps that can be exported')

@@ -18,6 +18,7 @@ from deep_oc import convolution, features, pretexts, sharding, step
 from deep_oc.errors import InputError
 
 BATCH = 512  # windows per forward pass, if each has one of its own
+_CENTRED = 32  # images that are centred at once; bounds memory
 _STRIP = 256  # rows of windows, in pixels, of one shared pass; bounds memory
 
 
@@ -59,7 +60,7 @@ def embedder(pretext: nn.Module, side: int) -> Callable:
                      f'encoder sees at once, {least}')
   embed = functools.partial(_shared if least else _one_by_one, seen, side)
   return functools.partial(
-      _of_centred, pretext, embed) if is_centred(pretext) else embed
+      _of_centred, pretext, embed) if pretexts.centres(pretext) else embed
 
 
 def of_windows(pretext: nn.Module, side: int) -> nn.Module:
@@ -70,7 +71,7 @@ def of_windows(pretext: nn.Module, side: int) -> nn.Module:
   Raises:
     InputError: its encoder has a part for each side, and none for this one.
   """
-  if is_centred(pretext):
+  if pretexts.centres(pretext):
     pretext = pretext.clone(centre=False)
   if getattr(pretext, 'crop', 0):
     pretext = pretext.clone(crop=0)
@@ -79,16 +80,11 @@ def of_windows(pretext: nn.Module, side: int) -> nn.Module:
   return pretext
 
 
-def is_centred(pretext: nn.Module) -> bool:
-  """Says whether the task centres images."""
-  return getattr(pretext, 'centre', False)
-
-
 def centred(pretext: nn.Module, variables: Mapping[str, Any], image: jax.Array
             ) -> jax.Array:
   """Maps whole images u8 or f32[n, h, w, c] to f32, what windows are cut of."""
   image = step.to_float(image)
-  if not is_centred(pretext):
+  if not pretexts.centres(pretext):
     return image
   return pretext.apply(variables, image, method='centred')
 
@@ -97,9 +93,18 @@ def _of_centred(pretext: nn.Module, embed: Callable,
                 variables: Mapping[str, Any], image: np.ndarray,
                 place: np.ndarray) -> np.ndarray:
   """Embeds windows of images that are centred before they are cut."""
-  used, number = np.unique(place[:, 0], return_inverse=True)
-  whole = np.asarray(centred(pretext, variables, image[used]))
-  return embed(variables, whole, np.column_stack([number, place[:, 1:]]))
+  used, found = np.unique(place[:, 0]), None
+  for begin in range(0, len(used), _CENTRED):
+    some = used[begin:begin + _CENTRED]
+    member = np.isin(place[:, 0], some)
+    whole = np.asarray(centred(pretext, variables, image[some]))
+    number = np.searchsorted(some, place[member, 0])
+    feature = embed(variables, whole,
+                    np.column_stack([number, place[member, 1:]]))
+    if found is None:
+      found = np.empty((len(place), feature.shape[-1]), np.float32)
+    found[member] = feature
+  return found
 
 
 def _one_by_one(pretext: nn.Module, side: int, variables: Mapping[str, Any],
@@ -172,7 +177,7 @@ def _compiled(reformulated: bool) -> Callable:
 
 def _means(pretext: nn.Module, side: int, variables: Mapping[str, Any],
            strip: jax.Array, phase: jax.Array) -> jax.Array:
-  """Maps u8[h + s, w + s, c] to the features of windows, f32[gh, gw, d].
+  """Maps u8 or f32[h + s, w + s, c] to features of windows, f32[gh, gw, d].
 
   Windows begin at `phase` and every s = encoder.stride pixels from there.
   """

@@ -11,8 +11,9 @@ from conftest import the_error
 from ml_collections import ConfigDict
 from scipy import signal
 
-from deep_oc import (bundle, detector, embeddings, errors, evaluate, maps,
-                     metrics, models, pretexts, step, train)
+from deep_oc import (bundle, detector, embeddings, errors, evaluate, experiment,
+                     maps, metrics, models, pretexts, step, train)
+from deep_oc.pretexts import fcdd
 
 SMALL = dict(name='fcdd', channels=(4, 6, 5), kernels=(5, 3, 3),
              pools=(True, True, False))
@@ -213,8 +214,10 @@ def test_a_task_that_cannot_be_is_one_line(kwargs, words):
 @pytest.mark.parametrize('kwargs, words', [
     (dict(kernels=(5, 3)), '3 channels, 2 kernels and 3 pools'),
     (dict(channels=(), kernels=(), pools=()), '0 channels'),
-    (dict(channels=(4, 0, 5)), 'channels must be positive'),
-    (dict(kernels=(4, 3, 3)), 'kernels must be odd')])
+    (dict(channels=(4, 0, 5)), 'channels must be whole numbers from 1 on'),
+    (dict(channels=(4, 6.5, 5)), 'channels must be whole numbers from 1 on'),
+    (dict(kernels=(5., 3, 3)), 'kernels must be odd whole'),
+    (dict(kernels=(4, 3, 3)), 'kernels must be odd whole')])
 def test_an_encoder_that_cannot_be_is_one_line(kwargs, words):
   with pytest.raises(errors.InputError, match=words):
     models.create(**SMALL | kwargs)
@@ -224,8 +227,10 @@ def test_an_encoder_that_cannot_be_is_one_line(kwargs, words):
     (dict(name='rotation', encoder=dict(name='convnet', channels=(4,))), 3.,
      'takes a task that has a map of its own'),
     (dict(name='fcdd', encoder=dict(name='unet', channels=(4,))), 3.,
-     "an encoder that knows where its map lies, as encoder.name='fcdd'"),
-    (dict(name='fcdd', encoder=SMALL), 0, 'localize.sigma is 0; it must')])
+     "an encoder that pads and knows where its map lies, as encoder.name="),
+    (dict(name='fcdd', encoder=SMALL), 0, 'localize.sigma is 0; it must'),
+    (dict(name='fcdd', encoder=SMALL), True, 'localize.sigma is True; it'),
+    (dict(name='fcdd', encoder=SMALL), 1e-200, 'sigma is 1e-200; it must')])
 def test_maps_of_a_task_that_has_none_are_one_line(task, sigma, words):
   pretext = pretexts.create(dtype=jnp.float32, **task)
   with pytest.raises(errors.InputError, match=words):
@@ -286,15 +291,22 @@ def test_rows_and_pictures_are_of_its_map_and_score(learnt, binary):
   assert title == 'score, deviation' and (learnt / 'pictures').is_dir()
 
 
-def test_pictures_are_judged_by_its_score_and_drawn_by_its_map(learnt):
+def test_pictures_are_judged_by_its_score_and_drawn_by_its_map(
+    learnt, monkeypatch):
   arrays, _ = embeddings.read_maps(learnt)
   image, heat = arrays['image'][:5], arrays['map_task'][:5]
+
+  def gone(config):
+    raise errors.InputError('the training images are gone')
+  monkeypatch.setattr(experiment, 'problem', gone)
   found = detector.load(str(learnt), feature='score')
   np.testing.assert_allclose(found.heat_maps(image), heat, rtol=1e-4, atol=1e-6)
   assert found.classifier == 'deviation'
   score = found.decision_function(arrays['image'])
   assert metrics.auroc(score, arrays['anomaly']) > 80
-  assert 'what the task says of each place' in found.about_maps()
+  assert found.about_maps().endswith('what the task says of each place')
+  other = detector.load(str(learnt), feature='pool').about_maps()
+  assert other.endswith('with --feature=score their mean does')
 
 
 def test_a_bundle_has_its_score_and_its_maps(learnt, binary):
@@ -312,12 +324,36 @@ def test_a_bundle_has_its_score_and_its_maps(learnt, binary):
 def test_grad_cam_does_not_explain_its_score(learnt, binary):
   line = the_error(binary('explain', f'--workdir={learnt}',
                           '--score=deviation', '--method=gradcam'))
-  assert 'this score is a map of its own' in line
+  assert line.endswith(
+      'Grad-CAM explains scores of pooled features, and this one is the mean '
+      'of a map of its own; leave gradcam out of --method')
 
 
-def test_an_untrained_network_has_other_maps():
-  pretext = _create()
-  variables = [step.init(pretext, seed, (18, 21, 3)) for seed in (0, 1)]
-  found = [pretext.apply(each, _images(), method='score_map')['deviation']
-           for each in variables]
-  assert np.abs(found[0] - found[1]).max() > 1e-4
+def test_a_map_near_0_keeps_its_digits():
+  pretext, image = _create(), _images(1)
+  variables = _variables(pretext, 18, 21)
+  variables['params']['phi'] = {
+      'kernel': jnp.zeros((5, 1)), 'bias': jnp.full(1, 3e-4)}
+  found = pretext.apply(variables, image, method='score_map')['deviation']
+  np.testing.assert_allclose(
+      found, np.sqrt(np.float64(3e-4)**2 + 1) - 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize('names', [('one', 'deviation'), ('other',)])
+def test_a_map_that_is_of_no_score_is_one_line(names):
+  class Other(fcdd.Pretext):
+    def score_map(self, image):
+      return dict.fromkeys(names, super().score_map(image)['deviation'])
+
+    def scores(self, image, *, log=False):
+      return {'deviation': image.mean((1, 2, 3))}
+
+  task = Other(models.create(**SMALL), lambda key, image: image)
+  with pytest.raises(errors.InputError, match='must have one name, and that'):
+    maps.create(dict(name='task'), task, 0)
+
+
+def test_an_encoder_whose_first_map_is_smaller_restores_nothing_in_one_line():
+  task = pretexts.create('restoration', dtype=jnp.float32, encoder=SMALL)
+  with pytest.raises(errors.InputError, match='first map is as large as the'):
+    step.init(task, 0, (16, 16, 3))

@@ -53,7 +53,7 @@ def test_each_rule_is_its_equation_on_every_schedule(name, schedule, per):
     if schedule == 'step':
       rate /= 100 if start >= 10 else 10 if start >= 4 else 1
     if schedule == 'exponential':
-      rate /= 10 ** (start / 4)
+      rate /= 10 ** (start / 12)
     if name in ('adam', 'adam_l2'):
       coupled, decay = (0.1 * w, 0) if name == 'adam_l2' else (0, 0.1 * w)
       mean = 0.9 * mean + 0.1 * (g + coupled)

@@ -123,12 +123,14 @@ def test_windows_are_those_of_the_part_for_their_size(side):
 
 
 @pytest.mark.parametrize('side', [8, 16])
-def test_windows_are_cut_out_of_centred_images(side):
+def test_windows_are_cut_out_of_centred_images(side, monkeypatch):
+  monkeypatch.setattr(windows, '_CENTRED', 2)  # images at once
   pretext, image = _create(centre=True), np.uint8(255 * _images(3, 40, 37))
   mean = _images(1, 40, 37)[0] / 2
   variables = _variables(_create(), 40, 37) | {
       'mean_image': {'mean': {'value': mean}}}
   place = windows.places(3, np.array([0, 9, 24]), np.array([0, 7, 21]))[4:]
+  place = np.random.default_rng(5).permutation(place)
   found = windows.embedder(pretext, side)(variables, image, place)
   wanted = [_feature(variables['params']['encoder'],
                      (image[i] / 255 - mean + 0.5)[y:y + side, x:x + side],
@@ -471,15 +473,19 @@ def test_a_bundle_centres_images_before_windows_are_cut(centred, binary):
   np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=off)
   assert binary('localize', f'--workdir={centred}',
                 '--set=stride=5').returncode == 0
+  output = centred / 'mapless'
+  drawn = binary('export', f'--workdir={centred}', f'--output={output}')
+  assert drawn.returncode == 0 and 'has no heat maps' in drawn.stdout
+  assert not list(output.glob('heat*'))
   refused = binary('export', f'--workdir={centred}', '--feature=windows')
-  assert 'begin every so many times 2 pixels' in the_error(refused)
+  assert 'windows of 8 pixels every 5 share no pass' in the_error(refused)
 
 
 def test_several_views_of_centred_images_are_refused_in_one_line():
   config = _fabric(centre=True)
   config.embed = dict(views='flip')
   with pytest.raises(errors.InputError, match=(
-      "embed.views='flip' moves what is in an image.*pretext.centre=false")):
+      "embed.views='flip' moves .*, or train with pretext.centre=false")):
     experiment.pretext(config)
 
 
@@ -488,7 +494,7 @@ def test_a_bundle_has_its_maps_of_both_sizes(learnt, binary):
   assert done.returncode == 0, done.stderr
   arrays, _ = embeddings.read_maps(learnt)
   found = bundle.load(learnt / 'bundle')
-  assert [each['suffix'] for each in found.about['heat_maps']] == ['_16', '_8']
+  assert [each['suffix'] for each in found.about['heat_maps']] == ['_0', '_1']
   judged = found.judge(arrays['image'])
   assert metrics.auroc(judged.score, arrays['anomaly']) > 70
   np.testing.assert_allclose(

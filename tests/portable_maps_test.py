@@ -118,10 +118,11 @@ def test_maps_of_windows_of_several_sizes_are_multiplied(
   found = run(side=(12, 8), stride=(5, 4), **group)
   about = exporting.export(found, tmp_path / 'b', [], '')
   assert about['heat_maps'] == [
-      {'window': 12, 'positions': positions, 'suffix': '_12'},
-      {'window': None, 'positions': positions, 'suffix': '_8'}]
-  assert ((tmp_path / 'b/heat_8/0.npz') if positions == 'each' else
-          (tmp_path / 'b/heat_8.npz')).exists()
+      {'window': 12, 'positions': positions, 'suffix': '_0'},
+      {'window': None, 'positions': positions, 'suffix': '_1'}]
+  assert about['parity']['max_map_difference'] <= 1e-4
+  assert ((tmp_path / 'b/heat_1/0.npz') if positions == 'each' else
+          (tmp_path / 'b/heat_1.npz')).exists()
   images = _noise(3)
   got, wanted = (each.heat_maps(images)
                  for each in (bundle.load(tmp_path / 'b'), found))
@@ -165,7 +166,7 @@ def test_too_large_densities_are_left_out_with_a_line(
   size = sum(sum(array.nbytes for array in np.load(path).values())
              for path in (tmp_path / 'b' / 'heat').iterdir())
   monkeypatch.setattr(portable_maps, '_MOST', size)
-  portable_maps._check_size(4, 4, 24, 12)
+  portable_maps._check_size([(4, 4)], 24, 12)
   monkeypatch.setattr(portable_maps, '_MOST', size - 1)
   about = exporting.export(found, tmp_path / 'b', [], '')
   assert bundle.load(tmp_path / 'b').localizes is about['localizes'] is None
@@ -175,7 +176,10 @@ def test_too_large_densities_are_left_out_with_a_line(
   assert 'stride' in line and 'positions=shared' in line
   monkeypatch.setattr(portable_maps, '_MOST', 2**31)
   with pytest.raises(deep_oc.errors.InputError, match='would be .*2.2 GiB, m'):
-    portable_maps._check_size(57, 57, 350, 512)
+    portable_maps._check_size([(57, 57)], 350, 512)
+  monkeypatch.setattr(portable_maps, '_MOST', 2 * size - 1)
+  with pytest.raises(deep_oc.errors.InputError, match='4×4 and 4×4 positions'):
+    portable_maps._check_size([(4, 4)] * 2, 24, 12)
 
 
 def test_a_missing_row_of_densities_is_one_line(run, tmp_path):

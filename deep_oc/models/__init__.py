@@ -5,7 +5,8 @@ config's keys, and
 
   __call__(image, *, train: bool)  f32[n, h, w, c] -> features f32[n, d]
   maps(image, *, train), optional  f32[n, h, w, c] -> [f[n, h', w', d'], ...],
-                                   the map of each stage, for decoders
+                                   the map of each stage, for decoders, and
+                                   the last for tasks that score positions
 
 for any n, and any h and w that are not too small. Images are in [0, 1], not
 standardised. Parameters and the collection 'batch_stats' are float32 whatever

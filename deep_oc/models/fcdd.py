@@ -41,11 +41,12 @@ class Model(nn.Module):
       raise InputError(
           f'fcdd has {layers} channels, {len(self.kernels)} kernels and '
           f'{len(self.pools)} pools; one of each per layer')
-    if min(self.channels) < 1:
-      raise InputError('fcdd channels must be positive numbers, not '
+    if any(type(each) is not int or each < 1 for each in self.channels):
+      raise InputError('fcdd channels must be whole numbers from 1 on, not '
                        f'{self.channels!r}')
-    if any(each < 1 or each % 2 == 0 for each in self.kernels):
-      raise InputError('fcdd kernels must be odd numbers, not '
+    if any(type(each) is not int or each < 1 or each % 2 == 0
+           for each in self.kernels):
+      raise InputError('fcdd kernels must be odd whole numbers, not '
                        f'{self.kernels!r}')
     super().__post_init__()
 

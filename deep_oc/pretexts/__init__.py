@@ -17,7 +17,7 @@ A task is a file here with one public class, a Flax module:
     embed(image)                        -> {'pool': f32[n, d], ...}
     scores(image, *, log), optional     -> {name: f32[n]}
     score_map(image), optional          -> {name: f32[n, gh, gw]}, of one name,
-                                        that of its score; `maps.ScoreMap`
+                                        one of `scores`; see `maps.ScoreMap`
     score_views: Members, optional      how `scores` sees an image, if not as
                                         it is; see `deep_oc.orientation`
     statistics(image), optional         -> {name: f32[n, ...]}, whose means over
@@ -159,6 +159,24 @@ def check_arrays(found: Any, method: str) -> None:
     got = jax.tree.map(lambda x: str(jax.typeof(x)), found)
     raise InputError(
         f"the pretext task's `{method}` must return {wanted}, not {got}")
+
+
+def names(task: nn.Module, method: str) -> tuple[str, ...]:
+  """Returns the names of what a method of the task returns, () without it."""
+  if not hasattr(task, method):
+    return ()
+  # Of any size that is large enough, the names are these.
+  side = getattr(task, 'crop', 0) or 512
+  found, _ = jax.eval_shape(
+      functools.partial(task.init_with_output, method=method),
+      jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
+  check_arrays(found, method)
+  return tuple(found)
+
+
+def centres(task: nn.Module) -> bool:
+  """Tells whether the task sees images only `centred`."""
+  return hasattr(task, 'centred') and task.centre
 
 
 def shapes(encoder: nn.Module, height: int, width: int

@@ -95,8 +95,8 @@ class Pretext(nn.Module):
   def _deviation(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Maps f32[n, h, w, c] to A, f32[n, gh, gw]."""
     last = self.encoder.maps(image, train=train)[-1]
-    phi = self.phi(last.astype(jnp.float32))[..., 0]
-    return jnp.sqrt(jnp.square(phi) + 1) - 1
+    square = jnp.square(self.phi(last.astype(jnp.float32))[..., 0])
+    return square / (jnp.sqrt(square + 1) + 1)  # keeps the digits near 0
 
   def _spoilt(self, key: jax.Array, image: jax.Array
               ) -> tuple[jax.Array, jax.Array]:

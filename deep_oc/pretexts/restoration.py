@@ -107,6 +107,10 @@ class Pretext(nn.Module):
                 ) -> jax.Array:
     """Maps turned f32[n, h, w, c] to what it says they were, in [-1, 1]."""
     maps = self.encoder.maps(_grey(seen), train=train)
+    if maps[0].shape[1:3] != seen.shape[1:3]:
+      raise InputError("the pretext task 'restoration' needs an encoder whose "
+                       'first map is as large as the image, as '
+                       '--config.encoder.name=unet')
     return self.decode(maps, colours, train=train)
 
 
