@@ -33,6 +33,7 @@ _TASKS = {
     'denoising': dict(name='denoising', decoder=(8, 4)),
     'restoration': dict(name='restoration'),
     'patch_svdd': dict(name='patch_svdd'),
+    'centred': dict(name='patch_svdd', centre=True),
     'fcdd': dict(name='fcdd', defects=dict(confetti_side=(3, 9))),
     'deep_svdd': dict(name='deep_svdd', dim=8),
     'soft_boundary': dict(name='deep_svdd', dim=8, warmup_steps=0,
@@ -57,10 +58,11 @@ def pretext(task):
 
 def encoder(task):
   """Returns the arguments of the smallest encoder that the task takes."""
-  special = {'restoration': 'unet', 'patch_svdd': 'hierarchical'}
-  if task == 'fcdd':
-    return dict(name='fcdd', channels=(4, 8), kernels=(3, 3), pools=(1, 0))
-  return dict(name=special.get(task, 'convnet'), channels=(4, 8))
+  special = {'restoration': 'unet', 'patch_svdd': 'hierarchical',
+             'fcdd': 'fcdd'}
+  name = special.get(_TASKS[task]['name'], 'convnet')
+  more = dict(kernels=(3, 3), pools=(True, False)) if name == 'fcdd' else {}
+  return dict(name=name, channels=(4, 8), **more)
 
 
 def images(task):
