@@ -68,8 +68,7 @@ def _backward(side, stride, padding, saved, g):
                    for length in (height, width))
   edge = ((0, 0), (before, rows - g.shape[1]), (before, columns - g.shape[2]),
           (0, 0))
-  g = jnp.pad(g, edge)
-  place = jnp.pad(place, edge, constant_values=255)
+  g, place = (jnp.pad(each, edge) for each in (g, place))
 
   def arrived(top, left):
     """Returns the gradient of pixels that lie there from a window's begin."""

@@ -2,6 +2,7 @@
 import colorsys
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
@@ -277,6 +278,20 @@ def test_confetti_are_two_squares_not_one_twice():
              for out in many('confetti', image, 30)]
   # Seldom one covers the other, and only two are left.
   assert np.mean(np.array(colours) > 2) > 0.9
+
+
+def test_where_confetti_overlap_both_shift():
+  image = np.full((40, 40, 3), 0.5, np.float32)
+  overlap = 0
+  for out in many('confetti', image, 40, cutpaste.Defects(
+      **PLAIN, confetti_side=(20, 24))):
+    for channel in np.moveaxis(np.float64(out), -1, 0) - 0.5:
+      shifts = np.unique(channel[channel != 0].round(6))
+      if len(shifts) == 3 and np.abs(channel).max() < 0.5:  # nothing is clipped
+        assert any(abs(a + b - c) < 1e-5 for a, b, c in
+                   itertools.permutations(shifts))
+        overlap += 1
+  assert overlap > 10
 
 
 def test_confetti_may_be_smoothed():

@@ -16,7 +16,7 @@ from deep_oc import (bundle, detector, embeddings, errors, evaluate, experiment,
 from deep_oc.pretexts import fcdd
 
 SMALL = dict(name='fcdd', channels=(4, 6, 5), kernels=(5, 3, 3),
-             pools=(True, True, False))
+             pools=(True, False, True))
 
 
 def _create(**kwargs):
@@ -81,7 +81,7 @@ def test_the_encoder_is_convolutions_and_pooling_of_three_pixels():
   image = _images()
   found = encoder.apply(variables, image, train=False, method='maps')
   assert [each.shape[1:] for each in found] == [
-      (9, 11, 4), (5, 6, 6), (5, 6, 5)]
+      (9, 11, 4), (9, 11, 6), (5, 6, 5)]
   assert encoder.stride == 4 and encoder.stages == 3
   for each, last in zip(image, found[-1], strict=True):
     np.testing.assert_allclose(last, _map(variables, each), rtol=1e-3,
@@ -98,7 +98,7 @@ def test_the_published_networks_layers():
   image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
   shapes = jax.eval_shape(lambda x: encoder.init_with_output(
       jax.random.key(0), x, train=False, method='maps'), image)
-  assert shapes[0][-1].shape == (1, 28, 28, 128)
+  assert shapes[0][-1].shape == (1, 28, 28, 128) and encoder.stride == 8
   weights = sum(x.size for x in jax.tree.leaves(shapes[1]['params']))
   assert weights == sum(
       (k * k * m + 1) * n for k, m, n in zip(
