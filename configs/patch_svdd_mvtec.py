@@ -10,9 +10,10 @@ Yi and Yoon, ACCV 2020 (https://arxiv.org/abs/2006.16067): mean AUROC over the
 feature `windows`. Learning rate and weight of the distances are those that the
 authors' code names for bottle and their answer to a question for grid; of other
 categories only the trained networks are public. Their code measures the test
-set after each of 300 epochs; here the last step counts. What else differs
-stands in `deep_oc.pretexts.patch_svdd`, above all that nothing tells where in
-the image a patch lies, so that a part that is missing may not be seen.
+set after each of 300 epochs; here the last step counts. As there, the mean
+training image is subtracted, which helps where objects lie alike in all images,
+and at a small budget harms where they do not (`results/README.md`):
+--config.pretext.centre=false leaves it in.
 
 A category takes 97,773 steps of 512 patches, bottle's 299 epochs of a hundred
 draws of each image, 0.02 EFLOP. `results/patch_svdd.sh` has a budget for CPUs.
