@@ -232,7 +232,13 @@ def with_legend(picture: Image.Image, limits: Scale,
   """Adds a margin, and below, the colour bar and what stands side by side."""
   font = _font(picture.width // 3)
   w, h, line = picture.width, picture.height, _line(font)
-  canvas = Image.new('RGB', (w + 2 * _GAP, h + 4 * _GAP + 3 * line), 'white')
+  told = ['input | heat map: score of a pixel'
+          + ' | with outline of the mask' * masked,
+          'one scale for all pictures']
+  if font.getlength('; '.join(told)) <= w:
+    told = ['; '.join(told)]
+  canvas = Image.new(
+      'RGB', (w + 2 * _GAP, h + 4 * _GAP + (2 + len(told)) * line), 'white')
   canvas.paste(picture, (_GAP, _GAP))
   bar = colours(np.broadcast_to(np.linspace(0, 1, w), (line, w)), Scale(0, 1))
   top = h + 3 * _GAP
@@ -242,10 +248,9 @@ def with_legend(picture: Image.Image, limits: Scale,
   for x, value, anchor in ((_GAP, limits.low, 'la'), (
       middle, limits.middle(), 'ma'), (_GAP + w, limits.high, 'ra')):
     draw.text((x, top + line + 3), _number(value), 'black', font, anchor)
-  parts = 'input | heat map: score of a pixel'
-  parts += ' | with outline of the mask' if masked else ''
-  draw.text((middle, top + 2 * line), _short(
-      f'{parts}; one scale for all pictures', font, w), 'black', font, 'ma')
+  for number, each in enumerate(told):
+    draw.text((middle, top + (2 + number) * line), _short(each, font, w),
+              'black', font, 'ma')
   return canvas
 
 

@@ -330,3 +330,21 @@ def test_every_picture_names_the_command_that_made_it(tmp_path):
   assert len(files) > 8
   assert {Image.open(path).text['command'] for path in files} == {
       'python größe 大.py'}
+
+
+@pytest.mark.parametrize('side, lines', [(192, 2), (400, 1)])
+def test_what_stands_below_narrow_pictures_takes_two_lines_and_is_whole(
+    side, lines, monkeypatch):
+  said, shorten = [], pictures._short
+  monkeypatch.setattr(pictures, '_short', lambda *args: said.append(
+      shorten(*args)) or said[-1])
+  image, mask = np.zeros((32, 32, 3), np.uint8), np.eye(32, dtype=bool)
+  limits = pictures.Scale(0, 1)
+  panel = pictures.panel(image, np.eye(32), mask, 1., 'a', limits, side)
+  before = len(said)
+  picture = pictures.montage([panel] * 2, 'b', 2, limits, masked=True)
+  below = said[before + 1:]  # after the title
+  assert len(below) == lines and not any('...' in each for each in below)
+  assert '; '.join(below) == ('input | heat map: score of a pixel | with '
+                              'outline of the mask; one scale for all pictures')
+  assert picture.width < 3 * side + 60
