@@ -339,10 +339,9 @@ def test_what_stands_below_narrow_pictures_takes_two_lines_and_is_whole(
   monkeypatch.setattr(pictures, '_short', lambda *args: said.append(
       shorten(*args)) or said[-1])
   image, mask = np.zeros((32, 32, 3), np.uint8), np.eye(32, dtype=bool)
-  limits = pictures.Scale(0, 1)
-  panel = pictures.panel(image, np.eye(32), mask, 1., 'a', limits, side)
+  panel = pictures.panel(image, np.eye(32), mask, 1., 'a', UNIT, side)
   before = len(said)
-  picture = pictures.montage([panel] * 2, 'b', 2, limits, masked=True)
+  picture = pictures.montage([panel] * 2, 'b', 2, UNIT, masked=True)
   below = said[before + 1:]  # after the title
   assert len(below) == lines and not any('...' in each for each in below)
   assert '; '.join(below) == ('input | heat map: score of a pixel | with '
