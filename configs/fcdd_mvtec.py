@@ -18,8 +18,8 @@ category; and there are always two squares of confetti, shifted to darker or
 brighter, not one or more of each of two kinds, brighter unless that cannot be
 seen.
 
-With CutPaste's defects, --config.pretext.kind=union, it learns more from scratch
-(`results/README.md`).
+With CutPaste's defects, --config.pretext.kind=union, it learns more from
+scratch (`results/README.md`).
 
 A category takes 3,200 steps of 128 images, 0.014 EFLOP: bottle's 200 epochs,
 each of which reads every image ten times.

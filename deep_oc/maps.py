@@ -411,8 +411,8 @@ def score_map(pretext: nn.Module, variables: Mapping[str, Any],
 def _check_sigma(sigma: object) -> None:
   if isinstance(sigma, bool) or not (
       isinstance(sigma, numbers.Real) and 1e-3 <= sigma < np.inf):
-    raise InputError(f'localize.sigma is {sigma!r}; it must be a number of '
-                     'pixels from 0.001 on')
+    raise InputError(f'localize.sigma is {sigma!r}; it must be above 0, by a '
+                     'thousandth of a pixel at least')
 
 
 def _spread(length: int, cells: int, stride: int, sigma: float) -> np.ndarray:

@@ -441,13 +441,13 @@ def test_gradcam_is_left_out_of_an_encoder_without_a_map(monkeypatch):
           pretext=types.SimpleNamespace(encoder=None)))
   monkeypatch.setattr(pretexts, 'shapes', lambda *_: ((1, 4), None))
   methods = tuple(explainer.METHODS)
-  assert explain._possible(methods, False, found) == tuple(
+  assert explain._possible(methods, False, found, 'kde') == tuple(
       each for each in methods if each != 'gradcam')
-  assert explain._possible(('occlusion',), True, found) == ('occlusion',)
+  assert explain._possible(('occlusion',), True, found, 'kde') == ('occlusion',)
   with pytest.raises(InputError, match='this encoder sows none; leave gradcam'):
-    explain._possible(methods, True, found)
+    explain._possible(methods, True, found, 'kde')
   monkeypatch.setattr(pretexts, 'shapes', lambda *_: ((1, 4), (1, 2, 2, 4)))
-  assert explain._possible(methods, True, found) == methods
+  assert explain._possible(methods, True, found, 'kde') == methods
 
 
 def test_settings_that_cannot_be_are_errors():
