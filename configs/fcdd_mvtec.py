@@ -7,7 +7,7 @@
 Liznerski et al., ICLR 2021 (https://arxiv.org/abs/2007.01760): mean pixel AUROC
 over the 15 categories 92 (as quoted by Li et al., CVPR 2021), of an encoder
 that begins with weights learnt from ImageNet. Here the encoder is the one of
-the authors' code that begins with none, for which no numbers are published; so
+the authors' code that begins with none, whose numbers are not known here; so
 are optimizer and schedule, and the maps' Gaussian.
 
 Otherwise than there: images have 256 pixels, not a random 224 of 240 or all of

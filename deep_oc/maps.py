@@ -336,7 +336,7 @@ class ScoreMap:
   """Takes what the task itself says of each position of the encoder's map.
 
   Each position is spread over the pixels by a Gaussian, as in Liznerski et al.,
-  ICLR 2021, section 3; the weights of a pixel sum to one, see
+  ICLR 2021; the weights of a pixel sum to one, see
   `windows.upsample`.
   """
   learns_from = 'nothing'

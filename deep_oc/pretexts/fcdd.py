@@ -4,10 +4,10 @@ Liznerski et al., "Explainable Deep One-Class Classification", ICLR 2021
 (https://arxiv.org/abs/2007.01760). Of phi, a number for each position of the
 encoder's map, A = sqrt(phi^2 + 1) - 1 is the heat map, from 0 on, and its mean
 ||A|| the score. Where all that is known is normal, artificial defects are put
-into half of the images (section 4.2):
+into half of the images:
 
   normal     ||A||
-  defective  -log(1 - exp(-||A||))                                 (equation 2)
+  defective  -log(1 - exp(-||A||))
 
 The mean over both is the loss. The published numbers are of an encoder that
 begins with weights learnt from ImageNet; here nothing is learnt beforehand.
