@@ -8,11 +8,16 @@ Ruff et al., ICML 2018, table 1, read second-hand: mean AUROC over the ten
 classes 64.8, of the distance to the centre: rows with the feature 'score'. So
 Sohn et al., ICLR 2021, quote it. A class takes 3,750 steps of 200 images.
 
-As the authors' PyTorch code, but without its autoencoder, trained first; see
-`deep_oc.pretexts.deep_svdd` for the centre and `deep_oc.models.lenet` for the
-images. Soft boundary: --config.pretext.objective=soft_boundary.
+As the authors' PyTorch code; see `deep_oc.pretexts.deep_svdd` for the centre
+and `deep_oc.models.lenet` for the images. That code first trains an
+autoencoder, their Theano scripts for CIFAR-10 do not, nor does this by default;
+after `autoencoder_cifar10`, all seeds and classes of it or one:
+
+  --config.encoder.weights='runs/autoencoder_cifar10/{normal}/seed{seed}'
+
+Soft boundary: --config.pretext.objective=soft_boundary.
 """
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import rotation_cifar10
 
@@ -34,6 +39,7 @@ def get_config() -> ConfigDict:
       augment=dict(crop=1.0, flip=0.0)))  # none
   config.encoder = ConfigDict(dict(
       name='lenet', channels=(32, 64, 128),
+      weights=config_dict.placeholder(str),  # None: it begins with random ones
       gcn=True))  # global contrast normalisation of each image
   config.optimizer = ConfigDict(dict(
       name='adam_l2', learning_rate=1e-4,

@@ -6,6 +6,7 @@ import tempfile
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from deep_oc import files
@@ -101,19 +102,35 @@ class Checkpoints:
       InputError: no such checkpoint, all are damaged, or it holds another
         network.
     """
-    if step is not None:
-      if step not in self._steps():
-        there = ', '.join(map(str, sorted(self._steps()))) or 'none'
-        raise InputError(f'no checkpoint of step {step} in {self.folder}; '
-                         f'there: {there}')
-      try:
-        return self._load(like, step)
-      except _Damaged as error:
-        raise InputError(f'{error}; delete that folder to go on from the one '
-                         'before') from error
+    if step is None:
+      _, parts = self._newest_good(like)
+      return like.replace(**parts)
+    if step not in self._steps():
+      there = ', '.join(map(str, sorted(self._steps()))) or 'none'
+      raise InputError(f'no checkpoint of step {step} in {self.folder}; '
+                       f'there: {there}')
+    try:
+      return like.replace(**self._load(step, like))
+    except _Damaged as error:
+      raise InputError(f'{error}; delete that folder to go on from the one '
+                       'before') from error
+
+  def variables(self) -> tuple[int, dict]:
+    """Returns the newest step that can be read, and what is evaluated of it.
+
+    Arrays of NumPy, of whatever network it is; see `step.State.variables`.
+
+    Raises:
+      InputError: there is no checkpoint, or all are damaged.
+    """
+    step, parts = self._newest_good(None)
+    return step, {'params': parts['params'], **parts['collections'],
+                  **parts.get('average', {})}
+
+  def _newest_good(self, like: steps.State | None) -> tuple[int, dict]:
     while (step := self.newest()) is not None:
       try:
-        return self._load(like, step)
+        return step, self._load(step, like)
       except _Damaged as error:
         self._damaged.append(step)
         print(f'warning: {error}; passed over', file=sys.stderr)
@@ -124,28 +141,35 @@ class Checkpoints:
           'delete that folder to train from the start')
     raise InputError(f'no checkpoint in {self.folder}; train the run first')
 
-  def _load(self, like: steps.State, step: int) -> steps.State:
+  def _load(self, step: int, like: steps.State | None) -> dict:
+    """Returns the parts of a state, as NumPy's arrays if it is like none."""
     try:
       with _quiet():
-        self._check_shapes(like, step)
-        restored = self._orbax.load(step, jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=x.sharding), _as_dict(like)))
+        saved = self._metadata(step)
+        if like is None:
+          wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), saved)
+        else:
+          self._check_shapes(like, saved, step)
+          wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+              x.shape, x.dtype, sharding=x.sharding), _as_dict(like))
+        return self._orbax.load(step, wanted)
     except InputError:
       raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
       raise _Damaged(
           f'cannot read the checkpoint {self.folder / str(step)} '
           f'({_reason(error)})') from error
-    return like.replace(**restored)
 
-  def _check_shapes(self, like: steps.State, step: int) -> None:
-    """Says which array differs; Orbax's own message misleads."""
+  def _metadata(self, step: int) -> dict:
     metadata = self._orbax.metadata(step).metadata
     if metadata is None:
       raise OSError('its metadata is damaged')
-    saved = _shapes(metadata)
-    wanted = _shapes(_as_dict(like))
+    return metadata
+
+  def _check_shapes(self, like: steps.State, metadata: dict, step: int
+                    ) -> None:
+    """Says which array differs; Orbax's own message misleads."""
+    saved, wanted = _shapes(metadata), _shapes(_as_dict(like))
     for name in sorted(saved.keys() | wanted.keys()):
       if saved.get(name) != wanted.get(name):
         raise InputError(

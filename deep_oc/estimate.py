@@ -46,9 +46,9 @@ def estimate(config: ml_collections.ConfigDict, seconds: float
   problem = experiment.problem(config)
   images = distribution.augment(problem.train.image, config.distribution)
   optimizer = experiment.optimizer(config, len(images))
-  state = sharding.put(step.begun(step.create_state(
-      pretext, optimizer, config.seed, images.shape[1:], plan.ema), images),
-                       sharding.replicated(mesh))
+  state = sharding.put(
+      experiment.first_state(experiment.resolved(config, problem), pretext,
+                             optimizer, images), sharding.replicated(mesh))
   placement = storage.choose(plan.placement, images.nbytes, mesh)
   stored = storage.Storage(images, placement, mesh)
   count = step.steps_per_dispatch(plan.log_every)

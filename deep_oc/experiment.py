@@ -27,6 +27,7 @@ from deep_oc.errors import InputError
 if typing.TYPE_CHECKING:  # JAX takes seconds, and flags need none of it
   import flax.linen as nn
   import jax.numpy as jnp
+  import numpy as np
   import optax
 
   from deep_oc import step
@@ -264,8 +265,8 @@ def problem(config: ml_collections.ConfigDict, split: data.Split | None = None
 
 def resolved(config: ml_collections.ConfigDict, problem: protocols.Problem
              ) -> ml_collections.ConfigDict:
-  """Returns the config with the normal class as its label, not its name, and
-  with the protocol's defaults.
+  """Returns the config with the normal class as its label, not its name, with
+  the protocol's defaults, and with what `encoder.weights` stands for.
 
   So that a run is the same run however it was asked for. Where a label is the
   name of another class, the name stays: it is what a config means first.
@@ -273,8 +274,8 @@ def resolved(config: ml_collections.ConfigDict, problem: protocols.Problem
   labels, names = str(problem.normal_class), problem.class_names
   mistaken = any(each in names and names.index(each) != int(each)
                  for each in labels.split('+'))
-  return with_protocol(config, problem.normal_name if mistaken else labels,
-                       problem.settings)
+  return runs.with_weights(with_protocol(
+      config, problem.normal_name if mistaken else labels, problem.settings))
 
 
 def with_protocol(config: ml_collections.ConfigDict, normal: str,
@@ -345,6 +346,25 @@ def optimizer(config: ml_collections.ConfigDict, images: int
       optimizers.create, config.optimizer, 'optimizer',
       total_steps=run.total_steps(images),
       steps_per_epoch=run.steps_per_epoch(images))
+
+
+def first_state(config: ml_collections.ConfigDict, task: 'nn.Module',
+                optimizer: 'optax.GradientTransformation', images: 'np.ndarray'
+                ) -> 'step.State':
+  """Returns a run's state at step 0.
+
+  Args:
+    config: a resolved one.
+    task, optimizer: from `pretext` and `optimizer`.
+    images: u8[n, h, w, c], what it is trained on.
+
+  Raises:
+    InputError: the weights that it is to begin with cannot be had.
+  """
+  from deep_oc import step, weights
+  state = step.begun(step.create_state(
+      task, optimizer, config.seed, images.shape[1:], plan(config).ema), images)
+  return weights.begun(state, weights.read(config, task, state))
 
 
 def state_like(config: ml_collections.ConfigDict, task: 'nn.Module',

@@ -1,8 +1,11 @@
 """The update rule and its learning rate."""
+import functools
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -17,7 +20,8 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
            learning_rate: float = 0.01, momentum: float = 0.9,
            weight_decay: float = 3e-4, schedule: str = 'cosine',
            per: str = 'epoch', warmup_epochs: float = 0.0,
-           milestones: Sequence[float] = (), factor: float = 0.1
+           milestones: Sequence[float] = (), factor: float = 0.1,
+           head_steps: int = 0, head_learning_rate: float = 0.03
            ) -> optax.GradientTransformation:
   """Returns the optimizer of a config's group `optimizer`.
 
@@ -40,14 +44,33 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
     warmup_epochs: of linear growth from zero.
     milestones: epochs, of the schedule 'step'.
     factor: between 0 and 1, of the schedules 'step' and 'exponential'.
+    head_steps: so many at first in which the encoder stays as it begins, with
+      trained weights, and only what stands on it learns; the schedule is of
+      those that follow, and SGD's velocity begins anew with them.
+    head_learning_rate: in these, constant.
 
   Raises:
-    InputError: an unknown name, schedule or `per`, steps without milestones, or
-      a factor that does not lower the rate.
+    InputError: an unknown name, schedule or `per`, steps without milestones, a
+      factor that does not lower the rate, or no step that follows.
   """
+  make = functools.partial(
+      _update, name, momentum=momentum, weight_decay=weight_decay)
+  if not head_steps:
+    return make(learning_rate_schedule(
+        learning_rate, schedule, per, total_steps, steps_per_epoch,
+        round(warmup_epochs * steps_per_epoch), milestones, factor))
+  if not 0 < head_steps < total_steps:
+    raise InputError(f'optimizer.head_steps={head_steps} must be less than the '
+                     f'{total_steps} steps of the run')
   rate = learning_rate_schedule(
-      learning_rate, schedule, per, total_steps, steps_per_epoch,
+      learning_rate, schedule, per, total_steps - head_steps, steps_per_epoch,
       round(warmup_epochs * steps_per_epoch), milestones, factor)
+  return _head_first(make(head_learning_rate), make(rate), head_steps)
+
+
+def _update(name: str, rate: optax.ScalarOrSchedule, *, momentum: float,
+            weight_decay: float) -> optax.GradientTransformation:
+  """Returns the optimizer of a name, with this learning rate."""
   if name == 'adam':
     return optax.adamw(rate, weight_decay=weight_decay)
   if name == 'adam_l2':
@@ -60,6 +83,40 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
       optax.add_decayed_weights(weight_decay),
       optax.scale_by_learning_rate(rate),  # inside the velocity, as in Keras
       optax.trace(momentum, nesterov=name == 'nesterov'))
+
+
+def _head_first(head: optax.GradientTransformation,
+                whole: optax.GradientTransformation, steps: int
+                ) -> optax.GradientTransformation:
+  """Returns one that is `head` for some steps, of all but the encoder.
+
+  And then is `whole`, as if it were at its first step.
+  """
+  def init(params):
+    return jnp.zeros((), jnp.int32), head.init(_heads(params)), whole.init(
+        params)
+
+  def first(gradients, state, params):
+    count, state, other = state
+    updates, state = head.update(_heads(gradients), state, _heads(params))
+    still = jax.tree.map(jnp.zeros_like, gradients)
+    return still | updates, (count + 1, state, other)
+
+  def later(gradients, state, params):
+    count, other, state = state
+    updates, state = whole.update(gradients, state, params)
+    return updates, (count + 1, other, state)
+
+  def update(gradients, state, params=None):
+    return jax.lax.cond(state[0] < steps, first, later, gradients, state,
+                        params)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _heads(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a task's parameters but for those of its encoder."""
+  return {name: part for name, part in tree.items() if name != 'encoder'}
 
 
 def learning_rate_schedule(

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -32,7 +32,27 @@ def default_workdir(config: ml_collections.ConfigDict,
   return '/'.join(['runs', *parts, f'seed{config.seed}'])
 
 
-def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True
+def with_weights(config: ml_collections.ConfigDict
+                 ) -> ml_collections.ConfigDict:
+  """Returns the config with the run's own in place of {normal} and {seed}.
+
+  In `encoder.weights`, once the normal class is a label; see `deep_oc.weights`.
+  A field that names none is left out.
+  """
+  if 'weights' not in config.encoder:
+    return config
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    named = config.encoder.pop('weights')
+    if named:
+      config.encoder.weights = named.replace(
+          '{normal}', config.protocol.normal).replace(
+              '{seed}', str(config.seed))
+  return config
+
+
+def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True,
+          weights: Callable[[], Mapping[str, object] | None] = lambda: None
           ) -> None:
   """Writes `config.json`, or checks that the run there has the same config.
 
@@ -42,13 +62,17 @@ def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True
     workdir: the run's folder.
     config: resolved.
     write: False only checks, where another process writes.
+    weights: says what a new run begins with, if it does; see `deep_oc.weights`.
 
   Raises:
     InputError: the folder holds a run of another config, or cannot be
       written to.
   """
   path, about = files.path(workdir) / 'config.json', provenance.about()
-  if files.exists(path):
+  if not files.exists(path):
+    found = weights()  # before anything is written: it may not be there
+    about |= {'weights': found} if found else {}
+  else:
     about = _read(path)  # the versions stay those that began the run
     old, new = _flat(about['config']), _flat(config.to_dict())
     differing = [f'{key}={old.get(key)!r} there, {new.get(key)!r} here'
@@ -117,6 +141,7 @@ def finished(workdir: str, config: ml_collections.ConfigDict,
   if not re.fullmatch(r'[\d+]+', config.protocol.normal):
     config = config.copy_and_resolve_references()
     config.protocol.normal = there.protocol.normal
+  config = with_weights(config)
   return (config_hash(there) == config_hash(config) and feature in names
           and meta.get('checkpoint_rule') == 'last' and (
               not config.get('localize')

@@ -109,6 +109,7 @@ class Member:
     config = self.config.to_dict()
     same = {key: config[key] for key in ('dtype', 'pretext', 'encoder',
                                          'optimizer', 'train')}
+    same['encoder'].pop('weights', None)  # change no program
     return json.dumps([same, self.images.shape[1:], self.total, self.start,
                        len(self.images) // self.plan.batch], sort_keys=True)
 
@@ -135,8 +136,10 @@ def member(config: ml_collections.ConfigDict, root: str,
     return None
   images = distribution.augment(problem.train.image, config.distribution)
   experiment.optimizer(config, len(images))  # or it raises
-  like = train.check(config, experiment.pretext(config), images)
-  runs.claim(workdir, config)
+  pretext = experiment.pretext(config)
+  like = train.check(config, pretext, images)
+  runs.claim(workdir, config, weights=functools.partial(
+      train.begins_with, config, pretext, like))
   return Member(config, problem, images, workdir, like)
 
 
@@ -280,9 +283,8 @@ class _Fleet:
 
   def one(self, of: Member) -> step.State:
     """Returns a member's state at step 0."""
-    return step.begun(step.create_state(
-        self.pretext, self.optimizer, of.config.seed, of.images.shape[1:],
-        of.plan.ema), of.images)
+    return experiment.first_state(
+        of.config, self.pretext, self.optimizer, of.images)
 
   def stack(self, states: Sequence[step.State]) -> step.State:
     """Puts states on the devices of their members, arrays [m, ...]."""

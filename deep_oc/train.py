@@ -32,7 +32,7 @@ if cli.works(__name__):
   import jax
 
   from deep_oc import (allocator, checkpoints, distribution, features, localize,
-                       sharding, step, storage)
+                       sharding, step, storage, weights)
 
 PROBES = 256  # training images whose features are watched
 SAVE = 15 * 60  # seconds; so much is lost at most by one process alone
@@ -67,7 +67,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   total = plan.total_steps(len(images))
   like = check(config, pretext, images)
   first = distributed.is_first()
-  runs.claim(workdir, config, write=first)
+  runs.claim(workdir, config, write=first, weights=functools.partial(
+      begins_with, config, pretext, like))
   distributed.agree('the training images', lambda: zlib.crc32(images))
 
   stored = storage.Storage(
@@ -82,9 +83,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   with (runs.held(workdir) if first else contextlib.nullcontext(),
         checkpoints.Checkpoints(workdir) as saved):
     if saved.newest() is None:
-      state = sharding.put(step.begun(step.create_state(
-          pretext, optimizer, config.seed, images.shape[1:], plan.ema), images),
-                           sharding.replicated(mesh))
+      state = sharding.put(
+          experiment.first_state(config, pretext, optimizer, images),
+          sharding.replicated(mesh))
     else:
       state = saved.restore(like)
     start = int(state.step)
@@ -167,6 +168,17 @@ def check(config: ml_collections.ConfigDict, pretext: nn.Module,
   """
   localize.check(config, pretext, images.shape[1:])
   return experiment.state_like(config, pretext, images.shape[1:])
+
+
+def begins_with(config: ml_collections.ConfigDict, pretext: nn.Module,
+                like: step.State) -> dict[str, object] | None:
+  """Returns what a new run begins with, JSON-able, None if with nothing.
+
+  Raises:
+    InputError: that is not there, or of another encoder.
+  """
+  found = weights.read(config, pretext, like)
+  return found and found.about
 
 
 def report(now: int, total: int, means: Mapping[str, float], watch: bool,

@@ -20,17 +20,48 @@ the map's geometry, `receptive_field` and `stride` in pixels, and overlapping
 windows of an image share one computation. One that pads may tell the `stride`
 alone, if position k of the last map lies at pixel k * stride. One that embeds
 windows of several sizes may return its part for one of them, `of_side(pixels)`.
+
+Where PyTorch has trained one, it may say how its layers are called there:
+
+  checkpoint_names(), optional     -> [{layer: name}, ...], for each of several
+                                   ways to call them
+
+with the layer's path in the parameters, joined by '/', and the name that stands
+before '.weight'. See `deep_oc.weights`.
 """
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from deep_oc import plugins
+from deep_oc.errors import InputError
 
 
-def create(name: str, *, dtype: Any = jnp.float32, **kwargs: Any
-           ) -> nn.Module:
-  """Returns the encoder `name`, with `dtype` and `kwargs` as its fields."""
+def create(name: str, *, dtype: Any = jnp.float32, weights: str | None = None,
+           **kwargs: Any) -> nn.Module:
+  """Returns the encoder `name`, with `dtype` and `kwargs` as its fields.
+
+  Its weights are not its own: a run reads them once, see `deep_oc.weights`.
+  """
+  del weights
   return plugins.call(plugins.find(__name__, name, 'Model'), kwargs, 'encoder',
                       dtype=dtype)
+
+
+def standardised(image: jax.Array, mean: Sequence[float], sd: Sequence[float]
+                 ) -> jax.Array:
+  """Returns (f32[n, h, w, c] - mean) / sd, by colour; as it is without both.
+
+  Raises:
+    InputError: one of the two is missing, or they are not of c colours.
+  """
+  if not mean and not sd:
+    return image
+  colours = image.shape[-1]
+  if not len(mean) == len(sd) == colours or min(sd) <= 0:
+    raise InputError(f'encoder.mean={tuple(mean)} and encoder.sd={tuple(sd)} '
+                     f'must be {colours} numbers each, of sd above 0')
+  return (image - jnp.array(mean, jnp.float32)) / jnp.array(sd, jnp.float32)

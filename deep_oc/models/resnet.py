@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution, pooling
+from deep_oc import batch_norm, convolution, models, pooling
 from deep_oc.errors import InputError
 
 _STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3),
@@ -60,6 +60,11 @@ class Model(nn.Module):
   Attributes:
     depth: 10, 18, 34 (basic blocks) or 50 (bottlenecks).
     width: multiplies all channels but the stem's 64.
+    mean, sd: of each colour, in [0, 1], by which images are standardised; with
+      neither they are not. ImageNet's are (0.485, 0.456, 0.406) and (0.229,
+      0.224, 0.225).
+    freeze_batch_norm: whether training, too, has BatchNorm's running
+      statistics, which then do not change.
     remat: whether a training step keeps no more than what goes from block to
       block, and computes what is within a block once more for its gradient
       (Chen et al., 2016, https://arxiv.org/abs/1604.06174).
@@ -67,6 +72,9 @@ class Model(nn.Module):
   """
   depth: int = 18
   width: float = 1.0
+  mean: tuple[float, ...] = ()
+  sd: tuple[float, ...] = ()
+  freeze_batch_norm: bool = False
   remat: bool = False
   dtype: Any = jnp.float32
 
@@ -87,11 +95,14 @@ class Model(nn.Module):
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Maps f32[n, h, w, c] to pooled features f32[n, d]."""
+    fresh = train and not self.freeze_batch_norm  # statistics
+
     def apply(block, x):
-      return block(x, train=train)
+      return block(x, train=fresh)
 
     apply = nn.remat(apply) if train and self.remat else apply
-    x = self._stem(image.astype(self.dtype), train)
+    x = models.standardised(image, self.mean, self.sd).astype(self.dtype)
+    x = self._stem(x, fresh)
     for stage, blocks in enumerate(_STAGES[self.depth]):
       channels = int(64 * 2**stage * self.width)
       for block in range(blocks):
@@ -101,6 +112,27 @@ class Model(nn.Module):
       self.sow('intermediates', 'stage', pool)  # free unless asked for
     self.sow('intermediates', 'map', x)
     return pool
+
+  def checkpoint_names(self) -> list[dict[str, str]]:
+    """Returns the layers' names in checkpoints of torchvision and timm.
+
+    Theirs are of width 1, see for images of more than 64 pixels a side.
+    """
+    names = {'Conv_0': 'conv1', 'BatchNorm_0': 'bn1'}
+    before, number = 64, 0
+    for stage, blocks in enumerate(_STAGES[self.depth]):
+      for block in range(blocks):
+        layers = self._layers(int(64 * 2**stage * self.width),
+                              2 if stage and not block else 1)
+        here, there = f'Block_{number}', f'layer{stage + 1}.{block}'
+        for i in range(len(layers)):
+          names[f'{here}/Conv_{i}'] = f'{there}.conv{i + 1}'
+          names[f'{here}/BatchNorm_{i}'] = f'{there}.bn{i + 1}'
+        if not block and (stage or layers[-1][0] != before):
+          names[f'{here}/Conv_{i + 1}'] = f'{there}.downsample.0'
+          names[f'{here}/BatchNorm_{i + 1}'] = f'{there}.downsample.1'
+        before, number = layers[-1][0], number + 1
+    return [names]
 
   def _layers(self, channels: int, stride: int):
     if self.depth < 50:

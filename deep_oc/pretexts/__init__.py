@@ -7,6 +7,7 @@ A task is a file here with one public class, a Flax module:
     augment: Callable                   (key, image) -> image, one image
     dtype: Any                          the compute dtype
     crop: int = 0, optional             side of the patches it is asked of
+    side: int = 0, optional             to which images are resized first
     centre: bool = False, optional      whether it sees images only `centred`
     centred(image), optional            -> f32[n, h, w, c], whole images, less
                                         the `MeanImage` with `centre`

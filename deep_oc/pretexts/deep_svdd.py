@@ -10,10 +10,11 @@ the neighbourhood of a centre c, of which the distance is the anomaly score:
 Weight decay is the optimizer's. A bias in phi, or an affine BatchNorm, would
 let it map whatever image to c (proposition 2): `models.lenet` has neither.
 
-The authors' PyTorch code first trains an autoencoder, their Theano scripts for
-CIFAR-10 do not, nor is it done here. Its centre is the mean over the training
-set in evaluation mode. Here it is that of the first batch, by its own BatchNorm
-statistics, as there are no others yet.
+The authors' PyTorch code first trains an autoencoder (`encoder.weights`, of a
+run of `configs/autoencoder_cifar10.py`), their Theano scripts for CIFAR-10 do
+not. Its centre is the mean over the training set in evaluation mode. Here it is
+that of the first batch, by its own BatchNorm statistics: an encoder that begins
+with none has no others yet.
 """
 from collections.abc import Callable
 from typing import Any, ClassVar

@@ -4,7 +4,8 @@ Vincent et al., "Extracting and Composing Robust Features with Denoising
 Autoencoders", ICML 2008, with the Gaussian noise of their JMLR 2010 paper
 (https://www.jmlr.org/papers/v11/vincent10a.html). Sohn et al., ICLR 2021,
 compare with one-class classifiers on its encoder's features. Neither their
-noise nor their decoder is published.
+noise nor their decoder is published. Without noise it is an autoencoder, by
+which the authors' PyTorch code of Deep SVDD first trains its network.
 """
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 
 from deep_oc import batch_norm, convolution, crops, pretexts
 from deep_oc.errors import InputError
+from deep_oc.models import lenet
 
 _init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
 
@@ -28,6 +30,8 @@ class Pretext(nn.Module):
     augment: drawn anew for each image, before the noise.
     dtype: of the decoder's matrix products; the loss is float32.
     noise: standard deviation; images are in [0, 1].
+    dim: of the code, which a linear layer without bias makes of the features,
+      as `deep_svdd` makes its representation; 0 = the features themselves.
     decoder: channels of `Decoder`.
     crop: side in pixels of the patch that the task is asked of, cut out before
       anything else; 0 = the whole image.
@@ -36,6 +40,7 @@ class Pretext(nn.Module):
   augment: Callable
   dtype: Any = jnp.float32
   noise: float = 0.1
+  dim: int = 0
   decoder: Sequence[int] = (256, 128, 64, 32)
   crop: int = 0
 
@@ -45,12 +50,18 @@ class Pretext(nn.Module):
     crops.check(self.crop)
     if not self.noise >= 0:
       raise InputError(f'pretext.noise={self.noise} must be 0 or more')
+    if type(self.dim) is not int or self.dim < 0:
+      raise InputError(f'pretext.dim={self.dim!r} must be a whole number, 0 '
+                       'for no code')
     if not self.decoder or min(self.decoder) < 1:
       raise InputError('pretext.decoder must be positive numbers of channels, '
                        f'not {self.decoder!r}')
     super().__post_init__()
 
   def setup(self):
+    if self.dim:
+      self.represent = nn.Dense(
+          self.dim, use_bias=False, kernel_init=lenet.init)
     self.decode = Decoder(self.decoder, dtype=self.dtype)
 
   def __call__(self, image: jax.Array, *, train: bool):
@@ -64,10 +75,14 @@ class Pretext(nn.Module):
   def embed(self, image: jax.Array) -> dict[str, jax.Array]:
     """Maps f32[n, h, w, c], without noise, to features f32[n, d] by name.
 
-    Of an image larger than the crop, the mean over the crops that tile it.
+    'pool' are the encoder's, 'head' is the code, if there is one. Of an image
+    larger than the crop, the mean over the crops that tile it.
     """
     pool = self.encoder(crops.tiles(image, self.crop), train=False)
-    return crops.over_tiles(jnp.mean, {'pool': pool}, image.shape[0])
+    found = {'pool': pool}
+    if self.dim:
+      found['head'] = self.represent(pool)
+    return crops.over_tiles(jnp.mean, found, image.shape[0])
 
   def scores(self, image: jax.Array, *, log: bool = False
              ) -> dict[str, jax.Array]:
@@ -85,8 +100,10 @@ class Pretext(nn.Module):
   def _error(self, seen: jax.Array, wanted: jax.Array, *, train: bool
              ) -> jax.Array:
     """Maps f32[n, h, w, c] twice to the mean squared error of each, f32[n]."""
-    restored = self.decode(
-        self.encoder(seen, train=train), wanted.shape[1:], train=train)
+    code = self.encoder(seen, train=train)
+    if self.dim:
+      code = self.represent(code)
+    restored = self.decode(code, wanted.shape[1:], train=train)
     return jnp.square(restored - wanted).mean((1, 2, 3))
 
 
