@@ -39,6 +39,7 @@ setuptools.setup(
         'orbax-checkpoint>=0.12.8',  # older ones cannot delete a damaged step
         'pillow>=10.1',
         'rich>=13',  # the table of launch.sweep
+        'safetensors>=0.4',  # published weights
         'scikit-learn>=1.6',
         'scipy>=1.13',
         'tensorboardX>=2.6',

@@ -1,4 +1,4 @@
-"""The autoencoder with which Deep SVDD may begin, on CIFAR-10, one class normal.
+"""The autoencoder with which Deep SVDD may begin, on CIFAR-10.
 
   python -m deep_oc.train --config=configs/autoencoder_cifar10.py \\
       --config.protocol.normal=1

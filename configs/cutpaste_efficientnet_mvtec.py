@@ -1,7 +1,8 @@
 """CutPaste, 3-way, of an EfficientNet-B4 that begins with ImageNet's weights.
 
   export MVTEC_AD=/where/mvtec_ad/lies
-  python -m deep_oc.train --config=configs/cutpaste_efficientnet_mvtec.py:bottle \\
+  python -m deep_oc.train \\
+      --config=configs/cutpaste_efficientnet_mvtec.py:bottle \\
       --config.encoder.weights=tf_efficientnet_b4.safetensors
   python -m deep_oc.evaluate --runs='runs/cutpaste_efficientnet_mvtec_*/**'
 

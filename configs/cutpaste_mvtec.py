@@ -61,8 +61,9 @@ def get_config(category: str = 'bottle') -> ConfigDict:
               scar_angle=(-45.0, 45.0),
               brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1,
               interpolation='nearest')),
-      encoder=dict(  # from scratch
+      encoder=dict(
           name='resnet', depth=18, width=1.0,
+          weights=config_dict.placeholder(str),  # None: from scratch
           remat=False),  # True: less memory, a forward pass more a step
       optimizer=dict(
           name='sgd', learning_rate=0.03, momentum=0.9,

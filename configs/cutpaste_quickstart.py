@@ -30,8 +30,9 @@ def get_config() -> ConfigDict:
           head=(),
           augment=dict(brightness=0.1, contrast=0.1, clip=True),
           defects=dict(scar_width=(1, 3), scar_length=(4, 10))),
-      encoder=dict(name='patchnet', channels=(32, 32, 64, 64),
-                   strides=(1, 1, 2, 1)),
+      encoder=dict(
+          name='patchnet', channels=(32, 32, 64, 64), strides=(1, 1, 2, 1),
+          weights=config_dict.placeholder(str)),  # a run to begin with
       optimizer=dict(
           name='sgd', learning_rate=0.03, momentum=0.9, weight_decay=3e-5,
           schedule='cosine', per='step', warmup_epochs=0.0),

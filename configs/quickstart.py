@@ -27,7 +27,9 @@ def get_config() -> ConfigDict:
           name='rotation',
           head=(),  # so short a training has no use for a deep head
           augment=dict(shift=0.125)),
-      encoder=dict(name='convnet', channels=(32, 64, 128, 128)),
+      encoder=dict(
+          name='convnet', channels=(32, 64, 128, 128),
+          weights=config_dict.placeholder(str)),  # a run to begin with
       optimizer=dict(
           name='sgd', learning_rate=0.05, momentum=0.9, weight_decay=3e-4,
           schedule='cosine', per='step', warmup_epochs=0.0),

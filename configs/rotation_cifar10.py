@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
               blur=0.0)),
       encoder=dict(
           name='resnet', depth=18, width=1.0,
+          weights=config_dict.placeholder(str),  # a run or file to begin with
           remat=False),  # True: less memory, a forward pass more a step
       optimizer=dict(
           name='sgd', learning_rate=0.01, momentum=0.9,

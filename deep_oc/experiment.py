@@ -297,9 +297,10 @@ def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
 
   Raises:
     InputError: the task is to tell turns or flips, and the images are turned or
-      mirrored already; a step has fewer images than the task compares; images
-      are centred and have several views; or the encoder has not as many stages
-      as `embed` asks for.
+      mirrored already; a step has fewer images than the task compares; nothing
+      is to be trained, and the learning rate is not 0; images are centred and
+      have several views; or the encoder has not as many stages as `embed` asks
+      for.
   """
   from deep_oc import orientation, pretexts
   task = pretexts.create(**config.pretext, encoder=config.encoder,
@@ -325,6 +326,10 @@ def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
     raise InputError(f"the pretext task '{name}' compares images: train.batch "
                      f'by train.accumulate must be {fewest} at least, not '
                      f'{part}')
+  rate = config.optimizer.get('learning_rate')
+  if not getattr(task, 'trains', True) and rate != 0:  # weights would decay
+    raise InputError(f"the pretext task '{name}' trains nothing: optimizer."
+                     f'learning_rate must be 0, not {rate}')
   family = embed(config).views
   if family != 'none' and pretexts.centres(task):
     raise InputError(f"embed.views='{family}' moves what is in an image, and "
@@ -340,12 +345,16 @@ def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
 def optimizer(config: ml_collections.ConfigDict, images: int
               ) -> 'optax.GradientTransformation':
   """Returns the optimizer for a training set of so many images."""
-  from deep_oc import optimizers
   run = plan(config)
+  return _optimizer(
+      config, run.total_steps(images), run.steps_per_epoch(images))
+
+
+def _optimizer(config, total_steps, steps_per_epoch):
+  from deep_oc import optimizers
   return plugins.call(
-      optimizers.create, config.optimizer, 'optimizer',
-      total_steps=run.total_steps(images),
-      steps_per_epoch=run.steps_per_epoch(images))
+      optimizers.create, config.optimizer, 'optimizer', total_steps=total_steps,
+      steps_per_epoch=steps_per_epoch)
 
 
 def first_state(config: ml_collections.ConfigDict, task: 'nn.Module',
@@ -378,11 +387,10 @@ def state_like(config: ml_collections.ConfigDict, task: 'nn.Module',
     Shapes and dtypes, to be placed on every device; see `step.state_like`.
   """
   from deep_oc import sharding, step
-  run = plan(config)
-  anything = run.batch  # a schedule's length changes no shape
+  anything = 2**30  # a schedule's length changes no shape
   return step.state_like(
-      task, optimizer(config, anything), image_shape, run.ema,
-      sharding.replicated(sharding.mesh()))
+      task, _optimizer(config, anything, anything), image_shape,
+      plan(config).ema, sharding.replicated(sharding.mesh()))
 
 
 def dtype(name: str) -> 'jnp.dtype':

@@ -60,8 +60,8 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
         learning_rate, schedule, per, total_steps, steps_per_epoch,
         round(warmup_epochs * steps_per_epoch), milestones, factor))
   if not 0 < head_steps < total_steps:
-    raise InputError(f'optimizer.head_steps={head_steps} must be less than the '
-                     f'{total_steps} steps of the run')
+    raise InputError(f'optimizer.head_steps={head_steps} must be from 0 to '
+                     f'less than the {total_steps} steps of the run')
   rate = learning_rate_schedule(
       learning_rate, schedule, per, total_steps - head_steps, steps_per_epoch,
       round(warmup_epochs * steps_per_epoch), milestones, factor)

@@ -42,12 +42,12 @@ def with_weights(config: ml_collections.ConfigDict
   if 'weights' not in config.encoder:
     return config
   config = config.copy_and_resolve_references()
-  with config.unlocked():
-    named = config.encoder.pop('weights')
-    if named:
-      config.encoder.weights = named.replace(
-          '{normal}', config.protocol.normal).replace(
-              '{seed}', str(config.seed))
+  if config.encoder.weights:
+    config.encoder.weights = config.encoder.weights.replace(
+        '{normal}', config.protocol.normal).replace('{seed}', str(config.seed))
+  else:
+    with config.unlocked():
+      del config.encoder['weights']
   return config
 
 

@@ -172,13 +172,17 @@ def check(config: ml_collections.ConfigDict, pretext: nn.Module,
 
 def begins_with(config: ml_collections.ConfigDict, pretext: nn.Module,
                 like: step.State) -> dict[str, object] | None:
-  """Returns what a new run begins with, JSON-able, None if with nothing.
+  """Returns what a new run begins with, and says so; None if with nothing.
 
   Raises:
     InputError: that is not there, or of another encoder.
   """
   found = weights.read(config, pretext, like)
-  return found and found.about
+  if not found:
+    return None
+  if distributed.is_first():
+    print(found)
+  return found.about
 
 
 def report(now: int, total: int, means: Mapping[str, float], watch: bool,

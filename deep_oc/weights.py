@@ -37,11 +37,17 @@ class Weights(NamedTuple):
 
   Attributes:
     parts: arrays by collection, part of the task, and their names in it.
-    about: JSON-able: where from, at which step or of which file, and of which
-      parts.
+    about: JSON-able: 'path', 'step' of a run or 'sha256' of a file, and which
+      'parts'.
   """
   parts: dict[str, dict[str, Any]]
-  about: dict[str, object]
+  about: dict[str, Any]
+
+  def __str__(self) -> str:
+    *others, last = self.about['parts']
+    at = f", step {self.about['step']}" if 'step' in self.about else ''
+    return (f"begins with {', '.join(others)}{' and ' * bool(others)}{last} of "
+            f"{self.about['path']}{at}")
 
 
 def source(config: ml_collections.ConfigDict) -> str:
@@ -74,6 +80,10 @@ def read(config: ml_collections.ConfigDict, task: nn.Module, like: step.State
     encoder = _converted(where, arrays, task.encoder, wanted['encoder'])
     found = {'encoder': encoder}
   else:
+    if not files.exists(files.path(where) / 'config.json'):
+      raise InputError(
+          f'encoder.weights={where} is no run, for it has no config.json, and '
+          f'no {SUFFIX} file; README.md says how a .pth becomes one')
     with checkpoints.Checkpoints(where) as saved:
       at, variables = saved.variables()
     found, about = _parts(variables), {'step': at}
@@ -129,7 +139,7 @@ def _check(where: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
           'here')
 
 
-def _file(where: str) -> tuple[dict[str, np.ndarray], dict[str, object]]:
+def _file(where: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Returns the arrays of a .safetensors file, and which file it is."""
   try:
     import safetensors.numpy

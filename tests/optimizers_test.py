@@ -126,3 +126,44 @@ def test_steps_without_milestones_are_one_line():
 def test_a_misspelt_name_offers_the_nearest(field, value):
   with pytest.raises(errors.InputError, match='did you mean'):
     optimizers.create(total_steps=1, steps_per_epoch=1, **{field: value})
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adam_l2'])
+def test_the_head_learns_first_and_then_all_as_from_a_first_step(name):
+  optimizer = optimizers.create(
+      total_steps=8, steps_per_epoch=4, name=name, learning_rate=0.01,
+      momentum=0.9, weight_decay=0.1, per='step', head_steps=3,
+      head_learning_rate=0.5)
+  alone = [optimizers.create(
+      total_steps=5, steps_per_epoch=4, name=name, learning_rate=rate,
+      momentum=0.9, weight_decay=0.1, per='step', schedule=schedule)
+           for rate, schedule in ((0.5, 'constant'), (0.01, 'cosine'))]
+  rng = np.random.default_rng(0)
+  got = {'encoder': {'kernel': jnp.asarray(rng.normal(size=3))},
+         'mlp': {'kernel': jnp.asarray(rng.normal(size=2))}}
+  wanted = got
+  state = optimizer.init(got)
+  update = jax.jit(optimizer.update)
+  others = [alone[0].init({'mlp': wanted['mlp']}), None]
+  for k in range(8):
+    gradient = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)),
+                            got)
+    updates, state = update(gradient, state, got)
+    got = optax.apply_updates(got, updates)
+    if k < 3:
+      updates, others[0] = alone[0].update(
+          {'mlp': gradient['mlp']}, others[0], {'mlp': wanted['mlp']})
+      wanted = wanted | optax.apply_updates({'mlp': wanted['mlp']}, updates)
+    else:
+      others[1] = others[1] or alone[1].init(wanted)
+      updates, others[1] = alone[1].update(gradient, others[1], wanted)
+      wanted = optax.apply_updates(wanted, updates)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5),
+                 got, wanted)
+
+
+@pytest.mark.parametrize('steps', [-1, 8, 9])
+def test_a_head_that_takes_all_steps_is_refused(steps):
+  with pytest.raises(errors.InputError, match=f'head_steps={steps} must be fro'
+                     'm 0 to less than the 8 steps of the run'):
+    optimizers.create(total_steps=8, steps_per_epoch=4, head_steps=steps)

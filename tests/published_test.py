@@ -58,6 +58,8 @@ def test_only_numbers_read_second_hand_lack_table_and_classifier():
 
 @pytest.mark.parametrize('table, pretext', [
     *(('1', pretext) for pretext in (*TABLE_1, 'patch_svdd')),
+    *(('3', f'{pretext}_b4{level}') for pretext in ('imagenet', 'cutpaste_3way')
+      for level in ('', '_level7')),
     *(('2', pretext) for pretext in ('cutpaste_3way_patch', 'patch_svdd',
                                      'fcdd'))])
 def test_the_mean_of_mvtec_is_that_of_its_fifteen_categories(table, pretext):
@@ -75,6 +77,7 @@ def test_mvtecs_levels_are_those_of_its_tables():
     assert row['normal_name'] == row['normal_class']
   assert levels == {
       ('li2021', '1'): {'image'}, ('li2021', '2'): {'pixel'},
+      ('li2021', '3'): {'image'},
       ('li2021', '4'): {'image'}, ('li2021', '5'): {'image'},
       ('li2021', 's4.2'): {'pixel'},  # a section; by Grad-CAM
       ('sohn2021', ''): {'image', 'pixel'}}
@@ -90,7 +93,8 @@ def test_the_ablations_are_named_as_the_kinds_of_defect():
 
 @pytest.mark.parametrize('name', [
     'cutpaste_mvtec', 'cutpaste_patch_mvtec', 'rotnet_mvtec', 'rotation_mvtec',
-    'dacl_mvtec', 'patch_svdd_mvtec', 'fcdd_mvtec'])
+    'dacl_mvtec', 'patch_svdd_mvtec', 'fcdd_mvtec', 'imagenet_mvtec',
+    'cutpaste_efficientnet_mvtec'])
 def test_the_methods_of_the_mvtec_configs_are_published(name):
   config = importlib.import_module(f'configs.{name}').get_config()
   assert config.method in {row['pretext'] for row in MVTEC}

@@ -25,6 +25,7 @@ A task is a file here with one public class, a Flax module:
                                         the training images `scores` needs
     fitted(means), optional             -> {name: array} for `Fitted`, in place
                                         of these means, which are in float64
+    trains: bool = True, optional       False: no step changes anything
     fewest_images: int = 1, optional    that a step compares
 
 Images are f32[n, h, w, c] in [0, 1]; parameters are made by a call with `train`

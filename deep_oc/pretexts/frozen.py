@@ -35,6 +35,7 @@ class Pretext(nn.Module):
   crop: int = 0
 
   inputs_per_image: ClassVar[int] = 1
+  trains: ClassVar[bool] = False
 
   def __post_init__(self):
     crops.check(self.crop)
