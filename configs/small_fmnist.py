@@ -8,7 +8,8 @@ For questions that need many trainings, not for a published number: 500 steps of
 64 network inputs, of GOAD 288, half a minute to two minutes each. Encoder,
 head, rate and steps were guessed once and kept; no test score chose them. The
 methods are rotation, simclr and dacl, and what the papers compare with:
-denoising, geom, goad, hendrycks, arnet and deep_svdd.
+denoising, geom, goad, hendrycks, arnet, deep_svdd and pretrained_deep_svdd,
+which begins with the run of its class and seed of autoencoder.
 """
 import importlib
 
@@ -28,7 +29,9 @@ _METHODS = {
     'goad': ('goad_cifar10', 4, {}, {}),
     'hendrycks': ('hendrycks_cifar10', 16, {}, {}),
     'arnet': ('arnet_cifar10', 64, {}, {}),
-    'deep_svdd': ('deep_svdd_fmnist', 64, {}, {})}
+    'deep_svdd': ('deep_svdd_fmnist', 64, {}, {}),
+    'autoencoder': ('autoencoder_fmnist', 64, {}, {}),
+    'pretrained_deep_svdd': ('deep_svdd_fmnist', 64, {}, {})}
 
 
 def get_config(method: str = 'rotation') -> ConfigDict:
@@ -40,9 +43,11 @@ def get_config(method: str = 'rotation') -> ConfigDict:
   config.data = rotation_fmnist.get_config().data
   if method == 'arnet':  # needs maps of all sizes
     config.encoder.channels = (16, 32, 64, 128)
-  elif method != 'deep_svdd':  # which is of its network
+  elif config.encoder.name != 'lenet':  # Deep SVDD is of its network
     config.encoder = ConfigDict(dict(
         name='convnet', channels=(32, 64, 128, 128)))
+  if method == 'pretrained_deep_svdd':
+    config.encoder.weights = 'runs/small_fmnist_autoencoder/{normal}/seed{seed}'
   config.pretext.update(pretext)
   config.optimizer.update(per='step', **optimizer)
   config.train.update(batch=batch, steps=500, checkpoint_every=500)

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
-for method in ${METHODS:-denoising geom goad hendrycks arnet deep_svdd}; do
+for method in ${METHODS:-denoising geom goad hendrycks arnet deep_svdd autoencoder pretrained_deep_svdd}; do
   $python -m launch.sweep --config="configs/small_fmnist.py:$method" --seeds=0
 done
 awk 'FNR > 1 || NR == 1' runs/small_fmnist_*/*/seed0/results.csv \
