@@ -11,6 +11,14 @@ ImageNet, and 96.8 of its last but one stage, their level 7
 (--config.encoder.head=False --config.method=imagenet_b4_level7). The size of
 their images there is not known; here it is 256, as for all else of theirs.
 
+Heat maps, and the score of images that is their maximum (rows with the feature
+`windows`), are as those of PatchCore (Roth et al., CVPR 2022): how far a
+place's features, of the maps of 32 and of 16 positions a side, averaged over
+3x3 of them, lie from the nearest of normal places; of these there are 20,000
+random ones, not a coreset. --config.localize.positions=each, with
+--config.localize.classifier=gde_ledoit_wolf, is like PaDiM (Defard et al.,
+2021).
+
 The weights lie in a file of plain arrays; README.md says how they become one.
 Others: --config.encoder.variant=lite0 --config.method=imagenet_lite0, or b0 to
 b7, and what their authors subtract and divide by as --config.encoder.mean and
@@ -34,6 +42,12 @@ def get_config(category: str = 'bottle') -> ConfigDict:
   config.optimizer = ConfigDict(dict(
       name='sgd', learning_rate=0.0, weight_decay=0.0, schedule='constant'))
   config.train.update(batch=32, steps=1)  # which changes nothing
+  config.localize = ConfigDict(dict(
+      name='windows',
+      stages=(3, 5),  # of the encoder: their maps side by side
+      neighbourhood=3,  # positions a side over which maps are averaged
+      positions='shared', classifier='knn(k=1)',
+      sigma=4.0))  # in pixels
   return config
 
 

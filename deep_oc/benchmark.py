@@ -294,7 +294,7 @@ def _window_parts(config: ml_collections.ConfigDict, pretext: nn.Module,
                   ) -> dict[str, tuple[Callable[[], object], float]]:
   """Returns calls for one window, and for all of u8[1, h, w, c]."""
   group = config.get('localize') or {}
-  if group.get('name') != 'windows':
+  if group.get('name') != 'windows' or 'stages' in group:
     return {}
   side, stride = min(zip(*(np.atleast_1d(group.get(key, default)).tolist()
                            for key, default in (('side', 32), ('stride', 4))),

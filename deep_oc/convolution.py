@@ -1,12 +1,14 @@
 """Convolutions that XLA's CPU backend runs at the rate of its matrix products.
 
 `convolve` stands in for `jax.lax.conv_general_dilated` in `flax.linen.Conv`. On
-an accelerator it is that function. On the CPU two formulations replace XLA's:
+an accelerator it is that function. On the CPU others replace XLA's formulation:
 
   3x3 with stride 1   Winograd's minimal filtering (Lavin and Gray, CVPR 2016,
                       https://arxiv.org/abs/1509.09308): tiles of 4x4 outputs,
                       a quarter of the multiplications, in all three of the
                       forward pass, the input's and the kernel's gradient.
+  depthwise           sums of products of shifted images: XLA's has a
+                      twentieth of that rate, its gradients less.
   any other           XLA's own, but the kernel's gradient as matrix products.
 
 float32 only; what is not covered is left to XLA, and everything is where the
@@ -31,24 +33,38 @@ _FEWEST_TILES = 48  # below, transforming the kernel costs more than it saves
 _NARROW = 64  # channels
 _FEWEST_CHANNELS = 16  # below, transforming the images does
 
-_straightforward = os.environ.get('DEEP_OC_XLA_CONVOLUTIONS', '') not in (
-    '', '0')
+# What is left to XLA: nothing, what rounds more than XLA does, or all.
+_NOTHING, _ROUNDING, _ALL = range(3)
+_left = (_NOTHING if os.environ.get('DEEP_OC_XLA_CONVOLUTIONS', '') in ('', '0')
+         else _ALL)
 
 
 @contextlib.contextmanager
-def straightforward() -> Iterator[None]:
-  """Leaves what is traced inside to XLA alone, to compare with."""
-  global _straightforward
-  before, _straightforward = _straightforward, True
+def _leaving(what: int) -> Iterator[None]:
+  global _left
+  before, _left = _left, max(what, _left)
   try:
     yield
   finally:
-    _straightforward = before
+    _left = before
+
+
+def straightforward() -> contextlib.AbstractContextManager[None]:
+  """Leaves what is traced inside to XLA alone, to compare with."""
+  return _leaving(_ALL)
+
+
+def precise() -> contextlib.AbstractContextManager[None]:
+  """Leaves to XLA what would round more than XLA does, Winograd's filtering.
+
+  Only depthwise convolutions differ then: not in how they round.
+  """
+  return _leaving(_ROUNDING)
 
 
 def is_reformulated() -> bool:
   """Returns whether `convolve` differs from XLA's on this backend."""
-  return jax.default_backend() == 'cpu' and not _straightforward
+  return jax.default_backend() == 'cpu' and _left == _NOTHING
 
 
 def compiler_options() -> dict[str, str] | None:
@@ -69,10 +85,14 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int],
              dimension_numbers: Any = None, feature_group_count: int = 1,
              **kwargs: Any) -> jax.Array:
   """Convolves [n, h, w, c] with [k, l, c, d]; lax.conv_general_dilated."""
-  plain = (dimension_numbers == _NHWC and feature_group_count == 1
+  plain = (dimension_numbers == _NHWC
            and x.dtype == kernel.dtype == jnp.float32
            and set(lhs_dilation or (1,)) == set(rhs_dilation or (1,)) == {1})
-  if not (is_reformulated() and plain):
+  depthwise = (plain and kernel.shape[2] == 1 < feature_group_count
+               == x.shape[-1] == kernel.shape[3])
+  taps = depthwise and jax.default_backend() == 'cpu' and _left < _ALL
+  if not taps and not (
+      is_reformulated() and plain and feature_group_count == 1):
     return lax.conv_general_dilated(
         x, kernel, strides, padding, lhs_dilation, rhs_dilation,
         dimension_numbers, feature_group_count, **kwargs)
@@ -80,6 +100,8 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int],
     padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides,
                                   padding)
   padding = tuple(map(tuple, padding))
+  if taps:
+    return _by_taps(x, kernel, tuple(strides), padding)
   if tuple(strides) == (1, 1) and _pays(x.shape, kernel.shape, padding):
     return _winograd(x, kernel, padding)
   return _direct(x, kernel, tuple(strides), padding)
@@ -97,6 +119,52 @@ def _pays(shape: Sequence[int], kernel: Sequence[int], padding: Any) -> bool:
   tiles = _tiles(height) * _tiles(width)
   halves = 2 * _SIDE**2 * tiles <= 9 * height * width  # the multiplications
   return halves and shape[0] * tiles >= _FEWEST_TILES
+
+
+# Depthwise convolutions as sums over the kernel's taps.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _by_taps(x, kernel, strides, padding):
+  weights = kernel.reshape(-1, kernel.shape[3])
+  return sum(seen * weight for seen, weight in zip(
+      _seen(x, kernel.shape, strides, padding), weights, strict=True))
+
+
+def _by_taps_forward(x, kernel, strides, padding):
+  return _by_taps(x, kernel, strides, padding), (x, kernel)
+
+
+def _by_taps_backward(strides, padding, saved, g):
+  x, kernel = saved
+  # All taps in one pass over an image, and then over images.
+  products = tuple(g * seen for seen in _seen(
+      x, kernel.shape, strides, padding))
+  zeros = (jnp.zeros((), jnp.float32),) * len(products)
+  sums = lax.reduce(products, zeros, lambda x, y: tuple(map(jnp.add, x, y)),
+                    (1, 2))
+  # The same with the kernel turned, of what has zeros between its pixels.
+  around = [(side - 1 - low, before + low - 1 - stride * (after - 1),
+             stride - 1) for (low, _), side, stride, before, after
+            in zip(padding, kernel.shape, strides, x.shape[1:3], g.shape[1:3],
+                   strict=False)]
+  g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *around, (0, 0, 0)))
+  return (_by_taps(g, kernel[::-1, ::-1], (1, 1), ((0, 0), (0, 0))),
+          jnp.stack(sums).sum(1).reshape(kernel.shape))
+
+
+_by_taps.defvjp(_by_taps_forward, _by_taps_backward)
+
+
+def _seen(x, kernel, strides, padding):
+  """Returns what each tap of a kernel of a shape sees, row by row."""
+  x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+  height, width = (
+      (length - side) // stride for length, side, stride
+      in zip(x.shape[1:3], kernel, strides, strict=False))
+  return [x[:, i:i + strides[0] * height + 1:strides[0],
+            j:j + strides[1] * width + 1:strides[1]]
+          for i in range(kernel[0]) for j in range(kernel[1])]
 
 
 # Convolutions as XLA has them, kernel gradients as matrix products.

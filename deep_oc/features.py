@@ -46,7 +46,7 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
   @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
   def forward(variables, image):
     image = step.to_float(image)
-    with convolution.straightforward():
+    with convolution.precise():
       if method:
         found = pretext.apply(variables, image, method=method)
         pretexts.check_arrays(found, method)

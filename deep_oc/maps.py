@@ -16,6 +16,7 @@ import numpy as np
 
 from deep_oc import (convolution, densities, errors, gradcam, oneclass,
                      plugins, pretexts, progress, step, windows)
+from deep_oc import stages as stage_maps
 from deep_oc.errors import InputError
 
 _MEMORY = 2**29  # bytes of window features, of training and of others
@@ -28,32 +29,26 @@ DISTANCES = ('knn', 'knn_cosine', 'nn', 'mahalanobis')
 Part = tuple[np.ndarray, densities.SharedDensity | densities.PositionDensity]
 
 
-class Windows:
-  """Scores every window and spreads the scores over pixels.
+class _Grid:
+  """Scores the places of a grid and spreads the scores over pixels.
 
-  Li et al., 2021, sections 2.4 and A.5. The paper has windows of 32 pixels
-  every 4, and a density for each position where objects stand alike in all
-  images.
+  A subclass has `_embed`, (variables, image u8[n, h, w, c], place i64[k, 3]) to
+  features f32[k, d], and the methods that are not here.
   """
   learns_from = 'image'
 
-  def __init__(self, pretext: nn.Module, seed: int, *, side: int = 32,
-               stride: int = 4, positions: str = 'shared',
-               classifier: str = 'gde_ledoit_wolf', reg_covar: float = 1e-6,
-               sigma: float | None = None, limit: int = oneclass.LIMIT):
+  def __init__(self, seed: int, positions: str, classifier: str,
+               reg_covar: float, sigma: float | None, limit: int):
     """Checks the arguments.
 
     Args:
-      pretext: the task, trained on crops of about `side` pixels.
-      seed: of the training windows that a shared density is fitted to.
-      side, stride: of the windows, in pixels.
+      seed: of the training places that a shared density is fitted to.
       positions: 'shared', one density for all, or 'each', one per position:
         n d + min(n, d)² numbers each, of n images.
       classifier: the density, a spec of `oneclass`.
       reg_covar: of the densities of 'each'; see `classifiers.ShrunkGDE`.
-      sigma: of the Gaussian that spreads a score, in pixels; see
-        `windows.gaussian`.
-      limit: how many training windows a shared density is fitted to at most.
+      sigma: of the Gaussian that spreads a score, in pixels.
+      limit: how many training places a shared density is fitted to at most.
 
     Raises:
       InputError: an unknown name, or no whole number, or number, above 0 where
@@ -63,32 +58,38 @@ class Windows:
       raise errors.unknown('localize.positions', positions, ('shared', 'each'))
     if sigma is not None:
       _check_sigma(sigma)
-    for key, value in (('side', side), ('stride', stride), ('limit', limit)):
-      if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f'localize.{key} is {value!r}; it must be a whole '
-                         'number from 1 on')
+    _check_whole('limit', limit)
     if not isinstance(classifier, str):
       raise InputError(f'localize.classifier is {classifier!r}; it must be the '
                        'name of one')
-    self.side, self.stride, self.sigma = side, stride, sigma
     self.positions, self.classifier, self.seed = positions, classifier, seed
-    self.limit = limit
+    self.sigma, self.limit = sigma, limit
     self._new = functools.partial(
         densities.create, positions, classifier, seed, reg_covar, limit)
     self._new()  # an unknown one fails before minutes of features
-    self._embed = windows.embedder(pretext, side)
 
   def check(self, height: int, width: int) -> None:
-    """Raises InputError if the windows do not fit such images."""
-    for length in height, width:
-      windows.starts(length, self.side, self.stride)
+    """Raises InputError if the places do not fit such images."""
+    self.grid(height, width)
+
+  def grid(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows i64[gh] and columns i64[gw] of the places."""
+    raise NotImplementedError
+
+  def enlarge(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Spreads f[n, gh, gw] over pixels, f64[n, h, w]."""
+    raise NotImplementedError
+
+  def _dimension(self, image: np.ndarray) -> int:
+    """Returns how many columns the features of u8[n, h, w, c] have."""
+    raise NotImplementedError
 
   def fit(self, variables: Mapping[str, Any], train: np.ndarray,
-          description: str | None = None) -> 'Windows':
+          description: str | None = None) -> '_Grid':
     """Fits the densities to normal u8[n, h, w, c].
 
     Raises:
-      InputError: the windows do not fit the images.
+      InputError: the places do not fit the images.
     """
     self.parts_ = list(self.fits(variables, train, description))
     return self
@@ -108,21 +109,14 @@ class Windows:
   def parameters(self) -> dict[str, object]:
     """Returns what defines the fitted densities, JSON-able."""
     return self.density_.parameters() | {
-        'classifier': self.classifier, 'side': self.side,
-        'stride': self.stride, 'sigma': self.sigma}
-
-  def about(self, description: str | None) -> str | None:
-    """Returns the description, if there is one, with the windows' size."""
-    return description and f'{description} of {self.side} pixels'
+        'classifier': self.classifier, 'sigma': self.sigma}
 
   def maps_by(self, parts: Iterable[Part], image: np.ndarray,
               description: str | None = None) -> np.ndarray:
     """Does what `maps` does, with densities that may be fitted meanwhile."""
     grid = np.concatenate([self._score(density, image, rows, description)
                            for rows, density in parts], axis=1)
-    found = windows.upsample(
-        grid, *image.shape[1:3], self.side, self.stride, self.sigma)
-    return found.astype(np.float32)
+    return self.enlarge(grid, *image.shape[1:3]).astype(np.float32)
 
   def fits(self, variables: Mapping[str, Any], train: np.ndarray,
            description: str | None = None) -> Iterator[Part]:
@@ -131,7 +125,7 @@ class Windows:
     Those of each position that have been used need not be held any longer.
     """
     self._look = functools.partial(self._embed, variables)
-    rows, _ = self._starts(train)
+    rows, _ = self.grid(*train.shape[1:3])
     if self.positions == 'shared':
       self.density_ = self._new().fit(self._sample(train, description))
       yield rows, self.density_
@@ -147,8 +141,8 @@ class Windows:
     self.density_.shrinkage_ = np.concatenate(shrinkage)  # of the whole grid
 
   def _sample(self, train, description):
-    """Returns features f32[k, d] of random windows of all images."""
-    rows, columns = self._starts(train)
+    """Returns features f32[k, d] of random places of all images."""
+    rows, columns = self.grid(*train.shape[1:3])
     # So many of all, in proportion of rows and of columns.
     share = min(self.limit / (len(train) * len(rows) * len(columns)), 1)**0.5
     down, across = (max(round(share * len(each)), 1)
@@ -170,19 +164,128 @@ class Windows:
         for begin in _bar(range(0, len(image), many), description, 'score')])
 
   def _grid(self, image, rows):
-    """Returns the features of windows that begin in `rows`, f[n, r, c, d]."""
-    _, columns = self._starts(image)
+    """Returns the features of the places in `rows`, f[n, r, c, d]."""
+    _, columns = self.grid(*image.shape[1:3])
     return self._look(image, windows.places(len(image), rows, columns)).reshape(
         len(image), len(rows), len(columns), -1)
 
   def _bytes(self, image, rows):
     """Returns how many bytes an image's features take in these rows."""
-    d = self._look(image[:1], windows.places(1, rows[:1], [0])).shape[1]
-    return 4 * d * len(rows) * len(self._starts(image)[1])
+    _, columns = self.grid(*image.shape[1:3])
+    return 4 * self._dimension(image) * len(rows) * len(columns)
 
-  def _starts(self, image):
-    return [windows.starts(length, self.side, self.stride)
-            for length in image.shape[1:3]]
+
+class Windows(_Grid):
+  """Scores every window of a size, each as if it were an image.
+
+  Li et al., 2021, sections 2.4 and A.5. The paper has windows of 32 pixels
+  every 4, and a density for each position where objects stand alike in all
+  images.
+  """
+
+  def __init__(self, pretext: nn.Module, seed: int, *, side: int = 32,
+               stride: int = 4, positions: str = 'shared',
+               classifier: str = 'gde_ledoit_wolf', reg_covar: float = 1e-6,
+               sigma: float | None = None, limit: int = oneclass.LIMIT):
+    """Checks the arguments.
+
+    Args:
+      pretext: the task, trained on crops of about `side` pixels.
+      side, stride: of the windows, in pixels.
+      sigma: None is that of `windows.gaussian`.
+      seed, positions, classifier, reg_covar, limit: as of `_Grid`.
+    """
+    super().__init__(seed, positions, classifier, reg_covar, sigma, limit)
+    _check_whole('side', side)
+    _check_whole('stride', stride)
+    self.side, self.stride = side, stride
+    self._embed = windows.embedder(pretext, side)
+
+  def grid(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where the windows begin, i64[gh] and i64[gw].
+
+    Raises:
+      InputError: they are larger than the image.
+    """
+    return tuple(windows.starts(length, self.side, self.stride)
+                 for length in (height, width))
+
+  def enlarge(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Spreads f[n, gh, gw] over pixels; see `windows.upsample`."""
+    return windows.upsample(
+        score, height, width, self.side, self.stride, self.sigma)
+
+  def parameters(self) -> dict[str, object]:
+    """Returns what defines the fitted densities, JSON-able."""
+    return super().parameters() | {'side': self.side, 'stride': self.stride}
+
+  def about(self, description: str | None) -> str | None:
+    """Returns the description, if there is one, with the windows' size."""
+    return description and f'{description} of {self.side} pixels'
+
+  def _dimension(self, image):
+    rows, columns = self.grid(*image.shape[1:3])
+    return self._look(
+        image[:1], windows.places(1, rows[:1], columns[:1])).shape[1]
+
+
+class Stages(_Grid):
+  """Scores every position of the maps of an encoder's stages.
+
+  One pass over an image; see `deep_oc.stages`. A score is spread over the
+  pixels by a Gaussian around the middle of what its position stands for.
+  """
+
+  def __init__(self, pretext: nn.Module, seed: int, *, stages: Sequence[int],
+               neighbourhood: int = 1, positions: str = 'shared',
+               classifier: str = 'gde_ledoit_wolf', reg_covar: float = 1e-6,
+               sigma: float | None = None, limit: int = oneclass.LIMIT):
+    """Checks the arguments.
+
+    Args:
+      pretext: the task, whose encoder has `maps`.
+      stages: whose maps stand side by side, the first is 1.
+      neighbourhood: see `stages.look`.
+      sigma: None is 4 pixels, as PaDiM and PatchCore have it.
+      seed, positions, classifier, reg_covar, limit: as of `_Grid`.
+    """
+    super().__init__(seed, positions, classifier, reg_covar,
+                     4.0 if sigma is None else sigma, limit)
+    _check_whole('neighbourhood', neighbourhood)
+    if neighbourhood % 2 == 0:
+      raise InputError(f'localize.neighbourhood={neighbourhood} must be odd')
+    self.stages = tuple(stages) if _is_several(stages) else (stages,)
+    self.neighbourhood = neighbourhood
+    stage_maps.check(pretext, self.stages)
+    self._pretext = pretext
+    self._embed = stage_maps.embedder(pretext, self.stages, neighbourhood)
+
+  def grid(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the numbers of the largest map's rows and columns."""
+    return tuple(map(np.arange, self._shape(height, width)[:2]))
+
+  def enlarge(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Spreads f[n, gh, gw] over pixels, f64[n, h, w]."""
+    return _spread_over(score, height, width, [
+        (np.arange(cells) + 0.5) * length / cells - 0.5 for length, cells
+        in zip((height, width), score.shape[1:], strict=True)], self.sigma)
+
+  def embed(self, variables: Mapping[str, Any], image: jax.Array) -> jax.Array:
+    """Maps f32[n, h, w, c] to the features of all places, f32[n, gh, gw, d].
+    """
+    return stage_maps.look(
+        self._pretext, self.stages, self.neighbourhood, variables, image)
+
+  def parameters(self) -> dict[str, object]:
+    """Returns what defines the fitted densities, JSON-able."""
+    return super().parameters() | {
+        'stages': list(self.stages), 'neighbourhood': self.neighbourhood}
+
+  def _dimension(self, image):
+    return self._shape(*image.shape[1:3])[2]
+
+  def _shape(self, height, width):
+    return stage_maps.shape(self._pretext, self.stages, height, width)
 
 
 class Multiscale:
@@ -383,10 +486,9 @@ class ScoreMap:
 
   def enlarge(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
     """Spreads f[n, gh, gw] over pixels, f64[n, h, w]."""
-    rows, columns = (
-        _spread(length, cells, self._stride, self.sigma) for length, cells in
-        zip((height, width), score.shape[1:], strict=True))
-    return np.einsum('ij,njk,lk->nil', rows, score, columns, optimize=True)
+    return _spread_over(score, height, width, [
+        self._stride * np.arange(cells) for cells in score.shape[1:]],
+                        self.sigma)
 
   def fit_maps(self, variables: Mapping[str, Any], train: np.ndarray,
                image: np.ndarray, description: str | None = None
@@ -402,10 +504,16 @@ class ScoreMap:
 def score_map(pretext: nn.Module, variables: Mapping[str, Any],
               image: jax.Array) -> jax.Array:
   """Maps u8 or f32[n, h, w, c] to the task's `score_map`, f32[n, gh, gw]."""
-  with convolution.straightforward():  # for the reason that features have
+  with convolution.precise():  # for the reason that features have
     [found] = pretext.apply(
         variables, step.to_float(image), method='score_map').values()
     return found
+
+
+def _check_whole(key: str, value: object) -> None:
+  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    raise InputError(f'localize.{key} is {value!r}; it must be a whole number '
+                     'from 1 on')
 
 
 def _check_sigma(sigma: object) -> None:
@@ -415,9 +523,20 @@ def _check_sigma(sigma: object) -> None:
                      'thousandth of a pixel at least')
 
 
-def _spread(length: int, cells: int, stride: int, sigma: float) -> np.ndarray:
-  """Returns f64[length, cells], rows of sum one; cell k lies at k * stride."""
-  offset = np.arange(length)[:, None] - stride * np.arange(cells)
+def _spread_over(score: np.ndarray, height: int, width: int,
+                 places: Sequence[np.ndarray], sigma: float) -> np.ndarray:
+  """Spreads f[n, gh, gw] over pixels, f64[n, h, w], by a Gaussian.
+
+  `places`, f[gh] and f[gw], are where rows and columns lie, in pixels.
+  """
+  rows, columns = (_spread(length, place, sigma) for length, place
+                   in zip((height, width), places, strict=True))
+  return np.einsum('ij,njk,lk->nil', rows, score, columns, optimize=True)
+
+
+def _spread(length: int, place: np.ndarray, sigma: float) -> np.ndarray:
+  """Returns f64[length, cells], rows of sum one, of cells at f[cells]."""
+  offset = np.arange(length)[:, None] - place
   nearest = np.abs(offset).min(axis=1, keepdims=True)
   # In terms of the nearest, so that some cell weighs something.
   weight = np.exp(-0.5 * (offset**2 - nearest**2) / sigma**2)
@@ -425,12 +544,12 @@ def _spread(length: int, cells: int, stride: int, sigma: float) -> np.ndarray:
 
 
 def _feature_map(pretext, variables, image):
-  with convolution.straightforward():  # for the reason that features have
+  with convolution.precise():  # for the reason that features have
     return windows.feature_map(pretext, variables, step.to_float(image))
 
 
 METHODS = {'windows': Windows, 'gradcam': GradCam, 'task': ScoreMap}
-Method = Windows | Multiscale | GradCam | ScoreMap
+Method = Windows | Stages | Multiscale | GradCam | ScoreMap
 
 
 def name(group: Mapping[str, Any]) -> str:
@@ -449,7 +568,9 @@ def create(group: Mapping[str, Any], pretext: nn.Module, seed: int
     raise errors.unknown('localize.name', name(group), METHODS)
   fields = {key: value for key, value in group.items() if key != 'name'}
   method = METHODS[name(group)]
-  if method is Windows:
+  if method is Windows and 'stages' in fields:
+    method = Stages
+  elif method is Windows:
     sizes = [fields.get(key) for key in ('side', 'stride')]
     if all(_is_several(each) and len(each) == 1 for each in sizes):
       fields |= {'side': sizes[0][0], 'stride': sizes[1][0]}

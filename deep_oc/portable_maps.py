@@ -94,10 +94,13 @@ def _score_map(found, method, train, images):
                   method.fit(parts.variables, train).maps(images))
 
 
-def _enlarge(function, shape, cells):
-  """Returns the matrices of a function of a map, height and width."""
+def _enlarge(function, shape, cells, across=1):
+  """Returns the matrices of a function of a map, height and width.
+
+  `across` is a width that one cell has.
+  """
   rows, columns = (
-      _matrix(lambda score, n=n: function(score, n, 1), count)
+      _matrix(lambda score, n=n: function(score, n, across), count)
       for n, count in zip(shape[:2], cells[:2], strict=True))
   return {'rows': rows, 'columns': columns}
 
@@ -116,8 +119,11 @@ class _Scale:
   def __init__(self, found, method, suffix):
     self.method, self.suffix = method, suffix
     (_, whole, variables, *_), shape = found.parts(), found.image_shape
-    self.top, self.left = (windows.starts(n, method.side, method.stride)
-                           for n in shape[:2])
+    self.top, self.left = method.grid(*shape[:2])
+    self.window = None
+    if isinstance(method, maps.Stages):
+      self.seen = programs.network(method.embed, variables, shape)
+      return
     pretext = windows.of_windows(whole, method.side)
     if windows.align(pretext.encoder, self.top, self.left):
       rows, columns = (begin // pretext.encoder.stride
@@ -129,7 +135,6 @@ class _Scale:
         return features[:, rows][:, :, columns]
 
       self.seen = programs.network(embed, variables, shape)
-      self.window = None
       return
     if pretexts.centres(whole):
       raise InputError(
@@ -144,11 +149,9 @@ class _Scale:
 
 def _windows(found, scale, train, images, folder):
   shape, method = found.image_shape, scale.method
-  rows, columns = (
-      _matrix(lambda score, n=n: windows.upsample(
-          score, n, method.side, method.side, method.stride, method.sigma),
-              len(begin))
-      for n, begin in ((shape[0], scale.top), (shape[1], scale.left)))
+  enlarge = _enlarge(
+      method.enlarge, shape, (len(scale.top), len(scale.left)),
+      getattr(method, 'side', 1))
   if method.positions == 'each':
     beside = folder / f'heat{scale.suffix}'
     parts = _kept(method.fits(found.parts().variables, train), beside)
@@ -160,8 +163,7 @@ def _windows(found, scale, train, images, folder):
     heat = programs.classifier(
         [method.density_.density_], scale.seen.shape[-1])
   return Portable(
-      scale.seen, heat, {'rows': rows, 'columns': columns, 'top': scale.top,
-                         'left': scale.left},
+      scale.seen, heat, enlarge | {'top': scale.top, 'left': scale.left},
       expected, scale.window, method.positions, scale.suffix)
 
 

@@ -190,7 +190,7 @@ def _traced(function, arrays, shape, dtype, double):
   """Returns the function of arrays and of rows [n, *shape], for any n."""
   n, = export.symbolic_shape('n')
   with jax.enable_x64(double), jax.default_matmul_precision('highest'), \
-      convolution.straightforward():  # whatever device it is for
+      convolution.precise():  # whatever device it is for
     like = {name: jax.ShapeDtypeStruct(x.shape, x.dtype)
             for name, x in arrays.items()}
     return export.export(jax.jit(function), platforms=PLATFORMS)(

@@ -470,5 +470,5 @@ def test_impossible_fields_are_refused_at_once(kwargs, match):
 
 def test_images_of_other_colours_than_the_means_are_refused():
   model = efficientnet.Model('lite0', mean=(0.5,), sd=(0.5,))
-  with pytest.raises(InputError, match='of 1 colours, but images have 3'):
+  with pytest.raises(InputError, match='are of 1 colours, but images have 3'):
     shapes(model)

@@ -460,12 +460,15 @@ def test_images_are_standardised_by_colour():
       rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('fields', [
-    dict(mean=MEAN), dict(sd=SD), dict(mean=MEAN[:2], sd=SD[:2]),
-    dict(mean=MEAN, sd=(0.2, 0.0, 0.2))])
-def test_a_standard_of_other_colours_is_refused(fields):
-  model = models.create('resnet', depth=10, width=0.1, **fields)
-  with pytest.raises(InputError, match='must be 3 numbers each'):
+@pytest.mark.parametrize('fields, words', [
+    (dict(mean=MEAN), 'resnet has 3 mean but 0 sd; one of each per colour'),
+    (dict(sd=SD), 'resnet has 0 mean but 3 sd'),
+    (dict(mean=0.5, sd=SD), 'resnet mean must be a number per colour'),
+    (dict(mean=MEAN, sd=(0.2, 0.0, 0.2)), 'resnet sd must be positive'),
+    (dict(mean=MEAN[:2], sd=SD[:2]), 'of 2 colours, but images have 3')])
+def test_a_standard_of_other_colours_is_refused(fields, words):
+  with pytest.raises(InputError, match=words):
+    model = models.create('resnet', depth=10, width=0.1, **fields)
     jax.eval_shape(lambda: model.init(
         jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
 

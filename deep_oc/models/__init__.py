@@ -29,6 +29,8 @@ Where PyTorch has trained one, it may say how its layers are called there:
 with the layer's path in the parameters, joined by '/', and the name that stands
 before '.weight'. See `deep_oc.weights`.
 """
+import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,17 +53,32 @@ def create(name: str, *, dtype: Any = jnp.float32, weights: str | None = None,
                       dtype=dtype)
 
 
+def check_standard(name: str, mean: Sequence[float], sd: Sequence[float]
+                   ) -> None:
+  """Raises InputError unless an encoder can standardise images by these."""
+  for field, values in (('mean', mean), ('sd', sd)):
+    if not isinstance(values, (tuple, list)) or not all(
+        isinstance(each, numbers.Real) and not isinstance(each, bool)
+        and math.isfinite(each) for each in values):
+      raise InputError(f'{name} {field} must be a number per colour, or () to '
+                       f'leave images as they are, not {values!r}')
+  if not all(each > 0 for each in sd):
+    raise InputError(f'{name} sd must be positive numbers, not {sd!r}')
+  if len(mean) != len(sd):
+    raise InputError(f'{name} has {len(mean)} mean but {len(sd)} sd; one of '
+                     'each per colour')
+
+
 def standardised(image: jax.Array, mean: Sequence[float], sd: Sequence[float]
                  ) -> jax.Array:
   """Returns (f32[n, h, w, c] - mean) / sd, by colour; as it is without both.
 
   Raises:
-    InputError: one of the two is missing, or they are not of c colours.
+    InputError: they are of other colours.
   """
-  if not mean and not sd:
+  if not mean:
     return image
-  colours = image.shape[-1]
-  if not len(mean) == len(sd) == colours or min(sd) <= 0:
-    raise InputError(f'encoder.mean={tuple(mean)} and encoder.sd={tuple(sd)} '
-                     f'must be {colours} numbers each, of sd above 0')
+  if len(mean) != image.shape[-1]:
+    raise InputError(f'encoder.mean and encoder.sd are of {len(mean)} colours, '
+                     f'but images have {image.shape[-1]}')
   return (image - jnp.array(mean, jnp.float32)) / jnp.array(sd, jnp.float32)

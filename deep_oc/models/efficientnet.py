@@ -15,10 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
-from deep_oc import batch_norm, convolution, errors
-from deep_oc.errors import InputError
+from deep_oc import batch_norm, convolution, errors, models
 
 
 class _Stage(NamedTuple):
@@ -57,8 +55,8 @@ def _conv(channels: int, kernel: int, stride: int = 1, *, dtype: Any,
                  padding='SAME', use_bias=bias,
                  feature_group_count=channels if depthwise else 1,
                  kernel_init=_init_depthwise if depthwise else _init,
-                 dtype=dtype, name=name, conv_general_dilated=(
-                     _depthwise if depthwise else convolution.convolve))
+                 dtype=dtype, name=name,
+                 conv_general_dilated=convolution.convolve)
 
 
 class Block(nn.Module):
@@ -119,10 +117,7 @@ class Model(nn.Module):
       head are not widened, the first and the last stage not repeated.
     head: whether the last 1x1 convolution is there; without it features are
       those of 'level 7'.
-    mean: per colour, subtracted from images; () leaves them in [0, 1].
-    sd: per colour, what is left is divided by it; () if `mean` is.
-    freeze_batch_norm: whether training uses the running statistics, too, and
-      leaves them as they are.
+    mean, sd, freeze_batch_norm: as of `resnet.Model`.
     remat: whether a training step keeps no more than what goes from block to
       block, and computes what is within a block once more for its gradient
       (Chen et al., 2016, https://arxiv.org/abs/1604.06174).
@@ -139,17 +134,7 @@ class Model(nn.Module):
   def __post_init__(self):
     if self.variant not in [*_SCALES]:
       raise errors.unknown('efficientnet variant', self.variant, _SCALES)
-    for name, values in (('mean', self.mean), ('sd', self.sd)):
-      if not isinstance(values, (tuple, list)) or not all(map(_is_number,
-                                                              values)):
-        raise InputError(f'efficientnet {name} must be a number per colour, or '
-                         f'() to leave images as they are, not {values!r}')
-    if not all(each > 0 for each in self.sd):
-      raise InputError('efficientnet sd must be positive numbers, not '
-                       f'{self.sd!r}')
-    if len(self.mean) != len(self.sd):
-      raise InputError(f'efficientnet has {len(self.mean)} mean but '
-                       f'{len(self.sd)} sd; one of each per colour')
+    models.check_standard('efficientnet', self.mean, self.sd)
     super().__post_init__()
 
   @property
@@ -190,22 +175,23 @@ class Model(nn.Module):
     Raises:
       InputError: the images have not as many colours as `mean` tells of.
     """
-    moving = train and not self.freeze_batch_norm
+    fresh = train and not self.freeze_batch_norm  # statistics
     act = _activation(self._lite)
 
     def apply(block, x):
-      return block(x, train=moving)
+      return block(x, train=fresh)
 
     apply = nn.remat(apply) if train and self.remat else apply
-    x = self.stem(self._standardised(image).astype(self.dtype))
-    x = act(self.stem_norm(x, use_running_average=not moving))
+    x = models.standardised(image, self.mean, self.sd)
+    x = self.stem(x.astype(self.dtype))
+    x = act(self.stem_norm(x, use_running_average=not fresh))
     found, blocks = [], iter(self.blocks)
     for stage in _stages(self.variant):
       for _ in range(stage.repeats):
         x = apply(next(blocks), x)
       found.append(x)
     if self.head:
-      x = self.last_norm(self.last(x), use_running_average=not moving)
+      x = self.last_norm(self.last(x), use_running_average=not fresh)
       found.append(act(x))
     return found
 
@@ -256,15 +242,6 @@ class Model(nn.Module):
     if self.head:
       yield from (('last', '_conv_head'), ('last_norm', '_bn1'))
 
-  def _standardised(self, image: jax.Array) -> jax.Array:
-    if not self.mean:
-      return image
-    if image.shape[-1] != len(self.mean):
-      raise InputError(
-          f'efficientnet has a mean and sd of {len(self.mean)} colours, but '
-          f'images have {image.shape[-1]}; give one of each per colour')
-    return (image - jnp.array(self.mean)) / jnp.array(self.sd)
-
 
 def _activation(lite: bool):
   return nn.relu6 if lite else nn.swish
@@ -288,62 +265,3 @@ def _channels(channels: int, width: float) -> int:
   return nearest if nearest >= 0.9 * wanted else nearest + _UNIT
 
 
-def _is_number(value: Any) -> bool:
-  return (isinstance(value, (int, float)) and not isinstance(value, bool)
-          and math.isfinite(value))
-
-
-# XLA's CPU backend computes depthwise convolutions and their gradients at a
-# twentieth of the rate of sums of products of shifted images, or less.
-
-
-def _depthwise(x: jax.Array, kernel: jax.Array, strides: Sequence[int],
-               padding: Any, **kwargs: Any) -> jax.Array:
-  """Convolves [n, h, w, c] with [k, k, 1, c]; `convolution.convolve`."""
-  if not (convolution.is_reformulated()
-          and x.dtype == kernel.dtype == jnp.float32):
-    return convolution.convolve(x, kernel, strides, padding, **kwargs)
-  padding = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides,
-                                      padding))
-  return _by_taps(x, kernel, strides[0], padding)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _by_taps(x, kernel, stride, padding):
-  side, _, _, channels = kernel.shape
-  weights = kernel.reshape(side**2, channels)
-  return sum(seen * weight for seen, weight in zip(
-      _seen(x, side, stride, padding), weights, strict=True))
-
-
-def _by_taps_forward(x, kernel, stride, padding):
-  return _by_taps(x, kernel, stride, padding), (x, kernel)
-
-
-def _by_taps_backward(stride, padding, saved, g):
-  x, kernel = saved
-  side = kernel.shape[0]
-  # All taps in one pass over an image, and then over images.
-  products = tuple(g * seen for seen in _seen(x, side, stride, padding))
-  zeros = (jnp.zeros((), jnp.float32),) * len(products)
-  sums = lax.reduce(products, zeros, lambda x, y: tuple(map(jnp.add, x, y)),
-                    (1, 2))
-  # The same with the kernel turned, of what has zeros between its pixels.
-  around = [(side - 1 - low, before + low - 1 - stride * (after - 1),
-             stride - 1) for (low, _), before, after
-            in zip(padding, x.shape[1:3], g.shape[1:3], strict=True)]
-  g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *around, (0, 0, 0)))
-  return (_by_taps(g, kernel[::-1, ::-1], 1, ((0, 0), (0, 0))),
-          jnp.stack(sums).sum(1).reshape(kernel.shape))
-
-
-_by_taps.defvjp(_by_taps_forward, _by_taps_backward)
-
-
-def _seen(x, side, stride, padding):
-  """Returns what each tap of the kernel sees, row by row."""
-  x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
-  height, width = ((length - side) // stride for length in x.shape[1:3])
-  return [x[:, i:i + stride * height + 1:stride,
-            j:j + stride * width + 1:stride]
-          for i in range(side) for j in range(side)]

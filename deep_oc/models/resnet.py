@@ -85,6 +85,7 @@ class Model(nn.Module):
     if not (isinstance(self.width, (int, float)) and 64 * self.width >= 1):
       raise InputError(f'resnet width must leave at least one of 64 channels, '
                        f'not {self.width!r}')
+    models.check_standard('resnet', self.mean, self.sd)
     super().__post_init__()
 
   @property
@@ -92,9 +93,17 @@ class Model(nn.Module):
     """How many maps of one size after the other it has."""
     return len(_STAGES[self.depth])
 
-  @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Maps f32[n, h, w, c] to pooled features f32[n, d]."""
+    for x in self.maps(image, train=train):
+      pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+      self.sow('intermediates', 'stage', pool)  # free unless asked for
+    self.sow('intermediates', 'map', x)
+    return pool
+
+  @nn.compact
+  def maps(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
+    """Maps f32[n, h, w, c] to the map of each stage, [n, h', w', d']."""
     fresh = train and not self.freeze_batch_norm  # statistics
 
     def apply(block, x):
@@ -102,16 +111,14 @@ class Model(nn.Module):
 
     apply = nn.remat(apply) if train and self.remat else apply
     x = models.standardised(image, self.mean, self.sd).astype(self.dtype)
-    x = self._stem(x, fresh)
+    x, found = self._stem(x, fresh), []
     for stage, blocks in enumerate(_STAGES[self.depth]):
       channels = int(64 * 2**stage * self.width)
       for block in range(blocks):
         stride = 2 if stage and not block else 1
         x = apply(Block(self._layers(channels, stride), self.dtype), x)
-      pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-      self.sow('intermediates', 'stage', pool)  # free unless asked for
-    self.sow('intermediates', 'map', x)
-    return pool
+      found.append(x)
+    return found
 
   def checkpoint_names(self) -> list[dict[str, str]]:
     """Returns the layers' names in checkpoints of torchvision and timm.

@@ -8,6 +8,8 @@ A task is a file here with one public class, a Flax module:
     dtype: Any                          the compute dtype
     crop: int = 0, optional             side of the patches it is asked of
     side: int = 0, optional             to which images are resized first
+    seen(image), optional               -> what the encoder sees of an image or
+                                        a tile, if not itself
     centre: bool = False, optional      whether it sees images only `centred`
     centred(image), optional            -> f32[n, h, w, c], whole images, less
                                         the `MeanImage` with `centre`

@@ -48,7 +48,7 @@ class Pretext(nn.Module):
     """Maps f32[n, h, w, c] to 0, of which nothing has a gradient."""
     del train
     if self.is_initializing():
-      self._features(crops.tiles(image, self.crop))
+      self.encoder(self.seen(crops.tiles(image, self.crop)), train=False)
     return jnp.zeros(()), {}
 
   def embed(self, image: jax.Array) -> dict[str, jax.Array]:
@@ -56,15 +56,16 @@ class Pretext(nn.Module):
 
     Of an image larger than the crop, the mean over the crops that tile it.
     """
-    pool = self._features(crops.tiles(image, self.crop))
+    tile = self.seen(crops.tiles(image, self.crop))
+    pool = self.encoder(tile, train=False)
     return crops.over_tiles(jnp.mean, {'pool': pool}, image.shape[0])
 
-  def _features(self, image: jax.Array) -> jax.Array:
-    """Maps f32[n, h, w, c] to f32[n, d], grey images as if they had colours."""
+  def seen(self, image: jax.Array) -> jax.Array:
+    """Maps f32[n, h, w, c] to what the encoder sees, grey in three colours."""
     n, *size, colours = image.shape
     if colours == 1:
       image, colours = image.repeat(3, axis=-1), 3
-    if self.side and size != [self.side] * 2:
-      image = jax.image.resize(
-          image, (n, self.side, self.side, colours), 'cubic').clip(0, 1)
-    return self.encoder(image, train=False)
+    if not self.side or size == [self.side] * 2:
+      return image
+    return jax.image.resize(
+        image, (n, self.side, self.side, colours), 'cubic').clip(0, 1)

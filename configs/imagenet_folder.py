@@ -1,0 +1,31 @@
+"""ImageNet's features on a folder of your own images: nothing is trained.
+
+  python -m deep_oc.train --config=configs/imagenet_folder.py \\
+      --config.data.path=my_parts \\
+      --config.encoder.weights=tf_efficientnet_b4.safetensors
+  python -m deep_oc.evaluate --runs='runs/imagenet_folder/**'
+  python -m deep_oc.predict --workdir=runs/imagenet_folder/0/seed0 \\
+      --feature=windows --input=photos
+
+As `imagenet_mvtec`: heat maps and verdicts by what differs from all places of
+normal images, a minute or so after the first command, without an accelerator.
+A second set of images needs a name of its own:
+--config.experiment=my_other_parts. `deep_oc/data/folder.py` tells how a folder
+may be laid out.
+"""
+from ml_collections import ConfigDict
+
+from configs import cutpaste_folder, imagenet_mvtec
+
+
+def get_config() -> ConfigDict:
+  config = imagenet_mvtec.get_config()
+  config.experiment = 'imagenet_folder'
+  config.data = cutpaste_folder.get_config().data
+  return config
+
+
+def sweep():
+  """Yields two: all weights are given, but places are drawn by the seed."""
+  for seed in range(2):
+    yield {'seed': seed}
