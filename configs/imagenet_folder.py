@@ -1,17 +1,16 @@
 """ImageNet's features on a folder of your own images: nothing is trained.
 
   python -m deep_oc.train --config=configs/imagenet_folder.py \\
-      --config.data.path=my_parts \\
-      --config.encoder.weights=tf_efficientnet_b4.safetensors
+      --config.data.path=my_parts
   python -m deep_oc.evaluate --runs='runs/imagenet_folder/**'
   python -m deep_oc.predict --workdir=runs/imagenet_folder/0/seed0 \\
       --feature=windows --input=photos
 
 As `imagenet_mvtec`: heat maps and verdicts by what differs from all places of
-normal images, a minute or so after the first command, without an accelerator.
-A second set of images needs a name of its own:
+normal images. A second set of images needs a name of its own:
 --config.experiment=my_other_parts. `deep_oc/data/folder.py` tells how a folder
-may be laid out.
+may be laid out, README.md how weights become a file. Here they are those of an
+EfficientNet-Lite0, with what its authors subtract and divide by.
 """
 from ml_collections import ConfigDict
 
@@ -21,7 +20,11 @@ from configs import cutpaste_folder, imagenet_mvtec
 def get_config() -> ConfigDict:
   config = imagenet_mvtec.get_config()
   config.experiment = 'imagenet_folder'
+  config.method = 'imagenet_lite0'
   config.data = cutpaste_folder.get_config().data
+  config.encoder.update(
+      variant='lite0', weights='efficientnet_lite0.safetensors',
+      mean=(127 / 255,) * 3, sd=(128 / 255,) * 3)
   return config
 
 
