@@ -65,11 +65,12 @@ def read(config: ml_collections.ConfigDict, task: nn.Module, like: step.State
     like: the shapes of its state.
 
   Raises:
-    InputError: there is no such run or file, it cannot be read, or it is of
-      another encoder.
+    InputError: there is no such run or file, it cannot be read, it is of
+      another encoder, or nothing is named where trained weights are needed.
   """
   where = source(config)
   if not where:
+    _check_untrained(task)
     return None
   wanted = _parts({'params': like.params, **like.collections})
   if 'encoder' not in wanted:
@@ -112,6 +113,18 @@ def begun(state: step.State, found: Weights | None) -> step.State:
   return state.replace(average=jax.tree.map(jnp.copy, {
       'params': state.params, **{name: state.collections[name] for name
                                  in state.average if name != 'params'}}))
+
+
+def _check_untrained(task: nn.Module) -> None:
+  """Raises InputError if a task makes no sense with random weights."""
+  for needs, what in (
+      (not getattr(task, 'trains', True), 'the pretext task trains nothing'),
+      (getattr(task.encoder, 'freeze_batch_norm', False),
+       'encoder.freeze_batch_norm keeps the statistics that it begins with')):
+    if needs:
+      raise InputError(
+          f'{what}, so there must be trained weights: --config.encoder.weights='
+          'a run or a .safetensors file, see README.md')
 
 
 def _parts(variables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -113,6 +113,100 @@ def test_rounding_is_that_of_float32(name):
     assert difference(found, expected) < 5e-6
 
 
+# Images, side of the kernel, strides and paddings of depthwise ones.
+DEPTHWISE = {
+    'odd': ((3, 13, 11, 5), (3, 3), (1, 1), ((1, 1), (1, 1))),
+    'strided': ((3, 12, 15, 5), (5, 5), (2, 2), ((1, 2), (2, 2))),
+    'what is left over': ((2, 10, 12, 4), (3, 3), (2, 2), ((0, 0), (0, 0))),
+    'not square': ((2, 9, 12, 4), (3, 5), (2, 1), ((0, 3), (4, 0))),
+    'one pixel': ((2, 1, 1, 4), (3, 3), (1, 1), ((1, 1), (1, 1)))}
+
+
+def depthwise(x, kernel, strides, padding):
+  """Returns the convolution of each channel by itself, and both gradients."""
+  def convolve(x, kernel):
+    return convolution.convolve(
+        x, kernel, strides, padding, feature_group_count=x.shape[-1],
+        dimension_numbers=lax.conv_dimension_numbers(
+            x.shape, kernel.shape, NHWC))
+
+  def all_three(x, kernel):
+    y, transpose = jax.vjp(convolve, x, kernel)
+    g = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+    return y, *transpose(g)
+
+  return jax.jit(all_three)(x, kernel)
+
+
+def exact_depthwise(x, kernel, strides, padding):
+  """Computes the same in float64 with NumPy."""
+  x, kernel = np.float64(x), np.float64(kernel)
+  padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+  size = [(length - side) // stride + 1 for length, side, stride
+          in zip(padded.shape[1:3], kernel.shape, strides, strict=False)]
+  y = np.zeros((len(x), *size, x.shape[-1]))
+  g = np.cos(np.arange(y.size, dtype=np.float32)).astype(float).reshape(y.shape)
+  dx, dw = np.zeros_like(padded), np.zeros_like(kernel)
+  for i, j in np.ndindex(kernel.shape[:2]):
+    seen = (slice(None), *(
+        slice(begin, begin + stride * (length - 1) + 1, stride)
+        for begin, stride, length in zip((i, j), strides, size, strict=True)))
+    y += padded[seen] * kernel[i, j, 0]
+    dx[seen] += g * kernel[i, j, 0]
+    dw[i, j, 0] = (padded[seen] * g).sum((0, 1, 2))
+  (top, _), (left, _) = padding
+  return y, dx[:, top:top + x.shape[1], left:left + x.shape[2]], dw
+
+
+@pytest.mark.parametrize('name', DEPTHWISE)
+def test_a_depthwise_convolution_is_what_it_is_by_definition(name):
+  image, side, strides, padding = DEPTHWISE[name]
+  x, w = operands(image, (*side, 1, image[-1]))
+  wanted = exact_depthwise(x, w, strides, padding)
+  for found, expected in zip(depthwise(x, w, strides, padding), wanted,
+                             strict=True):
+    assert found.shape == expected.shape
+    assert difference(found, expected) < 2e-6
+
+
+def formulations(group, kernel=(3, 3, 1, 4)):
+  """Returns which convolutions XLA is given, of one that has groups."""
+  jaxpr = str(jax.make_jaxpr(lambda x, w: convolution.convolve(
+      x, w, (1, 1), 'SAME', feature_group_count=group,
+      dimension_numbers=lax.conv_dimension_numbers(
+          x.shape, w.shape, NHWC)))(jnp.zeros((64, 8, 8, 4)),
+                                    jnp.zeros(kernel)))
+  return 'conv_general_dilated' in jaxpr
+
+
+def test_only_what_rounds_more_is_left_to_xla_where_it_matters(monkeypatch):
+  assert not formulations(4)
+  assert formulations(2, (3, 3, 2, 4))  # groups of two are no depthwise ones
+  assert formulations(4, (3, 3, 1, 8))  # nor are two kernels a channel
+  with convolution.precise():
+    assert not formulations(4)
+    assert not convolution.is_reformulated()
+    with convolution.straightforward():
+      assert formulations(4)
+      with convolution.precise():
+        assert formulations(4)
+    assert not formulations(4)
+  assert convolution.is_reformulated()
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert formulations(4)
+
+
+def test_winograds_filtering_is_left_to_xla_where_rounding_matters():
+  image, kernel, stride, padding, _ = SHAPES['first stage']
+  x, w = operands(image, kernel)
+  with convolution.precise():
+    found = with_gradients(x, w, stride, padding)
+  with convolution.straightforward():
+    expected = with_gradients(x, w, stride, padding)
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
 def test_bfloat16_is_left_to_xla():
   image, kernel, *_ = SHAPES['first stage']
   x, w = operands(image, kernel, jnp.bfloat16)

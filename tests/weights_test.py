@@ -357,6 +357,22 @@ def test_what_trains_nothing_takes_no_learning_rate(tmp_path):
     experiment.pretext(config)
 
 
+@pytest.mark.parametrize('pretext, encoder, said', [
+    (dict(name='frozen'), {}, 'the pretext task trains nothing, so there must'),
+    (None, dict(freeze_batch_norm=True), 'freeze_batch_norm keeps the statist')])
+def test_what_makes_no_sense_with_random_weights_is_refused(
+    pretext, encoder, said, digits_npz, tmp_path):
+  config = untrained.digits(digits_npz)
+  config.encoder = ConfigDict(dict(
+      name='resnet', depth=10, width=0.1, **encoder))
+  if pretext:
+    config.pretext = ConfigDict(pretext)
+    config.optimizer.learning_rate = 0.0
+  with pytest.raises(InputError, match=f'{said}.* --config.encoder.weights='):
+    train.train(config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
 @pytest.mark.parametrize('side', [-1, 2.5, True])
 def test_a_side_is_a_number_of_pixels(side, tmp_path):
   config = imagenet(tmp_path / 'a.safetensors')
