@@ -359,7 +359,7 @@ def test_what_trains_nothing_takes_no_learning_rate(tmp_path):
 
 @pytest.mark.parametrize('pretext, encoder, said', [
     (dict(name='frozen'), {}, 'the pretext task trains nothing, so there must'),
-    (None, dict(freeze_batch_norm=True), 'freeze_batch_norm keeps the statist')])
+    (None, dict(freeze_batch_norm=True), 'freeze_batch_norm keeps the stat')])
 def test_what_makes_no_sense_with_random_weights_is_refused(
     pretext, encoder, said, digits_npz, tmp_path):
   config = untrained.digits(digits_npz)
