@@ -27,6 +27,11 @@ if cli.works(__name__):
 
   from deep_oc import allocator, embed, features, maps, sharding, step
 
+# Fields of `maps.Windows` and of `maps.Stages` in place of the other's.
+_IN_PLACE = {'stages': ('side', 'stride'), 'side': ('stages', 'neighbourhood'),
+             'stride': ('stages', 'neighbourhood')}
+
+
 def define_flags() -> None:
   distributed.define_flags()
   flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
@@ -96,6 +101,8 @@ def overridden(config: ml_collections.ConfigDict, settings: list[str]
       raise InputError(f'--set={setting} is not of the form key=value')
     if key == 'name' and value != group.get('name'):
       group = {}  # another method has other fields
+    for other in _IN_PLACE.get(key, ()):
+      group.pop(other, None)
     group[key] = _literal(value)
   if not group:
     known = ' or --set=name='.join(maps.METHODS)

@@ -4,6 +4,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import deep_oc
 from deep_oc import (bundle, densities, embed, experiment, localize, maps,
@@ -216,3 +217,20 @@ def test_a_bundle_has_the_same_maps(run, tmp_path, positions):
   np.testing.assert_allclose(
       bundle.load(tmp_path / 'b').heat_maps(image), wanted, rtol=1e-3,
       atol=1e-4 * np.abs(wanted).max())
+
+
+def test_stages_and_windows_take_each_others_place():
+  config = ConfigDict(dict(localize=dict(
+      name='windows', side=32, stride=4, positions='each', sigma=None)))
+  found = localize.overridden(config, ['stages=(2, 3)', 'neighbourhood=3'])
+  assert found.localize.to_dict() == dict(
+      name='windows', stages=(2, 3), neighbourhood=3, positions='each',
+      sigma=None)
+  made = maps.create(found.localize, task(), 0)
+  assert (made.stages, made.sigma) == ((2, 3), 4.0)
+  # Of a list, as JSON has it.
+  again = maps.create(dict(found.localize, stages=[2, 3]), task(), 0)
+  assert again.stages == (2, 3)
+  back = localize.overridden(found, ['side=16', 'stride=8'])
+  assert back.localize.to_dict() == dict(
+      name='windows', side=16, stride=8, positions='each', sigma=None)
