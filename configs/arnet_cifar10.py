@@ -11,7 +11,7 @@ with the best test AUROC, where the last step counts here; what else differs
 stands in `deep_oc.pretexts.restoration`. A class takes 19,500 steps of 32
 network inputs.
 """
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import rotation_cifar10
 
@@ -25,7 +25,8 @@ def get_config() -> ConfigDict:
   config.pretext = ConfigDict(dict(
       name='restoration', augment=dict(flip=0.5)))
   config.encoder = ConfigDict(dict(
-      name='unet', channels=(64, 128, 256, 512, 512)))
+      name='unet', channels=(64, 128, 256, 512, 512),
+      weights=config_dict.placeholder(str)))  # a run to begin with
   config.optimizer = ConfigDict(dict(
       name='sgd', learning_rate=0.1, momentum=0.0, weight_decay=0.0,
       schedule='step', factor=0.5,  # halved at each of these epochs

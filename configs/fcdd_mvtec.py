@@ -24,7 +24,7 @@ scratch (`results/README.md`).
 A category takes 3,200 steps of 128 images, 0.014 EFLOP: bottle's 200 epochs,
 each of which reads every image ten times.
 """
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import cutpaste_mvtec
 
@@ -44,7 +44,8 @@ def get_config(category: str = 'bottle') -> ConfigDict:
   config.encoder = ConfigDict(dict(
       name='fcdd', channels=(32, 128, 256, 256, 128), kernels=(5, 5, 3, 3, 3),
       pools=(True, True, False, True, False),
-      gcn=True))  # each image's contrast is normalised
+      gcn=True,  # each image's contrast is normalised
+      weights=config_dict.placeholder(str)))  # a run to begin with
   config.optimizer = ConfigDict(dict(
       name='nesterov', learning_rate=1e-3, momentum=0.9, weight_decay=1e-5,
       schedule='exponential', factor=0.985**200,  # in the end

@@ -15,7 +15,7 @@ copies are drawn, each image once a pass, where the code shuffles all; images
 are in [0, 1], not [-1, 1]; edges reflect without the outermost pixel;
 convolutions with stride 2 are padded on all sides; L2 is on all parameters.
 """
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import rotation_cifar10
 
@@ -34,7 +34,9 @@ def get_config() -> ConfigDict:
       factorised=False,  # one softmax over all
       inputs_per_image=1,  # transformations drawn of an image in a step
       augment=dict()))
-  config.encoder = ConfigDict(dict(name='wide_resnet', depth=10, width=4))
+  config.encoder = ConfigDict(dict(
+      name='wide_resnet', depth=10, width=4,
+      weights=config_dict.placeholder(str)))  # a run to begin with
   config.optimizer.update(
       name='adam_l2', learning_rate=1e-3, weight_decay=5e-4,
       schedule='constant', per='step')

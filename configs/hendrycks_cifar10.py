@@ -15,7 +15,7 @@ says of a related script, each of all nine translations with all four turns. A
 translation is drawn at each visit; the code has all nine in an epoch. The rate
 falls to 0, not to 1e-6; images are in [0, 1], not [-1, 1].
 """
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import geom_cifar10
 
@@ -29,7 +29,8 @@ def get_config() -> ConfigDict:
   config.pretext.update(flip=False, factorised=True, inputs_per_image=4)
   config.pretext.augment = ConfigDict(dict(flip=0.5))
   config.encoder = ConfigDict(dict(
-      name='resnet', depth=18, width=1.0, remat=False))
+      name='resnet', depth=18, width=1.0, remat=False,
+      weights=config_dict.placeholder(str)))  # a run or file to begin with
   config.optimizer.update(
       name='nesterov', learning_rate=0.1, momentum=0.9, weight_decay=5e-4,
       schedule='cosine')

@@ -18,7 +18,7 @@ and at a small budget harms where they do not (`results/README.md`):
 A category takes 97,773 steps of 512 patches, bottle's 299 epochs of a hundred
 draws of each image, 0.02 EFLOP. `results/patch_svdd.sh` has a budget for CPUs.
 """
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import cutpaste_mvtec, rotation_mvtec
 
@@ -36,7 +36,8 @@ def get_config(category: str = 'bottle') -> ConfigDict:
   config.encoder = ConfigDict(dict(
       name='hierarchical', channels=(32, 64, 128, 128, 64, 32, 32, 64),
       hidden=128,
-      levels=1))  # patches of 32 pixels, and of 64
+      levels=1,  # patches of 32 pixels, and of 64
+      weights=config_dict.placeholder(str)))  # a run to begin with
   config.optimizer = ConfigDict(dict(
       name='adam', learning_rate=1e-4, weight_decay=0.0, schedule='constant',
       per='step', warmup_epochs=0.0))

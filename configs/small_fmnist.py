@@ -13,7 +13,7 @@ which begins with the run of its class and seed of autoencoder.
 """
 import importlib
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import rotation_fmnist
 from deep_oc import errors
@@ -45,7 +45,8 @@ def get_config(method: str = 'rotation') -> ConfigDict:
     config.encoder.channels = (16, 32, 64, 128)
   elif config.encoder.name != 'lenet':  # Deep SVDD is of its network
     config.encoder = ConfigDict(dict(
-        name='convnet', channels=(32, 64, 128, 128)))
+        name='convnet', channels=(32, 64, 128, 128),
+        weights=config_dict.placeholder(str)))  # a run to begin with
   if method == 'pretrained_deep_svdd':
     config.encoder.weights = 'runs/small_fmnist_autoencoder/{normal}/seed{seed}'
   config.pretext.update(pretext)

@@ -6,6 +6,7 @@ image by itself: any function that JAX differentiates, or a
 time. Attributions are positive where a pixel makes the image more anomalous.
 """
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.utils import gen_batches
 
-from deep_oc import differentiable, gradcam, orientation, windows
+from deep_oc import differentiable, gradcam, orientation, pretexts, windows
 
 Score = Callable[[jax.Array], jax.Array]
 
@@ -147,7 +148,7 @@ def grad_cam(score: differentiable.Score, image: np.ndarray) -> np.ndarray:
   maps are put upright and added up. Pixels in no tile are 0.
   """
   image = np.asarray(image, np.float32)
-  parts = _parts(image, _pixels(score, _FORWARD))
+  parts = _parts(image, _pixels(score, image, _FORWARD))
   heat = np.concatenate([_cam(score, part) for part in parts])[:len(image)]
   side = score.pretext.crop if getattr(score.pretext, 'crop', 0) else 0
   height, width = (length // side * side if side else length
@@ -248,7 +249,7 @@ def magnitude(gradient: np.ndarray) -> np.ndarray:
 def values(score: Score, image: np.ndarray) -> np.ndarray:
   """Maps f32[n, h, w, c] to the scores f64[n]."""
   parts = [_value(_argument(score), part)
-           for part in _parts(image, _pixels(score, _FORWARD))]
+           for part in _parts(image, _pixels(score, image, _FORWARD))]
   return np.float64(np.concatenate(parts)[:len(image)])
 
 
@@ -263,7 +264,7 @@ def _mean_gradient(score, image, count, point):
   """
   total = np.zeros(image.shape)
   i, k = np.divmod(np.arange(len(image) * count), count)
-  size = _size(len(i), image.shape[1:3], _pixels(score, _BACKWARD))
+  size = _size(len(i), image.shape[1:3], _pixels(score, image, _BACKWARD))
   score = _argument(score)
   for part in gen_batches(len(i), size):
     found = _gradient(score, _padded(point(i[part], k[part]), size))
@@ -289,10 +290,14 @@ def _argument(score: Any):
   return jax.tree_util.Partial(score) if leaf else score
 
 
-def _pixels(score, most):
-  """Returns how many pixels of images are seen as so many of all views."""
-  known = isinstance(score, differentiable.Score)
-  return most // len(score.orientations) if known else most
+def _pixels(score, image, most):
+  """Returns how many pixels of f[n, h, w, c] are seen as so many of all views.
+  """
+  if not isinstance(score, differentiable.Score):
+    return most
+  height, width = image.shape[1:3]
+  seen = math.prod(pretexts.extent(score.pretext, height, width))
+  return most * height * width // (seen * len(score.orientations))
 
 
 def _parts(image, pixels):

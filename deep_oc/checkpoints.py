@@ -18,6 +18,13 @@ class _Damaged(InputError):
   """A checkpoint that cannot be read."""
 
 
+def any_in(workdir: object) -> bool:
+  """Tells whether a run has checkpoints, good or damaged."""
+  folder = files.path(workdir) / 'checkpoints'
+  return any(name.rstrip('/').rpartition('/')[2].isdigit()
+             for name in files.glob(f'{folder}/*'))
+
+
 class Checkpoints:
   """The checkpoints of one run, in `<workdir>/checkpoints/<step>`.
 

@@ -158,7 +158,8 @@ _by_taps.defvjp(_by_taps_forward, _by_taps_backward)
 
 def _seen(x, kernel, strides, padding):
   """Returns what each tap of a kernel of a shape sees, row by row."""
-  x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+  x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), (
+      (0, 0, 0), *((*each, 0) for each in padding), (0, 0, 0))))
   height, width = (
       (length - side) // stride for length, side, stride
       in zip(x.shape[1:3], kernel, strides, strict=False))

@@ -30,7 +30,7 @@ if typing.TYPE_CHECKING:  # JAX takes seconds, and flags need none of it
   import numpy as np
   import optax
 
-  from deep_oc import step
+  from deep_oc import step, weights
 
 _KEYS = ('experiment', 'method', 'seed', 'dtype', 'distribution', 'data',
          'protocol', 'pretext', 'encoder', 'optimizer', 'train')
@@ -265,8 +265,8 @@ def problem(config: ml_collections.ConfigDict, split: data.Split | None = None
 
 def resolved(config: ml_collections.ConfigDict, problem: protocols.Problem
              ) -> ml_collections.ConfigDict:
-  """Returns the config with the normal class as its label, not its name, with
-  the protocol's defaults, and with what `encoder.weights` stands for.
+  """Returns the config with the normal class as its label, not its name, and
+  with the protocol's defaults.
 
   So that a run is the same run however it was asked for. Where a label is the
   name of another class, the name stays: it is what a config means first.
@@ -274,8 +274,8 @@ def resolved(config: ml_collections.ConfigDict, problem: protocols.Problem
   labels, names = str(problem.normal_class), problem.class_names
   mistaken = any(each in names and names.index(each) != int(each)
                  for each in labels.split('+'))
-  return runs.with_weights(with_protocol(
-      config, problem.normal_name if mistaken else labels, problem.settings))
+  return with_protocol(config, problem.normal_name if mistaken else labels,
+                       problem.settings)
 
 
 def with_protocol(config: ml_collections.ConfigDict, normal: str,
@@ -358,14 +358,15 @@ def _optimizer(config, total_steps, steps_per_epoch):
 
 
 def first_state(config: ml_collections.ConfigDict, task: 'nn.Module',
-                optimizer: 'optax.GradientTransformation', images: 'np.ndarray'
-                ) -> 'step.State':
+                optimizer: 'optax.GradientTransformation', images: 'np.ndarray',
+                begins_with: 'weights.Weights | None' = None) -> 'step.State':
   """Returns a run's state at step 0.
 
   Args:
     config: a resolved one.
     task, optimizer: from `pretext` and `optimizer`.
     images: u8[n, h, w, c], what it is trained on.
+    begins_with: what `weights.read` returned of it, if it was read before.
 
   Raises:
     InputError: the weights that it is to begin with cannot be had.
@@ -373,7 +374,8 @@ def first_state(config: ml_collections.ConfigDict, task: 'nn.Module',
   from deep_oc import step, weights
   state = step.begun(step.create_state(
       task, optimizer, config.seed, images.shape[1:], plan(config).ema), images)
-  return weights.begun(state, weights.read(config, task, state))
+  return weights.begun(
+      state, begins_with or weights.read(config, task, state))
 
 
 def state_like(config: ml_collections.ConfigDict, task: 'nn.Module',
@@ -415,7 +417,8 @@ def meta(workdir: str, config: ml_collections.ConfigDict,
   last = plan(config).total_steps(
       len(problem.train) * distribution.copies(config.distribution))
   shape = ','.join(f'{key}={_plain(encoder[key])}' for key in sorted(encoder)
-                   if key not in ('name', 'remat'))  # which changes no feature
+                   if key not in ('name', 'remat')  # which changes no feature
+                   and (encoder[key] or key != 'weights'))
   return {
       'experiment': config.experiment, 'dataset': problem.dataset,
       'protocol': problem.protocol, 'normal_class': problem.normal_class,

@@ -55,8 +55,8 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
 
   def embed(variables: Mapping[str, Any], images: np.ndarray,
             description: str | None = None) -> dict[str, np.ndarray]:
-    seen = [getattr(pretext, 'side', 0) or side for side in images.shape[1:3]]
-    size = at_once(views, *seen, mesh, batch)
+    size = at_once(views, *pretexts.extent(pretext, *images.shape[1:3]), mesh,
+                   batch)
     parts = []
     for start in progress.bar(
         range(0, len(images), size), description, unit='batches', leave=False,

@@ -3,7 +3,7 @@
   python -m deep_oc.localize --workdir=runs/cutpaste_patch_mvtec_bottle/0/seed0
 
 writes `embeddings/maps.npz`: a score for every pixel of the test images, by the
-trained encoder and, as the baseline, by the same encoder before training.
+trained encoder and, as the baseline, by the same encoder with random weights.
 `deep_oc.train` does the same at its end if the config has a group `localize`,
 the arguments of one class of `deep_oc.maps`; its fields can be set here with
 --set=stride=8, and without any the config's are back. `deep_oc.evaluate`

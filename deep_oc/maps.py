@@ -36,6 +36,7 @@ class _Grid:
   features f32[k, d], and the methods that are not here.
   """
   learns_from = 'image'
+  side = 1  # in pixels, of the smallest image that has a place
 
   def __init__(self, seed: int, positions: str, classifier: str,
                reg_covar: float, sigma: float | None, limit: int):
@@ -135,7 +136,7 @@ class _Grid:
                                // _MEMORY)))
     shrinkage = []
     for band in _bar(bands, description, 'fit'):
-      self.density_ = self._new().fit(self._grid(train, band))
+      self.density_ = self._new().fit(self._features(train, band))
       shrinkage.append(self.density_.shrinkage_)
       yield band, self.density_
     self.density_.shrinkage_ = np.concatenate(shrinkage)  # of the whole grid
@@ -160,10 +161,10 @@ class _Grid:
     if self.positions == 'shared':  # else it is by position that it takes long
       many = min(many, _IMAGES)
     return np.concatenate([
-        density.score(self._grid(image[begin:begin + many], rows))
+        density.score(self._features(image[begin:begin + many], rows))
         for begin in _bar(range(0, len(image), many), description, 'score')])
 
-  def _grid(self, image, rows):
+  def _features(self, image, rows):
     """Returns the features of the places in `rows`, f[n, r, c, d]."""
     _, columns = self.grid(*image.shape[1:3])
     return self._look(image, windows.places(len(image), rows, columns)).reshape(

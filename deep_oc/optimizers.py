@@ -44,9 +44,10 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
     warmup_epochs: of linear growth from zero.
     milestones: epochs, of the schedule 'step'.
     factor: between 0 and 1, of the schedules 'step' and 'exponential'.
-    head_steps: so many at first in which the encoder stays as it begins, with
-      trained weights, and only what stands on it learns; the schedule is of
-      those that follow, and SGD's velocity begins anew with them.
+    head_steps: so many at first in which the encoder's parameters stay as they
+      begin, and only what stands on it learns; the schedule is of those that
+      follow, and SGD's velocity begins anew with them. BatchNorm's statistics
+      move unless the encoder freezes them.
     head_learning_rate: in these, constant.
 
   Raises:
@@ -59,9 +60,14 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
     return make(learning_rate_schedule(
         learning_rate, schedule, per, total_steps, steps_per_epoch,
         round(warmup_epochs * steps_per_epoch), milestones, factor))
-  if not 0 < head_steps < total_steps:
-    raise InputError(f'optimizer.head_steps={head_steps} must be from 0 to '
+  if type(head_steps) is not int or not 0 < head_steps < total_steps:
+    raise InputError(f'optimizer.head_steps={head_steps!r} must be from 0 to '
                      f'less than the {total_steps} steps of the run')
+  if (isinstance(head_learning_rate, bool)
+      or not isinstance(head_learning_rate, numbers.Real)
+      or not 0 < head_learning_rate < math.inf):
+    raise InputError(f'optimizer.head_learning_rate={head_learning_rate!r} '
+                     'must be a number above 0')
   rate = learning_rate_schedule(
       learning_rate, schedule, per, total_steps - head_steps, steps_per_epoch,
       round(warmup_epochs * steps_per_epoch), milestones, factor)

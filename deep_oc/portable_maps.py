@@ -151,7 +151,7 @@ def _windows(found, scale, train, images, folder):
   shape, method = found.image_shape, scale.method
   enlarge = _enlarge(
       method.enlarge, shape, (len(scale.top), len(scale.left)),
-      getattr(method, 'side', 1))
+      method.side)
   if method.positions == 'each':
     beside = folder / f'heat{scale.suffix}'
     parts = _kept(method.fits(found.parts().variables, train), beside)

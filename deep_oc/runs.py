@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -32,28 +32,8 @@ def default_workdir(config: ml_collections.ConfigDict,
   return '/'.join(['runs', *parts, f'seed{config.seed}'])
 
 
-def with_weights(config: ml_collections.ConfigDict
-                 ) -> ml_collections.ConfigDict:
-  """Returns the config with the run's own in place of {normal} and {seed}.
-
-  In `encoder.weights`, once the normal class is a label; see `deep_oc.weights`.
-  A field that names none is left out.
-  """
-  if 'weights' not in config.encoder:
-    return config
-  config = config.copy_and_resolve_references()
-  if config.encoder.weights:
-    config.encoder.weights = config.encoder.weights.replace(
-        '{normal}', config.protocol.normal).replace('{seed}', str(config.seed))
-  else:
-    with config.unlocked():
-      del config.encoder['weights']
-  return config
-
-
 def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True,
-          weights: Callable[[], Mapping[str, object] | None] = lambda: None
-          ) -> None:
+          weights: Mapping[str, object] | None = None) -> None:
   """Writes `config.json`, or checks that the run there has the same config.
 
   What changes no result may differ; then the file says what is asked for now.
@@ -62,17 +42,15 @@ def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True,
     workdir: the run's folder.
     config: resolved.
     write: False only checks, where another process writes.
-    weights: says what a new run begins with, if it does; see `deep_oc.weights`.
+    weights: what a run begins with that has no checkpoint yet, JSON-able.
 
   Raises:
     InputError: the folder holds a run of another config, or cannot be
       written to.
   """
   path, about = files.path(workdir) / 'config.json', provenance.about()
-  if not files.exists(path):
-    found = weights()  # before anything is written: it may not be there
-    about |= {'weights': found} if found else {}
-  else:
+  there = files.exists(path)
+  if there:
     about = _read(path)  # the versions stay those that began the run
     old, new = _flat(about['config']), _flat(config.to_dict())
     differing = [f'{key}={old.get(key)!r} there, {new.get(key)!r} here'
@@ -83,8 +61,10 @@ def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True,
     if differing:
       raise InputError(f'{workdir} holds a run of another config ('
                        f'{"; ".join(differing[:3])}); choose another --workdir')
-    write = write and old != new
-  if not write:
+    there = old == new
+  if weights and about.get('weights') != weights:
+    about, there = {**about, 'weights': dict(weights)}, False
+  if there or not write:
     return
   with files.replacing(path) as file:
     json.dump({**about, 'config': config.to_dict()}, file, indent=2)
@@ -141,7 +121,6 @@ def finished(workdir: str, config: ml_collections.ConfigDict,
   if not re.fullmatch(r'[\d+]+', config.protocol.normal):
     config = config.copy_and_resolve_references()
     config.protocol.normal = there.protocol.normal
-  config = with_weights(config)
   return (config_hash(there) == config_hash(config) and feature in names
           and meta.get('checkpoint_rule') == 'last' and (
               not config.get('localize')
@@ -152,7 +131,8 @@ def config_hash(config: ml_collections.ConfigDict) -> str:
   """Returns 12 hexadecimal digits that name what the results depend on."""
   flat = _flat(config.to_dict())
   kept = {key: value for key, value in flat.items()
-          if not _NOT_HASHED.fullmatch(key)}
+          if not _NOT_HASHED.fullmatch(key)
+          and (value or key != 'encoder.weights')}  # to begin with none
   text = json.dumps(kept, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deep_oc import convolution, features, sharding, step
+from deep_oc import (convolution, features, pretexts, sharding, step,
+                     windows)
 from deep_oc.errors import InputError
 
 
@@ -55,7 +56,7 @@ def look(pretext: nn.Module, stages: Sequence[int], neighbourhood: int,
   found = [nn.avg_pool(
       x.astype(jnp.float32), (neighbourhood,) * 2, padding='SAME',
       count_include_pad=False) for x in pretext.apply(
-          variables, image, method=maps)]
+          variables, windows.centred(pretext, variables, image), method=maps)]
   height, width = (max(x.shape[axis] for x in found) for axis in (1, 2))
   return jnp.concatenate([jax.image.resize(
       x, (x.shape[0], height, width, x.shape[-1]), 'bilinear') for x in found],
@@ -66,7 +67,8 @@ def look(pretext: nn.Module, stages: Sequence[int], neighbourhood: int,
 def shape(pretext: nn.Module, stages: Sequence[int], height: int, width: int
           ) -> tuple[int, int, int]:
   """Returns the grid's gh and gw and the features' d, for images of a size."""
-  image = jnp.zeros((1, height, width, 3))
+  colours = len(getattr(pretext.encoder, 'mean', ())) or 3
+  image = jnp.zeros((1, height, width, colours))
   return jax.eval_shape(lambda: look(pretext, stages, 1, pretext.init(
       {'params': jax.random.key(0), 'views': jax.random.key(0)}, image,
       train=False), image)).shape[1:]
@@ -78,6 +80,8 @@ def embedder(pretext: nn.Module, stages: Sequence[int], neighbourhood: int
 
   The features of the positions (image, row, column) of the grid.
   """
+  whole = pretext.clone(crop=0) if hasattr(pretext, 'crop') else pretext
+
   @jax.jit
   def forward(variables, image):
     with convolution.precise():  # for the reason that features have
@@ -86,7 +90,8 @@ def embedder(pretext: nn.Module, stages: Sequence[int], neighbourhood: int
 
   def embed(variables, image, place):
     used, number = np.unique(place[:, 0], return_inverse=True)
-    size = features.at_once(1, *image.shape[1:3], sharding.mesh())
+    size = features.at_once(
+        1, *pretexts.extent(whole, *image.shape[1:3]), sharding.mesh())
     found = None
     for begin in range(0, len(used), size):
       some = image[used[begin:begin + size]]

@@ -64,7 +64,10 @@ def begun(state: State, images: np.ndarray) -> State:
 
 def untrained(pretext: nn.Module, seed: int, image_shape: tuple[int, ...],
               trained: Mapping[str, Any]) -> dict:
-  """Returns the variables that a trained network had at step 0."""
+  """Returns the variables of a trained network with random weights.
+
+  Those that it had at step 0, unless it began with others' (`encoder.weights`).
+  """
   kept = {name: trained[name] for name in ('mean_image',) if name in trained}
   return init(pretext, seed, image_shape) | kept
 

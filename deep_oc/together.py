@@ -38,7 +38,7 @@ if cli.works(__name__):
   import optax
 
   from deep_oc import (allocator, checkpoints, distribution, features, localize,
-                       sharding, step, storage, train)
+                       sharding, step, storage, train, weights)
 
 _MOST = 16  # models on a device that are tried
 _SECONDS = 1.0  # for which each number of models is timed
@@ -70,12 +70,14 @@ class Member:
     images: u8[N, h, w, c], what it is trained on.
     workdir: its folder.
     like: the shapes of its state.
+    begins_with: trained weights, if it does and has no checkpoint yet.
   """
   config: ml_collections.ConfigDict
   problem: protocols.Problem
   images: np.ndarray
   workdir: str
   like: step.State
+  begins_with: weights.Weights | None = None
 
   @functools.cached_property
   def start(self) -> int:
@@ -109,7 +111,6 @@ class Member:
     config = self.config.to_dict()
     same = {key: config[key] for key in ('dtype', 'pretext', 'encoder',
                                          'optimizer', 'train')}
-    same['encoder'].pop('weights', None)  # change no program
     return json.dumps([same, self.images.shape[1:], self.total, self.start,
                        len(self.images) // self.plan.batch], sort_keys=True)
 
@@ -138,9 +139,9 @@ def member(config: ml_collections.ConfigDict, root: str,
   experiment.optimizer(config, len(images))  # or it raises
   pretext = experiment.pretext(config)
   like = train.check(config, pretext, images)
-  runs.claim(workdir, config, weights=functools.partial(
-      train.begins_with, config, pretext, like))
-  return Member(config, problem, images, workdir, like)
+  found = train.begins_with(config, pretext, like, workdir)
+  runs.claim(workdir, config, weights=found and found.about)
+  return Member(config, problem, images, workdir, like, found)
 
 
 @functools.lru_cache(maxsize=1)  # classes and seeds share it
@@ -284,7 +285,7 @@ class _Fleet:
   def one(self, of: Member) -> step.State:
     """Returns a member's state at step 0."""
     return experiment.first_state(
-        of.config, self.pretext, self.optimizer, of.images)
+        of.config, self.pretext, self.optimizer, of.images, of.begins_with)
 
   def stack(self, states: Sequence[step.State]) -> step.State:
     """Puts states on the devices of their members, arrays [m, ...]."""

@@ -67,9 +67,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   total = plan.total_steps(len(images))
   like = check(config, pretext, images)
   first = distributed.is_first()
-  runs.claim(workdir, config, write=first, weights=functools.partial(
-      begins_with, config, pretext, like))
+  found = begins_with(config, pretext, like, workdir)
+  runs.claim(workdir, config, first, found and found.about)
   distributed.agree('the training images', lambda: zlib.crc32(images))
+  distributed.agree('the weights to begin with',
+                    lambda: zlib.crc32(str(found and found.about).encode()))
 
   stored = storage.Storage(
       images, storage.choose(plan.placement, images.nbytes, mesh), mesh)
@@ -84,7 +86,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
         checkpoints.Checkpoints(workdir) as saved):
     if saved.newest() is None:
       state = sharding.put(
-          experiment.first_state(config, pretext, optimizer, images),
+          experiment.first_state(config, pretext, optimizer, images, found),
           sharding.replicated(mesh))
     else:
       state = saved.restore(like)
@@ -171,18 +173,20 @@ def check(config: ml_collections.ConfigDict, pretext: nn.Module,
 
 
 def begins_with(config: ml_collections.ConfigDict, pretext: nn.Module,
-                like: step.State) -> dict[str, object] | None:
-  """Returns what a new run begins with, and says so; None if with nothing.
+                like: step.State, workdir: str) -> weights.Weights | None:
+  """Returns what a run begins with, and says so; None if with nothing.
+
+  Nor is there anything once it has a checkpoint.
 
   Raises:
     InputError: that is not there, or of another encoder.
   """
-  found = weights.read(config, pretext, like)
-  if not found:
+  if checkpoints.any_in(workdir):
     return None
-  if distributed.is_first():
+  found = weights.read(config, pretext, like)
+  if found and distributed.is_first():
     print(found)
-  return found.about
+  return found
 
 
 def report(now: int, total: int, means: Mapping[str, float], watch: bool,

@@ -50,11 +50,6 @@ class Weights(NamedTuple):
             f"{self.about['path']}{at}")
 
 
-def source(config: ml_collections.ConfigDict) -> str:
-  """Returns `encoder.weights` of a resolved config, '' if there are none."""
-  return config.encoder.get('weights') or ''
-
-
 def read(config: ml_collections.ConfigDict, task: nn.Module, like: step.State
          ) -> Weights | None:
   """Returns what a run of this config begins with, None if with nothing.
@@ -68,10 +63,15 @@ def read(config: ml_collections.ConfigDict, task: nn.Module, like: step.State
     InputError: there is no such run or file, it cannot be read, it is of
       another encoder, or nothing is named where trained weights are needed.
   """
-  where = source(config)
+  where = config.encoder.get('weights')
   if not where:
     _check_untrained(task)
     return None
+  if not isinstance(where, str):
+    raise InputError(f'encoder.weights={where!r} must be the path of a run or '
+                     f'of a {SUFFIX} file')
+  where = where.replace('{normal}', config.protocol.normal).replace(
+      '{seed}', str(config.seed))
   wanted = _parts({'params': like.params, **like.collections})
   if 'encoder' not in wanted:
     raise InputError('encoder.weights: the pretext task has no encoder of its '
@@ -163,8 +163,9 @@ def _file(where: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     content = files.path(where).read_bytes()
     arrays = safetensors.numpy.load(content)
   except Exception as error:  # the disk's, a store's, or the package's own
+    reason = ' '.join(str(error).split())[:200]
     raise InputError(f'cannot read encoder.weights={where} '
-                     f'({str(error).splitlines()[0]})') from error
+                     f'({type(error).__name__}: {reason})') from error
   return arrays, {'sha256': hashlib.sha256(content).hexdigest()}
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What the papers compare with, small, on Fashion-MNIST: comparisons_fmnist.csv.
-# METHODS are those of configs/small_fmnist.py; TFDS_DATA_DIR is where the data
+# METHODS are those of configs/small_fmnist.py, pretrained_deep_svdd after
+# autoencoder, with whose runs it begins; TFDS_DATA_DIR is where the data
 # set lies.
 set -euo pipefail
 cd "$(dirname "$0")/.."

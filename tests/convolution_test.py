@@ -119,7 +119,8 @@ DEPTHWISE = {
     'strided': ((3, 12, 15, 5), (5, 5), (2, 2), ((1, 2), (2, 2))),
     'what is left over': ((2, 10, 12, 4), (3, 3), (2, 2), ((0, 0), (0, 0))),
     'not square': ((2, 9, 12, 4), (3, 5), (2, 1), ((0, 3), (4, 0))),
-    'one pixel': ((2, 1, 1, 4), (3, 3), (1, 1), ((1, 1), (1, 1)))}
+    'one pixel': ((2, 1, 1, 4), (3, 3), (1, 1), ((1, 1), (1, 1))),
+    'cropped': ((2, 9, 9, 4), (3, 3), (2, 2), ((-1, 2), (1, -2)))}
 
 
 def depthwise(x, kernel, strides, padding):
@@ -141,7 +142,8 @@ def depthwise(x, kernel, strides, padding):
 def exact_depthwise(x, kernel, strides, padding):
   """Computes the same in float64 with NumPy."""
   x, kernel = np.float64(x), np.float64(kernel)
-  padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+  padded = np.asarray(lax.pad(x, 0., (
+      (0, 0, 0), *((*each, 0) for each in padding), (0, 0, 0))))
   size = [(length - side) // stride + 1 for length, side, stride
           in zip(padded.shape[1:3], kernel.shape, strides, strict=False)]
   y = np.zeros((len(x), *size, x.shape[-1]))
@@ -154,8 +156,9 @@ def exact_depthwise(x, kernel, strides, padding):
     y += padded[seen] * kernel[i, j, 0]
     dx[seen] += g * kernel[i, j, 0]
     dw[i, j, 0] = (padded[seen] * g).sum((0, 1, 2))
-  (top, _), (left, _) = padding
-  return y, dx[:, top:top + x.shape[1], left:left + x.shape[2]], dw
+  return y, np.asarray(lax.pad(dx, 0., (  # what was cropped has no gradient
+      (0, 0, 0), *((-low, -high, 0) for low, high in padding),
+      (0, 0, 0)))), dw
 
 
 @pytest.mark.parametrize('name', DEPTHWISE)

@@ -162,8 +162,15 @@ def test_the_head_learns_first_and_then_all_as_from_a_first_step(name):
                  got, wanted)
 
 
-@pytest.mark.parametrize('steps', [-1, 8, 9])
+@pytest.mark.parametrize('steps', [-1, 8, 9, 2.5, '3', True])
 def test_a_head_that_takes_all_steps_is_refused(steps):
-  with pytest.raises(errors.InputError, match=f'head_steps={steps} must be fro'
-                     'm 0 to less than the 8 steps of the run'):
+  with pytest.raises(errors.InputError, match=f'head_steps={steps!r} must be f'
+                     'rom 0 to less than the 8 steps of the run'):
     optimizers.create(total_steps=8, steps_per_epoch=4, head_steps=steps)
+
+
+@pytest.mark.parametrize('rate', [-1, 0, '3', True, float('nan'), None])
+def test_a_head_that_does_not_descend_is_refused(rate):
+  with pytest.raises(errors.InputError, match='head_learning_rate=.* above 0'):
+    optimizers.create(total_steps=8, steps_per_epoch=4, head_steps=2,
+                      head_learning_rate=rate)

@@ -168,6 +168,22 @@ def test_what_cannot_be_is_one_line(group, words):
   assert '\n' not in str(error.value)
 
 
+def test_a_task_that_greys_images_sees_them_grey():
+  pretext = pretexts.create('restoration', dtype='float32', encoder=dict(
+      name='unet', channels=(4, 8)))
+  found = step.init(pretext, 0, (20, 20, 3))
+  image = np.float32(images(2, shape=(20, 20, 3))) / 255
+  grey = pretext.apply(found, image, method='seen')
+  assert grey.shape == (2, 20, 20, 1)
+  wanted, _ = pretext.encoder.apply(
+      {name: found[name]['encoder'] for name in ('params', 'batch_stats')},
+      grey, train=False, method='maps')
+  np.testing.assert_allclose(
+      stages.look(pretext, (1,), 1, found, image), wanted, rtol=1e-4,
+      atol=1e-5)
+  assert stages.shape(pretext, (1, 2), 20, 20) == (20, 20, 4 + 8)
+
+
 def test_an_encoder_without_maps_is_refused():
   with pytest.raises(InputError, match='of an encoder that has `maps`, as'):
     maps.create(dict(name='windows', stages=(1,)), pretexts.create(

@@ -10,9 +10,11 @@ import pytest
 import safetensors.numpy
 from ml_collections import ConfigDict
 from models_test import apply, conv, random_variables
+from PIL import Image
 
-from deep_oc import (checkpoints, embeddings, experiment, models, runs, step,
-                     together, train, weights)
+from deep_oc import (checkpoints, embeddings, evaluate, experiment, models,
+                     pretexts, runs, scored, step, tables, together, train,
+                     weights)
 from deep_oc.errors import InputError
 from deep_oc.models import resnet
 from tests import tiny, untrained
@@ -123,11 +125,12 @@ def test_a_run_says_what_it_began_with_and_resumes_without_it(
   assert f'begins with classifier, encoder and mlp of {there}, step 0' in (
       capsys.readouterr().out)
   stored = json.loads((tmp_path / 'run' / 'config.json').read_text())
-  assert stored['config']['encoder']['weights'] == str(there)
+  named = str(tmp_path / '{normal}' / 'seed{seed}')
+  assert stored['config']['encoder']['weights'] == named
   assert stored['weights'] == {
       'path': str(there), 'step': 0, 'parts': ['classifier', 'encoder', 'mlp']}
   meta = embeddings.read(f'{workdir}/embeddings/test.npz')[1]
-  assert f'weights={there}' in meta['encoder']
+  assert f'weights={named}' in meta['encoder']
   # The baseline is the random network still.
   trained, plain = (embeddings.read(each / 'embeddings' / 'test.npz')[0]
                     for each in (tmp_path / 'run', _plain(digits_npz, tmp_path))
@@ -145,6 +148,8 @@ def test_a_run_says_what_it_began_with_and_resumes_without_it(
   assert before.keys() == after.keys()
   assert (before['params/encoder/Conv_0/kernel']
           != after['params/encoder/Conv_0/kernel']).any()
+  stored = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert stored['weights']['path'] == str(there)  # still
   with pytest.raises(InputError, match='holds a run of another config .*weigh'):
     train.train(untrained_seed(config, digits_npz), workdir)
 
@@ -162,16 +167,38 @@ def untrained_seed(config, digits_npz):
   return plain
 
 
-def test_a_field_that_names_nothing_changes_no_run(digits_npz):
-  plain = tiny.get_config()
-  asked = tiny.get_config()
+def test_a_field_that_names_nothing_changes_no_run(digits_npz, tmp_path):
+  plain, asked = untrained.digits(digits_npz), untrained.digits(digits_npz)
   with asked.unlocked():
     asked.encoder.weights = None
-  found = runs.with_weights(asked)
-  assert found.to_dict() == plain.to_dict()
-  assert runs.config_hash(found) == runs.config_hash(plain)
-  assert asked.encoder.weights is None  # what is given stays as it is
+  assert runs.config_hash(asked) == runs.config_hash(plain)
   assert experiment.pretext(asked) == experiment.pretext(plain)
+  workdir = str(untrained.run(plain, tmp_path / 'run'))
+  runs.claim(workdir, experiment.resolved(asked, experiment.problem(asked)))
+  encoder = embeddings.read(f'{workdir}/embeddings/test.npz')[1]['encoder']
+  again = untrained.run(asked, tmp_path / 'again')
+  assert embeddings.read(
+      again / 'embeddings' / 'test.npz')[1]['encoder'] == encoder
+
+
+def test_seeds_that_begin_each_with_its_own_are_one_line_of_the_table(
+    source, digits_npz, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for seed in (0, 1):
+    shutil.copytree(source, f'first/seed{seed}')
+    config = beginning(digits_npz, 'first/seed{seed}', **{
+        'seed': seed, 'train.steps': 1})
+    train.train(config, f'runs/seed{seed}')
+  for seed in (0, 1):
+    stored = json.loads(
+        pathlib.Path(f'runs/seed{seed}/config.json').read_text())
+    assert stored['weights']['path'] == f'first/seed{seed}'
+    assert stored['config']['encoder']['weights'] == 'first/seed{seed}'
+  rows = [row for seed in (0, 1) for row in evaluate.evaluate(
+      pathlib.Path(f'runs/seed{seed}'), scored.Request(('kde',), ('pool',)))]
+  lines = tables.summarize(rows)
+  assert {line['n_seeds'] for line in lines} == {2}
+  assert all('weights=first/seed{seed}' in line['encoder'] for line in lines)
 
 
 def test_runs_together_begin_each_with_its_own(
@@ -198,7 +225,7 @@ def test_runs_together_begin_each_with_its_own(
 @pytest.mark.parametrize('where, said', [
     ('nothing', 'weights=nothing is no run, .* config.json, and no .safetens'),
     ('some.pth', 'weights=some.pth is no run, .* README.md says how'),
-    ('some.safetensors', r'cannot read encoder.weights=some.safetensors \('),
+    ('some.safetensors', r'cannot read encoder.weights=some.safet\w+ \(File'),
 ])
 def test_what_is_not_there_is_said_and_nothing_written(
     where, said, digits_npz, tmp_path, monkeypatch):
@@ -206,6 +233,26 @@ def test_what_is_not_there_is_said_and_nothing_written(
   with pytest.raises(InputError, match=said):
     train.train(beginning(digits_npz, where), 'run')
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_checkpoint_says_what_it_begins_with_now(
+    source, digits_npz, tmp_path):
+  config = beginning(digits_npz, source, **{'train.steps': 1})
+  resolved = experiment.resolved(config, experiment.problem(config))
+  runs.claim(str(tmp_path / 'run'), resolved, weights={
+      'path': str(source), 'step': 77, 'parts': ['encoder']})
+  train.train(config, str(tmp_path / 'run'))
+  stored = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert stored['weights'] == {
+      'path': str(source), 'step': 0, 'parts': ['classifier', 'encoder', 'mlp']}
+
+
+def test_a_path_is_a_string(digits_npz, tmp_path):
+  config = beginning(digits_npz, source)
+  with config.unlocked():
+    config.encoder = dict(config.encoder, weights=3)
+  with pytest.raises(InputError, match='encoder.weights=3 must be the path of'):
+    train.train(config, str(tmp_path / 'run'))
 
 
 def test_a_run_of_another_encoder_is_refused(source, digits_npz, tmp_path):
@@ -347,6 +394,28 @@ def test_a_run_of_a_frozen_network_is_its_features(
   metrics = [json.loads(line) for line in
              (workdir / 'metrics.jsonl').read_text().splitlines()]
   assert metrics[-1]['loss'] == 0
+
+
+@pytest.mark.parametrize('mean, colours', [((), 1), ((0.5,), 1), (MEAN, 3)])
+def test_grey_is_three_colours_to_what_has_learnt_three(mean, colours):
+  task = pretexts.create('frozen', dtype='float32', side=9, encoder=dict(
+      name='resnet', depth=10, width=0.1, mean=mean, sd=mean))
+  image = np.random.default_rng(0).uniform(size=(2, 5, 7, 1)).astype(np.float32)
+  seen = task.apply({}, image, method='seen')
+  assert seen.shape == (2, 9, 9, colours)
+  np.testing.assert_array_equal(seen, seen[..., :1].repeat(colours, -1))
+  # Cubic interpolation of Keys, as Pillow has it where it enlarges.
+  wanted = [Image.fromarray(each[..., 0]).resize(
+      (9, 9), Image.Resampling.BICUBIC) for each in image]
+  np.testing.assert_allclose(seen[..., 0], np.clip(wanted, 0, 1), atol=2e-3)
+
+
+def test_what_is_enlarged_counts_by_what_the_encoder_sees():
+  make = lambda **fields: pretexts.create(  # noqa: E731
+      'frozen', dtype='float32', encoder=dict(name='resnet'), **fields)
+  assert pretexts.extent(make(), 32, 40) == (32, 40)
+  assert pretexts.extent(make(side=224), 32, 40) == (224, 224)
+  assert pretexts.extent(make(side=64, crop=16), 32, 40) == (64 * 4, 64)
 
 
 def test_what_trains_nothing_takes_no_learning_rate(tmp_path):

@@ -5,21 +5,24 @@ config's keys, and
 
   __call__(image, *, train: bool)  f32[n, h, w, c] -> features f32[n, d]
   maps(image, *, train), optional  f32[n, h, w, c] -> [f[n, h', w', d'], ...],
-                                   the map of each stage, for decoders, and
-                                   the last for tasks that score positions
+                                   the map of each stage: for decoders, for
+                                   tasks that score positions (the last), and
+                                   for heat maps by stages (`deep_oc.stages`)
 
-for any n, and any h and w that are not too small. Images are in [0, 1], not
-standardised. Parameters and the collection 'batch_stats' are float32 whatever
-the compute dtype; `train` chooses the batch's statistics over the running ones.
-What is drawn in training, as by dropout, is drawn from the stream 'views'. An
-encoder may sow as 'intermediates' its last feature map, 'map', [n, gh, gw, d],
-for Grad-CAM, of which the features are the mean over positions, or all of it,
-flattened, and the pooled features of each of its stages, 'stage', the last of
-which it returns, if it tells how many, `stages`; one that does not pad may tell
-the map's geometry, `receptive_field` and `stride` in pixels, and overlapping
-windows of an image share one computation. One that pads may tell the `stride`
-alone, if position k of the last map lies at pixel k * stride. One that embeds
-windows of several sizes may return its part for one of them, `of_side(pixels)`.
+for any n, and any h and w that are not too small. Images are in [0, 1]; an
+encoder that begins with PyTorch's weights may standardise them (`standardised`)
+and keep BatchNorm's statistics (`freeze_batch_norm`). Parameters and the
+collection 'batch_stats' are float32 whatever the compute dtype; `train` chooses
+the batch's statistics over the running ones. What is drawn in training, as by
+dropout, is drawn from the stream 'views'. An encoder may sow as 'intermediates'
+its last feature map, 'map', [n, gh, gw, d], for Grad-CAM, of which the features
+are the mean over positions, or all of it, flattened, and the pooled features of
+each of its stages, 'stage', the last of which it returns, if it tells how many,
+`stages`; one that does not pad may tell the map's geometry, `receptive_field`
+and `stride` in pixels, and overlapping windows of an image share one
+computation. One that pads may tell the `stride` alone, if position k of the
+last map lies at pixel k * stride. One that embeds windows of several sizes may
+return its part for one of them, `of_side(pixels)`.
 
 Where PyTorch has trained one, it may say how its layers are called there:
 

@@ -9,7 +9,7 @@ A task is a file here with one public class, a Flax module:
     crop: int = 0, optional             side of the patches it is asked of
     side: int = 0, optional             to which images are resized first
     seen(image), optional               -> what the encoder sees of an image or
-                                        a tile, if not itself
+                                        a tile, if not itself, nor `centred`
     centre: bool = False, optional      whether it sees images only `centred`
     centred(image), optional            -> f32[n, h, w, c], whole images, less
                                         the `MeanImage` with `centre`
@@ -181,6 +181,15 @@ def names(task: nn.Module, method: str) -> tuple[str, ...]:
 def centres(task: nn.Module) -> bool:
   """Tells whether the task sees images only `centred`."""
   return hasattr(task, 'centred') and task.centre
+
+
+def extent(task: nn.Module, height: int, width: int) -> tuple[int, int]:
+  """Returns the size of all that the encoder sees of an image, as of one."""
+  side, crop = getattr(task, 'side', 0), getattr(task, 'crop', 0)
+  if not side:
+    return height, width
+  tiles = (height // crop) * (width // crop) if crop else 1
+  return side * tiles, side
 
 
 def shapes(encoder: nn.Module, height: int, width: int

@@ -61,9 +61,12 @@ class Pretext(nn.Module):
     return crops.over_tiles(jnp.mean, {'pool': pool}, image.shape[0])
 
   def seen(self, image: jax.Array) -> jax.Array:
-    """Maps f32[n, h, w, c] to what the encoder sees, grey in three colours."""
+    """Maps f32[n, h, w, c] to what the encoder sees.
+
+    Grey is three colours to one that is standardised by three.
+    """
     n, *size, colours = image.shape
-    if colours == 1:
+    if colours == 1 and len(getattr(self.encoder, 'mean', ())) == 3:
       image, colours = image.repeat(3, axis=-1), 3
     if not self.side or size == [self.side] * 2:
       return image

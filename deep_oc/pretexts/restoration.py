@@ -63,13 +63,16 @@ class Pretext(nn.Module):
       self.error((4,))
     return jnp.square(restored - _signed(view)).mean(), {}
 
+  def seen(self, image: jax.Array) -> jax.Array:
+    """Maps f32[n, h, w, c] to what the encoder sees, grey."""
+    return _grey(image)
+
   def embed(self, image: jax.Array) -> dict[str, jax.Array]:
     """Maps f32[n, h, w, c], greyed but not turned, to features f32[n, d].
 
     Of an image larger than the crop, the mean over the crops that tile it.
     """
-    pool = self.encoder(
-        _grey(crops.tiles(image, self.crop)), train=False)
+    pool = self.encoder(self.seen(crops.tiles(image, self.crop)), train=False)
     return crops.over_tiles(jnp.mean, {'pool': pool}, image.shape[0])
 
   def scores(self, image: jax.Array, *, log: bool = False
