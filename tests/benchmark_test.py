@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from configs import cutpaste_quickstart
 from ml_collections import ConfigDict
 from scipy import stats
 from tests import tiny
@@ -35,11 +34,17 @@ def test_the_work_of_a_call_is_what_it_does(monkeypatch):
     assert count(call()) == work > 1, name
 
 
-def test_every_rate_is_positive_and_the_shares_agree():
-  rows = {row['part']: row for row in benchmark.benchmark(
-      _config(), size=16, rounds=1, seconds=0.01)}
-  value = {name: float(row['value']) for name, row in rows.items()
-           if row['unit']}
+@pytest.fixture(scope='module')
+def measured(tmp_path_factory):
+  """The rows of a benchmark, and the file of its profile."""
+  path = tmp_path_factory.mktemp('profile') / 'p.csv'
+  return benchmark.benchmark(_config(), size=16, rounds=1, seconds=0.01,
+                             profile=str(path)), path
+
+
+def test_every_rate_is_positive_and_the_shares_agree(measured):
+  rows, _ = measured
+  value = {row['part']: float(row['value']) for row in rows if row['unit']}
   assert all(each > 0 and math.isfinite(each) for each in value.values())
   step_seconds = value['train step'] / 1e3
   ratio = value['train, network inputs'] / value['train, source images']
@@ -140,10 +145,9 @@ def test_the_table_goes_to_a_csv(binary, tmp_path):
       line[:32].strip() for line in done.stdout.splitlines()]
 
 
-def test_a_profile_has_each_operation_and_their_sum(tmp_path):
-  benchmark.benchmark(_config(), size=16, rounds=1, seconds=0.01,
-                      profile=str(tmp_path / 'p.csv'))
-  with (tmp_path / 'p.csv').open(newline='') as file:
+def test_a_profile_has_each_operation_and_their_sum(measured):
+  _, path = measured
+  with path.open(newline='') as file:
     rows = list(csv.DictReader(file))
   total, *each = rows
   assert tuple(total) == trace.COLUMNS and total['operation'] == 'all'
@@ -165,8 +169,10 @@ def test_operations_are_counted_for_each_unit_of_work():
 
 
 def test_windows_of_an_image_are_counted_where_a_config_has_them():
-  config = cutpaste_quickstart.get_config()
-  config.encoder.channels, config.encoder.strides = (8, 8), (2, 2)
+  config = _config()
+  with config.unlocked():
+    config.encoder = dict(name='patchnet', channels=(8, 8), strides=(2, 2))
+    config.localize = dict(name='windows', side=16, stride=2)
   rows = {row['part']: row for row in benchmark.benchmark(
       config, size=32, rounds=1, seconds=0.01)}
   alone, together, ratio = (float(rows[name]['value']) for name in (

@@ -174,7 +174,8 @@ def test_the_published_augmentation_is_the_official_chain():
 def test_the_sweep_over_mvtec_has_fifteen_categories_and_five_seeds(name):
   module = importlib.import_module(f'configs.{name}')
   points = list(module.sweep())
-  assert len(points) == 75
+  # Of trained weights one seed is all.
+  assert len(points) == (15 if name == 'imagenet_mvtec' else 75)
   assert {point['experiment'].removeprefix(f'{name}_')
           for point in points} == set(cutpaste_mvtec.CATEGORIES)
   for point in points:

@@ -471,6 +471,10 @@ def test_a_bundle_centres_images_before_windows_are_cut(centred, binary):
   np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=off)
   found = bundle.load(centred / 'bundle').heat_maps(image)
   np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=off)
+
+
+@pytest.mark.slow
+def test_centred_windows_that_share_no_pass_are_not_exported(centred, binary):
   assert binary('localize', f'--workdir={centred}',
                 '--set=stride=5').returncode == 0
   output = centred / 'mapless'
