@@ -322,9 +322,9 @@ def described(calibration: str) -> str:
          'calibrate this.' if kind == 'held_out' else
          'Every training image calibrates this in its turn, with the '
          'classifiers fitted to the others.')
-  return (f'{who} The encoder has learnt from them: if it knows them by heart, '
-          'it flags more of other normal images; --calibration=FOLDER takes '
-          'such, and --config.protocol.calibration=0.1 holds some out.')
+  return (f'{who} An encoder that has learnt from them, and knows them by '
+          'heart, flags more of other normal images; --calibration=FOLDER '
+          'takes such, and --config.protocol.calibration=0.1 holds some out.')
 
 
 def _at_least(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
