@@ -56,6 +56,18 @@ def create(name: str, *, dtype: Any = jnp.float32, weights: str | None = None,
                       dtype=dtype)
 
 
+def pooled(encoder: nn.Module, maps: Sequence[jax.Array]) -> jax.Array:
+  """Returns an encoder's features f32[n, d], the mean of its last map.
+
+  And sows what a bound encoder may, of the map [n, h, w, d] of each stage.
+  """
+  for x in maps:
+    pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    encoder.sow('intermediates', 'stage', pool)  # free unless asked for
+  encoder.sow('intermediates', 'map', x)
+  return pool
+
+
 def check_standard(name: str, mean: Sequence[float], sd: Sequence[float]
                    ) -> None:
   """Raises InputError unless an encoder can standardise images by these."""

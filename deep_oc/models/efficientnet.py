@@ -160,11 +160,7 @@ class Model(nn.Module):
 
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Maps f32[n, h, w, c] to features f32[n, d], the last map's mean."""
-    for x in self.maps(image, train=train):
-      pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-      self.sow('intermediates', 'stage', pool)  # free unless asked for
-    self.sow('intermediates', 'map', x)
-    return pool
+    return models.pooled(self, self.maps(image, train=train))
 
   def maps(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
     """Maps f32[n, h, w, c] to the map of each stage, the head's last.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution, pooling
+from deep_oc import batch_norm, convolution, models, pooling
 from deep_oc.errors import InputError
 from deep_oc.models import lenet
 
@@ -72,11 +72,7 @@ class Model(nn.Module):
 
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Maps f32[n, h, w, c] to features f32[n, d], the last map's mean."""
-    for x in self.maps(image, train=train):
-      pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-      self.sow('intermediates', 'stage', pool)  # free unless asked for
-    self.sow('intermediates', 'map', x)
-    return pool
+    return models.pooled(self, self.maps(image, train=train))
 
   def maps(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
     """Maps f32[n, h, w, c] to the map of each layer, [n, h / 2^k, w / 2^k, d].
