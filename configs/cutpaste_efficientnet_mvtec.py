@@ -12,7 +12,7 @@ level 7 (--config.encoder.head=False, --config.method=cutpaste_3way_b4_level7).
 As in their section A.4, the head alone learns for ten epochs of 256 steps, all
 layers for 64 more; BatchNorm keeps ImageNet's statistics throughout. Whether
 their 24 images a step are source images or, as here, the views of eight, is not
-stated. A category takes 18,944 steps of 24 network inputs, 0.012 EFLOP.
+stated. A category takes 18,944 steps of 24 network inputs, 0.006 EFLOP.
 
 The weights are those of `imagenet_mvtec`.
 """

@@ -39,7 +39,8 @@ def _assert_close(got, wanted):
 
 
 @pytest.mark.parametrize('task', ['rotation', 'cutpaste'])
-@pytest.mark.parametrize('count', [2, 3])
+@pytest.mark.parametrize('count', [
+    2, pytest.param(3, marks=pytest.mark.slow)])
 def test_parts_equal_groups_of_batch_norm(task, count, monkeypatch):
   # A defect that depends on the image alone.
   monkeypatch.setattr(cutpaste.Pretext, 'views', lambda self, key, image: (

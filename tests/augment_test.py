@@ -377,6 +377,7 @@ def test_one_program_serves_all_draws_and_equals_the_batch():
   assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_jit_changes_nothing():
   chain, image = augment.Chain(**augment.DROC), random_image()
   np.testing.assert_allclose(chain(keys(4)[0], jnp.asarray(image)),

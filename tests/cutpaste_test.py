@@ -380,6 +380,7 @@ def hue_of(image, turn):
   return np.array(out).reshape(image.shape)
 
 
+@pytest.mark.slow
 def test_the_four_changes_come_in_every_order_one_after_the_other():
   image = random_image((6, 6, 3))
   weights = np.array([0.2989, 0.587, 0.114])
@@ -434,7 +435,8 @@ def test_what_is_pasted_is_jittered_and_the_rest_is_not():
   assert out.min() >= 0 and out.max() <= 1
 
 
-@pytest.mark.parametrize('kind', ['cutpaste', 'cutpaste_scar'])
+@pytest.mark.parametrize('kind', [
+    'cutpaste', pytest.param('cutpaste_scar', marks=pytest.mark.slow)])
 def test_one_program_serves_all_sizes_and_equals_the_batch(kind):
   image, traces = jnp.asarray(random_image((32, 32, 3))), []
   how = cutpaste.Defects()
@@ -451,6 +453,7 @@ def test_one_program_serves_all_sizes_and_equals_the_batch(kind):
   assert len({each.tobytes() for each in batch}) == 20
 
 
+@pytest.mark.slow
 def test_jit_changes_nothing():
   image, how = jnp.asarray(random_image((32, 32, 3))), cutpaste.Defects()
   key = keys(1)[0]

@@ -266,6 +266,7 @@ def test_distances_that_shrink_are_not_called_a_collapse(finished):
   assert not [each for row in watched for each in monitor.warnings(row, 1)]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_centre_and_radius(
     digits_npz, tmp_path):
   """From its checkpoint at step 20, as if it had been killed after it."""

@@ -502,6 +502,7 @@ def test_impossible_fields_are_refused_at_once(name, kwargs, match):
     models.create(name, **kwargs)
 
 
+@pytest.mark.slow
 def test_remat_takes_less_memory_and_changes_no_gradient():
   image = np.random.default_rng(0).uniform(size=(32, 16, 16, 3))
   image = image.astype(np.float32)

@@ -432,6 +432,7 @@ def test_a_run_keeps_the_mean_of_its_training_images(centred):
   assert np.isfinite(arrays['map_random_windows']).all()
 
 
+@pytest.mark.slow
 def test_runs_that_are_trained_together_have_a_mean_each(tmp_path):
   config = _fabric(centre=True)
   config.train.update(steps=2, monitor_every=2)
@@ -493,6 +494,7 @@ def test_several_views_of_centred_images_are_refused_in_one_line():
     experiment.pretext(config)
 
 
+@pytest.mark.slow
 def test_a_bundle_has_its_maps_of_both_sizes(learnt, binary):
   done = binary('export', f'--workdir={learnt}', '--feature=windows')
   assert done.returncode == 0, done.stderr
