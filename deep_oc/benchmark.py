@@ -157,9 +157,10 @@ def _parts(config: ml_collections.ConfigDict, size: int
       'forward pass': (lambda: forward(variables, there), many),
       'matrix product': (product, product_flops)}
   parts |= _window_parts(config, pretext, variables, on_host[:1])
+  with convolution.precise():  # as features has it
+    jax.block_until_ready(forward(variables, there))
   # What is computed, not how.
   with convolution.straightforward(), batch_norm.straightforward():
-    jax.block_until_ready(forward(variables, there))  # as features has it
     flops = _flops(training)
   return parts, flops, first_step, estimate.memory(compiled)
 
