@@ -183,6 +183,7 @@ def formulations(group, kernel=(3, 3, 1, 4)):
 
 
 def test_only_what_rounds_more_is_left_to_xla_where_it_matters(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
   assert not formulations(4)
   assert formulations(2, (3, 3, 2, 4))  # groups of two are no depthwise ones
   assert formulations(4, (3, 3, 1, 8))  # nor are two kernels a channel
