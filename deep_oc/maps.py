@@ -5,6 +5,7 @@ arguments of one. `fit` takes the variables of a network and what it learnt
 from, `maps` any images; see `Windows`. That is what `learns_from` says: normal
 images, 'image', their pooled features, 'pool', or 'nothing'.
 """
+import abc
 import functools
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,11 +30,11 @@ DISTANCES = ('knn', 'knn_cosine', 'nn', 'mahalanobis')
 Part = tuple[np.ndarray, densities.SharedDensity | densities.PositionDensity]
 
 
-class _Grid:
+class _Grid(abc.ABC):
   """Scores the places of a grid and spreads the scores over pixels.
 
   A subclass has `_embed`, (variables, image u8[n, h, w, c], place i64[k, 3]) to
-  features f32[k, d], and the methods that are not here.
+  features f32[k, d], and the abstract methods.
   """
   learns_from = 'image'
   side = 1  # in pixels, of the smallest image that has a place
@@ -73,17 +74,17 @@ class _Grid:
     """Raises InputError if the places do not fit such images."""
     self.grid(height, width)
 
+  @abc.abstractmethod
   def grid(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns rows i64[gh] and columns i64[gw] of the places."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def enlarge(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
     """Spreads f[n, gh, gw] over pixels, f64[n, h, w]."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def _dimension(self, image: np.ndarray) -> int:
     """Returns how many columns the features of u8[n, h, w, c] have."""
-    raise NotImplementedError
 
   def fit(self, variables: Mapping[str, Any], train: np.ndarray,
           description: str | None = None) -> '_Grid':
