@@ -145,7 +145,7 @@ def test_bands_of_the_grid_are_written_as_the_whole_is(
       densities.PositionDensity, 'fit', lambda density, feature: (
           held.append(feature.nbytes), fit(density, feature))[1])
   most = 24 * 2 * 4 * 12 * 4  # 24 images, two rows of four windows, f32[12]
-  monkeypatch.setattr(maps, '_MEMORY', most)
+  monkeypatch.setattr(maps.grids, '_MEMORY', most)
   bands, = portable_maps.portable(found, images, tmp_path / 'bands')
   assert held == [most] * 2
   np.testing.assert_allclose(bands.maps, whole.maps, rtol=1e-6)

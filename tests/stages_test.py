@@ -127,7 +127,8 @@ def test_the_distance_to_the_nearest_normal_place_is_spread_over_pixels():
 
 
 def test_each_place_has_a_density_of_its_own(monkeypatch):
-  monkeypatch.setattr(maps, '_MEMORY', 4 * 37 * 6 * 12 * 3)  # bands of rows
+  bands_of_rows = 4 * 37 * 6 * 12 * 3
+  monkeypatch.setattr(maps.grids, '_MEMORY', bands_of_rows)
   train, test = images(6), images(2, seed=1)
   found = method(positions='each')
   heat = found.fit_maps(variables(task()), train, test)

@@ -1,27 +1,19 @@
-"""Heat maps of any images, most of them by densities that are fitted once.
-
-`METHODS` are the values of `localize.name`; the group's other fields are the
-arguments of one. `fit` takes the variables of a network and what it learnt
-from, `maps` any images; see `Windows`. That is what `learns_from` says: normal
-images, 'image', their pooled features, 'pool', or 'nothing'.
-"""
+"""Heat maps by densities of places: of windows, or of an encoder's stages."""
 import abc
 import functools
-import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from deep_oc import (convolution, densities, errors, gradcam, oneclass,
-                     plugins, pretexts, progress, step, windows)
+from deep_oc import densities, errors, oneclass, windows
 from deep_oc import stages as stage_maps
 from deep_oc.errors import InputError
+from deep_oc.maps import _arguments, _batches, _pixels
 
 _MEMORY = 2**29  # bytes of window features, of training and of others
-_IMAGES = 32  # per forward pass of whole images, and scored at once by windows
 
 # Classifiers whose scores are from 0 on.
 DISTANCES = ('knn', 'knn_cosine', 'nn', 'mahalanobis')
@@ -30,7 +22,7 @@ DISTANCES = ('knn', 'knn_cosine', 'nn', 'mahalanobis')
 Part = tuple[np.ndarray, densities.SharedDensity | densities.PositionDensity]
 
 
-class _Grid(abc.ABC):
+class Grid(abc.ABC):
   """Scores the places of a grid and spreads the scores over pixels.
 
   A subclass has `_embed`, (variables, image u8[n, h, w, c], place i64[k, 3]) to
@@ -59,8 +51,8 @@ class _Grid(abc.ABC):
     if positions not in ('shared', 'each'):
       raise errors.unknown('localize.positions', positions, ('shared', 'each'))
     if sigma is not None:
-      _check_sigma(sigma)
-    _check_whole('limit', limit)
+      _arguments.check_sigma(sigma)
+    _arguments.check_whole('limit', limit)
     if not isinstance(classifier, str):
       raise InputError(f'localize.classifier is {classifier!r}; it must be the '
                        'name of one')
@@ -87,7 +79,7 @@ class _Grid(abc.ABC):
     """Returns how many columns the features of u8[n, h, w, c] have."""
 
   def fit(self, variables: Mapping[str, Any], train: np.ndarray,
-          description: str | None = None) -> '_Grid':
+          description: str | None = None) -> 'Grid':
     """Fits the densities to normal u8[n, h, w, c].
 
     Raises:
@@ -136,7 +128,7 @@ class _Grid(abc.ABC):
         rows, min(len(rows), -(-len(train) * self._bytes(train, rows)
                                // _MEMORY)))
     shrinkage = []
-    for band in _bar(bands, description, 'fit'):
+    for band in _batches.bar(bands, description, 'fit'):
       self.density_ = self._new().fit(self._features(train, band))
       shrinkage.append(self.density_.shrinkage_)
       yield band, self.density_
@@ -155,15 +147,16 @@ class _Grid(abc.ABC):
         + [i, 0, 0] for i in range(len(train))])
     parts = np.array_split(place, min(32, len(place)))
     return np.concatenate([self._look(train, part)
-                           for part in _bar(parts, description, 'fit')])
+                           for part in _batches.bar(parts, description, 'fit')])
 
   def _score(self, density, image, rows, description):
     many = max(_MEMORY // self._bytes(image, rows), 1)
     if self.positions == 'shared':  # else it is by position that it takes long
-      many = min(many, _IMAGES)
+      many = min(many, _batches.IMAGES)
+    begins = _batches.bar(range(0, len(image), many), description, 'score')
     return np.concatenate([
         density.score(self._features(image[begin:begin + many], rows))
-        for begin in _bar(range(0, len(image), many), description, 'score')])
+        for begin in begins])
 
   def _features(self, image, rows):
     """Returns the features of the places in `rows`, f[n, r, c, d]."""
@@ -177,7 +170,7 @@ class _Grid(abc.ABC):
     return 4 * self._dimension(image) * len(rows) * len(columns)
 
 
-class Windows(_Grid):
+class Windows(Grid):
   """Scores every window of a size, each as if it were an image.
 
   Li et al., 2021, sections 2.4 and A.5. The paper has windows of 32 pixels
@@ -195,11 +188,11 @@ class Windows(_Grid):
       pretext: the task, trained on crops of about `side` pixels.
       side, stride: of the windows, in pixels.
       sigma: None is that of `windows.gaussian`.
-      seed, positions, classifier, reg_covar, limit: as of `_Grid`.
+      seed, positions, classifier, reg_covar, limit: as of `Grid`.
     """
     super().__init__(seed, positions, classifier, reg_covar, sigma, limit)
-    _check_whole('side', side)
-    _check_whole('stride', stride)
+    _arguments.check_whole('side', side)
+    _arguments.check_whole('stride', stride)
     self.side, self.stride = side, stride
     self._embed = windows.embedder(pretext, side)
 
@@ -231,7 +224,7 @@ class Windows(_Grid):
         image[:1], windows.places(1, rows[:1], columns[:1])).shape[1]
 
 
-class Stages(_Grid):
+class Stages(Grid):
   """Scores every position of the maps of an encoder's stages.
 
   One pass over an image; see `deep_oc.stages`. A score is spread over the
@@ -249,14 +242,14 @@ class Stages(_Grid):
       stages: whose maps stand side by side, the first is 1.
       neighbourhood: see `stages.look`.
       sigma: None is 4 pixels, as PaDiM and PatchCore have it.
-      seed, positions, classifier, reg_covar, limit: as of `_Grid`.
+      seed, positions, classifier, reg_covar, limit: as of `Grid`.
     """
     super().__init__(seed, positions, classifier, reg_covar,
                      4.0 if sigma is None else sigma, limit)
-    _check_whole('neighbourhood', neighbourhood)
+    _arguments.check_whole('neighbourhood', neighbourhood)
     if neighbourhood % 2 == 0:
       raise InputError(f'localize.neighbourhood={neighbourhood} must be odd')
-    self.stages = tuple(stages) if _is_several(stages) else (stages,)
+    self.stages = tuple(stages) if _arguments.is_several(stages) else (stages,)
     self.neighbourhood = neighbourhood
     stage_maps.check(pretext, self.stages)
     self._pretext = pretext
@@ -268,7 +261,7 @@ class Stages(_Grid):
 
   def enlarge(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
     """Spreads f[n, gh, gw] over pixels, f64[n, h, w]."""
-    return _spread_over(score, height, width, [
+    return _pixels.spread(score, height, width, [
         (np.arange(cells) + 0.5) * length / cells - 0.5 for length, cells
         in zip((height, width), score.shape[1:], strict=True)], self.sigma)
 
@@ -319,7 +312,7 @@ class Multiscale:
       InputError: as of `Windows`, sizes without as many strides, or scores that
         may be below 0.
     """
-    side, stride = (each if _is_several(each) else (each,)
+    side, stride = (each if _arguments.is_several(each) else (each,)
                     for each in (side, stride))
     if len(side) != len(stride) or not side:
       raise InputError(f'localize has {len(side)} sides of windows and '
@@ -375,234 +368,7 @@ class Multiscale:
     return found
 
 
-class GradCam:
-  """Explains the score of whole images by Grad-CAM on the last feature map.
-
-  The density is one of pooled features, and Gaussian.
-  """
-  learns_from = 'pool'
-
-  def __init__(self, pretext: nn.Module, seed: int, *,
-               classifier: str = 'gde_ledoit_wolf'):
-    """Checks the arguments.
-
-    Args:
-      pretext: the task, trained on whole images.
-      seed: not used.
-      classifier: one of `densities.GAUSSIANS`.
-    """
-    del seed
-    if classifier not in densities.GAUSSIANS:
-      raise errors.unknown('density for Grad-CAM', classifier,
-                           densities.GAUSSIANS)
-    if getattr(pretext, 'crop', 0):
-      raise InputError('Grad-CAM explains an encoder of whole images; this one '
-                       'was trained on crops: localize.name=windows')
-    self.classifier = classifier
-    self._encoder = pretext.encoder
-    self._embed = jax.jit(functools.partial(_feature_map, pretext))
-
-  def check(self, height: int, width: int) -> None:
-    """Raises InputError unless the features are the mean of a feature map."""
-    features, found = pretexts.shapes(self._encoder, height, width)
-    if found is None or found[3:] != features[1:]:
-      raise InputError('Grad-CAM takes the feature map of which the features '
-                       'are the mean; this encoder sows '
-                       + ('another' if found else 'no map'))
-
-  def fit(self, variables: Mapping[str, Any], train: np.ndarray,
-          description: str | None = None) -> 'GradCam':
-    """Fits the density to the pooled features f[n, d] of normal images."""
-    del description  # it takes no time
-    self._look = functools.partial(self._embed, variables)
-    self.density_ = oneclass.fit(self.classifier, train)
-    return self
-
-  def maps(self, image: np.ndarray, description: str | None = None
-           ) -> np.ndarray:
-    """Maps u8[m, h, w, c] to f32[m, h, w], higher = more anomalous."""
-    heat = _in_parts(lambda part: gradcam.heat(
-        self.density_, np.asarray(self._look(part))), image, description)
-    return gradcam.resize(heat, *image.shape[1:3]).astype(np.float32)
-
-  def fit_maps(self, variables: Mapping[str, Any], train: np.ndarray,
-               image: np.ndarray, description: str | None = None
-               ) -> np.ndarray:
-    """Does both."""
-    return self.fit(variables, train).maps(image, description)
-
-  def parameters(self) -> dict[str, object]:
-    """Returns what defines the fitted density, JSON-able."""
-    return oneclass.parameters(self.density_) | {
-        'classifier': self.classifier}
-
-
-class ScoreMap:
-  """Takes what the task itself says of each position of the encoder's map.
-
-  Each position is spread over the pixels by a Gaussian, as in Liznerski et al.,
-  ICLR 2021; the weights of a pixel sum to one, see
-  `windows.upsample`.
-  """
-  learns_from = 'nothing'
-
-  def __init__(self, pretext: nn.Module, seed: int, *, sigma: float = 12.0):
-    """Checks the arguments.
-
-    Args:
-      pretext: the task, with `score_map`.
-      seed: not used.
-      sigma: of the Gaussian, in pixels.
-    """
-    del seed
-    if not hasattr(pretext, 'score_map'):
-      raise InputError("localize.name='task' takes a task that has a map of "
-                       "its own, as pretext.name='fcdd'")
-    if (not hasattr(pretext.encoder, 'stride')
-        or hasattr(pretext.encoder, 'receptive_field')):
-      raise InputError("localize.name='task' takes an encoder that pads and "
-                       "knows where its map lies, as encoder.name='fcdd'")
-    _check_sigma(sigma)
-    self.sigma, self._stride = sigma, pretext.encoder.stride
-    self._embed = jax.jit(functools.partial(score_map, pretext))
-    self.classifier, *more = pretexts.names(pretext, 'score_map')
-    if more or self.classifier not in pretexts.names(pretext, 'scores'):
-      raise InputError("the pretext task's `score_map` must have one name, and "
-                       'that of one of its `scores`')
-
-  def check(self, height: int, width: int) -> None:
-    """Does nothing: images of any size have a map."""
-
-  def fit(self, variables: Mapping[str, Any], train: np.ndarray,
-          description: str | None = None) -> 'ScoreMap':
-    """Takes the variables of the network, and nothing of the images."""
-    del train, description
-    self._look = functools.partial(self._embed, variables)
-    return self
-
-  def maps(self, image: np.ndarray, description: str | None = None
-           ) -> np.ndarray:
-    """Maps u8[m, h, w, c] to f32[m, h, w], higher = more anomalous."""
-    score = _in_parts(self._look, image, description)
-    return self.enlarge(score, *image.shape[1:3]).astype(np.float32)
-
-  def enlarge(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Spreads f[n, gh, gw] over pixels, f64[n, h, w]."""
-    return _spread_over(score, height, width, [
-        self._stride * np.arange(cells) for cells in score.shape[1:]],
-                        self.sigma)
-
-  def fit_maps(self, variables: Mapping[str, Any], train: np.ndarray,
-               image: np.ndarray, description: str | None = None
-               ) -> np.ndarray:
-    """Does both."""
-    return self.fit(variables, train).maps(image, description)
-
-  def parameters(self) -> dict[str, object]:
-    """Returns what defines the maps, JSON-able."""
-    return {'classifier': self.classifier, 'sigma': self.sigma}
-
-
-def score_map(pretext: nn.Module, variables: Mapping[str, Any],
-              image: jax.Array) -> jax.Array:
-  """Maps u8 or f32[n, h, w, c] to the task's `score_map`, f32[n, gh, gw]."""
-  with convolution.precise():  # for the reason that features have
-    [found] = pretext.apply(
-        variables, step.to_float(image), method='score_map').values()
-    return found
-
-
-def _check_whole(key: str, value: object) -> None:
-  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-    raise InputError(f'localize.{key} is {value!r}; it must be a whole number '
-                     'from 1 on')
-
-
-def _check_sigma(sigma: object) -> None:
-  if isinstance(sigma, bool) or not (
-      isinstance(sigma, numbers.Real) and 1e-3 <= sigma < np.inf):
-    raise InputError(f'localize.sigma is {sigma!r}; it must be above 0, by a '
-                     'thousandth of a pixel at least')
-
-
-def _spread_over(score: np.ndarray, height: int, width: int,
-                 places: Sequence[np.ndarray], sigma: float) -> np.ndarray:
-  """Spreads f[n, gh, gw] over pixels, f64[n, h, w], by a Gaussian.
-
-  `places`, f[gh] and f[gw], are where rows and columns lie, in pixels.
-  """
-  rows, columns = (_spread(length, place, sigma) for length, place
-                   in zip((height, width), places, strict=True))
-  return np.einsum('ij,njk,lk->nil', rows, score, columns, optimize=True)
-
-
-def _spread(length: int, place: np.ndarray, sigma: float) -> np.ndarray:
-  """Returns f64[length, cells], rows of sum one, of cells at f[cells]."""
-  offset = np.arange(length)[:, None] - place
-  nearest = np.abs(offset).min(axis=1, keepdims=True)
-  # In terms of the nearest, so that some cell weighs something.
-  weight = np.exp(-0.5 * (offset**2 - nearest**2) / sigma**2)
-  return weight / weight.sum(axis=1, keepdims=True)
-
-
-def _feature_map(pretext, variables, image):
-  with convolution.precise():  # for the reason that features have
-    return windows.feature_map(pretext, variables, step.to_float(image))
-
-
-METHODS = {'windows': Windows, 'gradcam': GradCam, 'task': ScoreMap}
-Method = Windows | Stages | Multiscale | GradCam | ScoreMap
-
-
-def name(group: Mapping[str, Any]) -> str:
-  """Returns which of `METHODS` a config's group `localize` names."""
-  return group.get('name', 'windows')
-
-
-def create(group: Mapping[str, Any], pretext: nn.Module, seed: int
-           ) -> Method:
-  """Returns what the group `localize` of a config names, unfitted.
-
-  Raises:
-    InputError: an unknown name or field, or what the method refuses.
-  """
-  if name(group) not in METHODS:
-    raise errors.unknown('localize.name', name(group), METHODS)
-  fields = {key: value for key, value in group.items() if key != 'name'}
-  method = METHODS[name(group)]
-  if method is Windows and 'stages' in fields:
-    method = Stages
-  elif method is Windows:
-    sizes = [fields.get(key) for key in ('side', 'stride')]
-    if all(_is_several(each) and len(each) == 1 for each in sizes):
-      fields |= {'side': sizes[0][0], 'stride': sizes[1][0]}
-    elif any(map(_is_several, sizes)):
-      method = Multiscale
-  return plugins.call(
-      method, fields, 'localize', pretext=pretext, seed=seed)
-
-
-def _in_parts(look: Callable, image: np.ndarray, description: str | None
-              ) -> np.ndarray:
-  """Concatenates what is found of u8[m, h, w, c], so many at once."""
-  found = []
-  for begin in _bar(range(0, len(image), _IMAGES), description, 'score'):
-    part = image[begin:begin + _IMAGES]
-    padding = [(0, _IMAGES - len(part))] + [(0, 0)] * 3  # one program for all
-    found.append(np.asarray(look(np.pad(part, padding)))[:len(part)])
-  return np.concatenate(found)
-
-
-def _is_several(value: object) -> bool:
-  return isinstance(value, (list, tuple))
-
-
 def _some(rng: np.random.Generator, values: np.ndarray, count: int
           ) -> np.ndarray:
   count = min(count, len(values))
   return np.sort(rng.choice(values, count, replace=False))
-
-
-def _bar(each: Iterable, description: str | None, what: str) -> Iterator:
-  return iter(progress.bar(each, f'{description} {what}', leave=False,
-                           unit='batches', disable=not description))
