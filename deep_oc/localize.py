@@ -127,6 +127,9 @@ def main() -> None:
     raise InputError('--workdir is required: the folder of a trained run')
   with distributed.joined():
     allocator.keep_freed_memory()
+    asked = overridden(experiment.of_run(args.workdir), args.set)
+    maps.create(  # what cannot be is said before any image is read
+        asked.localize, experiment.pretext(asked), asked.seed)
     config, *run = embed.restore(args.workdir, args.step, args.data_dir)
     export(args.workdir, overridden(config, args.set), *run)
     if distributed.is_first():

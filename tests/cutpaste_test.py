@@ -709,5 +709,6 @@ def test_a_grey_image_whose_hue_is_to_turn_is_refused():
   image, key = jnp.ones((16, 16, 1)), jax.random.key(0)
   with pytest.raises(errors.InputError, match="'hue' needs 3 colour channels"):
     cutpaste.cutpaste(key, image, cutpaste.Defects())
-  assert cutpaste.cutpaste(key, image, cutpaste.Defects(hue=0.)).shape == (
-      16, 16, 1)
+  changed = jax.jit(lambda image: cutpaste.cutpaste(
+      key, image, cutpaste.Defects(hue=0.)))(image)
+  assert changed.shape == (16, 16, 1)

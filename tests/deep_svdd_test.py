@@ -11,7 +11,7 @@ import pytest
 from deep_oc import (attributions, differentiable, embeddings, errors, gradcam,
                      metrics, monitor, optimizers, pretexts, step, train)
 from deep_oc.pretexts import deep_svdd
-from tests import tiny
+from tests import tasks, tiny
 
 LENET = dict(name='lenet', channels=(4, 8))
 
@@ -28,8 +28,8 @@ def _images(n=10, side=8):
 
 def _outputs(pretext, variables, image, train):
   """Returns phi(x) f64[n, d], by the batch's statistics or the running ones."""
-  z, _ = pretext.apply(
-      variables, image / 255., mutable=['batch_stats'],
+  z, _ = tasks.apply(
+      pretext, variables, image / 255., mutable=['batch_stats'],
       method=lambda module, x: module.represent(module.encoder(x, train=train)))
   return np.float64(z)
 
@@ -144,9 +144,10 @@ def test_features_and_scores_are_those_of_evaluation(objective):
   *_, (_, image, state, _) = _steps(pretext, 2)
   variables = state.variables
   image = image / 255.
-  found = pretext.apply(variables, image, method='embed')
-  pool = pretext.apply(
-      variables, image, method=lambda module, x: module.encoder(x, train=False))
+  found = tasks.apply(pretext, variables, image, method='embed')
+  pool = tasks.apply(
+      pretext, variables, image,
+      method=lambda module, x: module.encoder(x, train=False))
   assert set(found) == {'pool', 'head'} and pool.shape == (10, 2 * 2 * 8)
   np.testing.assert_array_equal(found['pool'], pool)
   kernel = np.float64(variables['params']['represent']['kernel'])
@@ -158,7 +159,7 @@ def test_features_and_scores_are_those_of_evaluation(objective):
     assert variables['svdd']['radius'] > 0
     wanted -= np.float64(variables['svdd']['radius']) ** 2
   for log in (False, True):
-    scores = pretext.apply(variables, image, method='scores', log=log)
+    scores = tasks.apply(pretext, variables, image, method='scores', log=log)
     assert set(scores) == {'distance'}
     np.testing.assert_allclose(scores['distance'], wanted, rtol=1e-4)
   assert differentiable.task_scores(pretext) == ('distance',)
@@ -172,10 +173,11 @@ def test_of_tiles_features_are_the_mean_and_the_score_the_largest():
   for method, name, reduce in (
       ('embed', 'pool', np.mean), ('embed', 'head', np.mean),
       ('scores', 'distance', np.max)):
-    parts = [pretext.clone(crop=0).apply(
-        state.variables, window, method=method)[name] for window in windows]
+    parts = [tasks.apply(
+        pretext.clone(crop=0), state.variables, window, method=method)[name]
+             for window in windows]
     np.testing.assert_allclose(
-        pretext.apply(state.variables, image, method=method)[name],
+        tasks.apply(pretext, state.variables, image, method=method)[name],
         reduce(parts, axis=0), rtol=1e-4, atol=1e-5)
 
 

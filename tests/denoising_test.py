@@ -9,18 +9,13 @@ import pytest
 
 from deep_oc import differentiable, embeddings, errors, metrics, pretexts, train
 from deep_oc.pretexts import denoising
-from tests import tiny
+from tests import tasks, tiny
 
 
 def _create(**kwargs):
   return pretexts.create(
       'denoising', encoder=dict(name='convnet', channels=(4, 8)),
       dtype=jnp.float32, **{'decoder': (6, 5)} | kwargs)
-
-
-def _init(pretext, image):
-  keys = {'params': jax.random.key(0), 'views': jax.random.key(1)}
-  return jax.jit(lambda: pretext.init(keys, image, train=False))()
 
 
 def _random(shapes, seed=0):
@@ -63,7 +58,7 @@ def test_the_decoder_equals_numpy(shape):
   x = normalised(_conv(doubled(x, *half), params['Conv_0']['kernel']),
                  'BatchNorm_1')
   x = _conv(doubled(x, height, width), params['Conv_1']['kernel'])
-  got = decoder.apply(variables, feature, shape, train=False)
+  got = tasks.apply(decoder, variables, feature, shape, train=False)
   assert got.shape == (2, height, width, colours)
   np.testing.assert_allclose(got, x + params['Conv_1']['bias'], rtol=1e-4,
                              atol=1e-4)
@@ -73,12 +68,12 @@ def test_the_loss_is_the_error_to_the_view_without_the_noise(monkeypatch):
   image, noise = _images(), 0.3 * np.asarray(_images()[::-1])
   monkeypatch.setattr(jax.random, 'normal', lambda key, shape: noise / 0.3)
   pretext = _create(noise=0.3)
-  variables = _init(pretext, image)
-  (loss, _), _ = pretext.apply(
-      variables, image, train=True, rngs={'views': jax.random.key(3)},
+  variables = tasks.init(pretext, image)
+  (loss, _), _ = tasks.apply(
+      pretext, variables, image, train=True, rngs={'views': jax.random.key(3)},
       mutable=['batch_stats'])
-  restored, _ = pretext.apply(
-      variables, image + noise, mutable=['batch_stats'],
+  restored, _ = tasks.apply(
+      pretext, variables, image + noise, mutable=['batch_stats'],
       method=lambda module, seen: module.decode(
           module.encoder(seen, train=True), seen.shape[1:], train=True))
   wanted = np.mean((np.float64(restored) - np.asarray(image)) ** 2)
@@ -111,19 +106,20 @@ def test_the_noise_is_gaussian_of_its_deviation_and_other_for_each_pixel():
 def test_features_and_scores_are_of_the_image_without_noise():
   image = _images()
   pretext = _create(noise=5.0)
-  variables = _random(jax.eval_shape(lambda: _init(pretext, image)))
-  pool = pretext.apply(
-      variables, image, method=lambda module, x: module.encoder(x, train=False))
-  found = pretext.apply(variables, image, method='embed')
+  variables = _random(jax.eval_shape(lambda: tasks.init(pretext, image)))
+  pool = tasks.apply(
+      pretext, variables, image,
+      method=lambda module, x: module.encoder(x, train=False))
+  found = tasks.apply(pretext, variables, image, method='embed')
   assert set(found) == {'pool'}
   np.testing.assert_array_equal(found['pool'], pool)
-  restored = pretext.apply(
-      variables, pool, method=lambda module, x: module.decode(
+  restored = tasks.apply(
+      pretext, variables, pool, method=lambda module, x: module.decode(
           x, (8, 8, 3), train=False))
   wanted = ((np.float64(restored) - np.asarray(image)) ** 2).mean((1, 2, 3))
   assert np.ptp(wanted) > 1e-3
   for log in (False, True):
-    scores = pretext.apply(variables, image, method='scores', log=log)
+    scores = tasks.apply(pretext, variables, image, method='scores', log=log)
     assert set(scores) == {'reconstruction'}
     np.testing.assert_allclose(scores['reconstruction'], wanted, rtol=1e-4)
   assert differentiable.task_scores(pretext) == ('reconstruction',)
@@ -132,14 +128,15 @@ def test_features_and_scores_are_of_the_image_without_noise():
 def test_of_tiles_features_are_the_mean_and_the_score_the_largest():
   image = jax.random.uniform(jax.random.key(0), (2, 19, 16, 3))
   pretext = _create(crop=8)
-  variables = _random(jax.eval_shape(lambda: _init(pretext, image)))
+  variables = _random(jax.eval_shape(lambda: tasks.init(pretext, image)))
   windows = [image[:, y:y + 8, x:x + 8] for y in (1, 9) for x in (0, 8)]
   for method, name, reduce in (
       ('embed', 'pool', np.mean), ('scores', 'reconstruction', np.max)):
-    parts = [pretext.clone(crop=0).apply(variables, window, method=method)[name]
+    parts = [tasks.apply(
+        pretext.clone(crop=0), variables, window, method=method)[name]
              for window in windows]
     np.testing.assert_allclose(
-        pretext.apply(variables, image, method=method)[name],
+        tasks.apply(pretext, variables, image, method=method)[name],
         reduce(parts, axis=0), rtol=1e-4)
 
 
@@ -147,7 +144,7 @@ def test_of_tiles_features_are_the_mean_and_the_score_the_largest():
 def test_every_parameter_has_a_gradient(crop):
   image = _images(6)
   pretext = _create(crop=crop)
-  variables = _init(pretext, image)
+  variables = tasks.init(pretext, image)
 
   def loss(params):
     return pretext.apply(
@@ -162,13 +159,14 @@ def test_bfloat16_leaves_loss_scores_and_parameters_in_float32():
   pretext = pretexts.create(
       'denoising', encoder=dict(name='convnet', channels=(4, 8)),
       dtype=jnp.bfloat16, decoder=(6, 5))
-  variables = _init(pretext, image)
-  (loss, _), new = pretext.apply(
-      variables, image, train=True, rngs={'views': jax.random.key(3)},
+  variables = tasks.init(pretext, image)
+  (loss, _), new = tasks.apply(
+      pretext, variables, image, train=True, rngs={'views': jax.random.key(3)},
       mutable=['batch_stats'])
-  found = pretext.apply(variables, image, method='scores')
-  restored = pretext.apply(
-      variables, jnp.ones((2, 8)), method=lambda module, feature: module.decode(
+  found = tasks.apply(pretext, variables, image, method='scores')
+  restored = tasks.apply(
+      pretext, variables, jnp.ones((2, 8)),
+      method=lambda module, feature: module.decode(
           feature, (8, 8, 3), train=False))
   assert {x.dtype for x in jax.tree.leaves(
       (variables, loss, new, found, restored))} == {jnp.dtype('float32')}

@@ -14,6 +14,7 @@ from scipy import signal
 from deep_oc import (bundle, detector, embeddings, errors, evaluate, experiment,
                      maps, metrics, models, pretexts, step, train)
 from deep_oc.pretexts import fcdd
+from tests import tasks
 
 SMALL = dict(name='fcdd', channels=(4, 6, 5), kernels=(5, 3, 3),
              pools=(True, False, True))
@@ -79,15 +80,15 @@ def test_the_encoder_is_convolutions_and_pooling_of_three_pixels():
   encoder = models.create(**SMALL)
   variables = _variables(encoder, 18, 21)
   image = _images()
-  found = encoder.apply(variables, image, train=False, method='maps')
+  found = tasks.apply(encoder, variables, image, train=False, method='maps')
   assert [each.shape[1:] for each in found] == [
       (9, 11, 4), (9, 11, 6), (5, 6, 5)]
   assert encoder.stride == 4 and encoder.stages == 3
   for each, last in zip(image, found[-1], strict=True):
     np.testing.assert_allclose(last, _map(variables, each), rtol=1e-3,
                                atol=1e-4)
-  pool, sown = encoder.apply(
-      variables, image, train=False, mutable=['intermediates'])
+  pool, sown = tasks.apply(
+      encoder, variables, image, train=False, mutable=['intermediates'])
   np.testing.assert_allclose(pool, found[-1].mean((1, 2)), rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(sown['intermediates']['map'][0], found[-1])
   assert len(sown['intermediates']['stage']) == 3
@@ -130,8 +131,8 @@ def test_the_loss_is_small_where_maps_tell_defects():
   changed = (view != image).any(axis=(1, 2, 3))
   np.testing.assert_array_equal(changed, defective)
   assert 4 < defective.sum() < 20
-  last, _ = pretext.apply(
-      variables, view, mutable=['batch_stats'],
+  last, _ = tasks.apply(
+      pretext, variables, view, mutable=['batch_stats'],
       method=lambda task, x: task.encoder.maps(x, train=True)[-1])
   phi = np.float64(last) @ np.float64(variables['params']['phi']['kernel'])
   phi = phi[..., 0] + variables['params']['phi']['bias']
@@ -155,7 +156,7 @@ def test_a_map_of_zeros_has_a_loss_and_a_gradient():
         rngs={'views': jax.random.key(0)}, mutable=['batch_stats'])
     return found[0]
 
-  value, gradient = jax.value_and_grad(loss)(variables['params'])
+  value, gradient = jax.jit(jax.value_and_grad(loss))(variables['params'])
   assert np.isfinite(value) and value > 5
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
 
@@ -168,11 +169,11 @@ def test_its_score_is_the_mean_of_its_map():
   wanted = np.array([_map(encoder, each) @ np.float64(phi['kernel'])
                      for each in image])[..., 0] + phi['bias']
   wanted = np.sqrt(wanted**2 + 1) - 1
-  found = pretext.apply(variables, image, method='score_map')
+  found = tasks.apply(pretext, variables, image, method='score_map')
   assert set(found) == {'deviation'}
   np.testing.assert_allclose(found['deviation'], wanted, rtol=1e-3, atol=1e-5)
   for log in (False, True):
-    score = pretext.apply(variables, image, log=log, method='scores')
+    score = tasks.apply(pretext, variables, image, log=log, method='scores')
     np.testing.assert_allclose(
         score['deviation'], wanted.mean(axis=(1, 2)), rtol=1e-3)
 
@@ -192,7 +193,8 @@ def test_a_map_is_spread_over_pixels_by_gaussians_of_sum_one():
   np.testing.assert_allclose(sharp.enlarge(score, 18, 21)[:, ::4, ::4], score)
   variables, image = _variables(pretext, 18, 21), np.uint8(255 * _images(35))
   found = method.fit_maps(variables, image, image)
-  score = pretext.apply(variables, image / np.float32(255), method='score_map')
+  score = tasks.apply(
+      pretext, variables, image / np.float32(255), method='score_map')
   np.testing.assert_allclose(
       found, method.enlarge(score['deviation'], 18, 21), rtol=1e-4)
   assert found.dtype == np.float32 and np.ptp(found, axis=0).min() > 0
@@ -334,7 +336,8 @@ def test_a_map_near_0_keeps_its_digits():
   variables = _variables(pretext, 18, 21)
   variables['params']['phi'] = {
       'kernel': jnp.zeros((5, 1)), 'bias': jnp.full(1, 3e-4)}
-  found = pretext.apply(variables, image, method='score_map')['deviation']
+  found = tasks.apply(
+      pretext, variables, image, method='score_map')['deviation']
   np.testing.assert_allclose(
       found, np.sqrt(np.float64(3e-4)**2 + 1) - 1, rtol=1e-5)
 

@@ -12,7 +12,7 @@ from deep_oc import (differentiable, embeddings, experiment, features, metrics,
                      pretexts, scores, step, train)
 from deep_oc.errors import InputError
 from deep_oc.pretexts import goad
-from tests import tiny
+from tests import tasks, tiny
 from tests.transformations_test import copies, softmax
 
 RANDOM = np.random.default_rng(0)
@@ -25,19 +25,8 @@ def create(**kwargs):
       **kwargs)
 
 
-def init(pretext):
-  keys = {'params': jax.random.key(0), 'views': jax.random.key(1)}
-  return jax.jit(lambda: pretext.init(keys, IMAGE, train=False))()
-
-
-def apply(pretext, variables, *args, **kwargs):
-  """Applies the task, compiled."""
-  return jax.jit(lambda variables, *args: pretext.apply(
-      variables, *args, **kwargs))(variables, *args)
-
-
 def train_on(pretext, variables, image):
-  return apply(pretext, variables, image, train=True, rngs={
+  return tasks.apply(pretext, variables, image, train=True, rngs={
       'views': jax.random.key(3)}, mutable=['batch_stats'])
 
 
@@ -46,7 +35,7 @@ def forward(pretext, variables, image, train=False):
   def both(module, view):
     feature = module.mlp(module.encoder(view, train=train), train=train)
     return feature, module.classifiers[0](feature)
-  found, _ = apply(
+  found, _ = tasks.apply(
       pretext, variables, np.concatenate([copies(each) for each in image]),
       method=both, mutable=['batch_stats'])
   return [np.asarray(each, np.float64).reshape(len(image), 72, -1)
@@ -66,7 +55,7 @@ def shortfall(z, centre, margin):
 @pytest.mark.parametrize('head', [(), (6, 5)])
 def test_the_loss_is_of_classifier_triplets_and_norms(head):
   pretext = create(head=head, margin=0.3, triplet_weight=0.7, norm_weight=2.0)
-  variables = init(pretext)
+  variables = tasks.init(pretext, IMAGE)
   (loss, told), _ = train_on(pretext, variables, IMAGE)
   z, logits = forward(pretext, variables, IMAGE, train=True)
   p = softmax(logits)[:, np.arange(72), np.arange(72)]
@@ -101,14 +90,14 @@ def test_centres_are_means_over_the_training_images_as_they_are_scored():
 
 def test_the_score_is_minus_the_log_probability_by_distance_to_the_centres():
   pretext = create()
-  variables = init(pretext)
+  variables = tasks.init(pretext, IMAGE)
   centre = RANDOM.normal(size=(72, 8)).astype(np.float32)
   variables['statistics']['centre']['value'] = jnp.asarray(centre)
   z, _ = forward(pretext, variables, IMAGE)
   wanted = [-sum(np.log(softmax(-((z[i, m] - centre) ** 2).sum(1))[m])
                  for m in range(72)) for i in range(3)]
   for log in (False, True):
-    found = apply(pretext, variables, IMAGE, log=log, method='scores')
+    found = tasks.apply(pretext, variables, IMAGE, log=log, method='scores')
     np.testing.assert_allclose(found['transformation'], wanted, rtol=1e-4)
   assert differentiable.task_scores(pretext) == ('transformation',)
 

@@ -12,7 +12,7 @@ from deep_oc import (attributions, bundle, differentiable, embeddings, evaluate,
                      experiment, explainer, export, gradcam, heads, oneclass,
                      orientation, pretexts, runs, thresholds, windows)
 from deep_oc.errors import InputError
-from tests import untrained
+from tests import tasks, untrained
 
 RANDOM = np.random.default_rng(0)
 IMAGE = RANDOM.uniform(size=(3, 8, 8, 3)).astype(np.float32)
@@ -123,9 +123,8 @@ def _create(name, channels=(4, 8), **kwargs):
   task = pretexts.create(
       name, encoder=dict(name='convnet', channels=channels), dtype=jnp.float32,
       head=(6, 5), **kwargs)
-  keys = {'params': jax.random.key(0), 'views': jax.random.key(1)}
   image = jnp.zeros((2, 32, 32, 3))  # large enough for any task's defects
-  return task, task.init(keys, image, train=False)
+  return task, tasks.init(task, image)
 
 
 def _embed(task, variables, image, feature='pool_flip_rot'):
@@ -140,7 +139,7 @@ def test_tasks_have_the_features_of_their_views(name):
   found = _embed(task, variables, IMAGE)
   assert found.shape == (3, 4 * 8)
   np.testing.assert_allclose(found, _by_hand(
-      lambda x: task.apply(variables, x, method='embed')['pool'], IMAGE,
+      lambda x: tasks.apply(task, variables, x, method='embed')['pool'], IMAGE,
       'flip_rot'), rtol=1e-4, atol=1e-5)
 
 
@@ -192,7 +191,7 @@ def test_they_are_the_last_of_more():
   task, variables = _create('rotation', channels=(4, 8, 6))
   found = _embed(task, variables, IMAGE, 'stages2')
   assert found.shape == (3, 8 + 6)
-  last = np.asarray(task.apply(variables, IMAGE, method='embed')['pool'])
+  last = np.asarray(tasks.apply(task, variables, IMAGE, method='embed')['pool'])
   np.testing.assert_allclose(
       found[:, 8:], last / np.linalg.norm(last, axis=1, keepdims=True),
       rtol=1e-5, atol=1e-6)
@@ -210,7 +209,8 @@ def test_of_an_image_of_several_tiles_the_mean_counts():
   task, variables = _create('rotation', crop=4)
   found = _embed(task, variables, IMAGE)
   whole = task.clone(crop=0)
-  tiles = [_by_hand(lambda x: whole.apply(variables, x, method='embed')['pool'],
+  tiles = [_by_hand(lambda x: tasks.apply(
+      whole, variables, x, method='embed')['pool'],
                     IMAGE[:, y:y + 4, x:x + 4], 'flip_rot')
            for y in (0, 4) for x in (0, 4)]
   np.testing.assert_allclose(found, np.mean(tiles, axis=0), rtol=1e-4,
@@ -331,7 +331,7 @@ def test_its_grad_cam_puts_the_maps_upright_and_adds_them_up(feature):
       rtol=1e-4, atol=1e-5)
   seen = [(step, k) for k in range(4) for step in (1, -1)]
   view = [_oriented(IMAGE, *each) for each in seen]
-  pooled = [np.asarray(task.apply(variables, x, method='embed')['pool'])
+  pooled = [np.asarray(tasks.apply(task, variables, x, method='embed')['pool'])
             for x in view]
 
   # The stage before the last is what it is.
@@ -347,7 +347,7 @@ def test_its_grad_cam_puts_the_maps_upright_and_adds_them_up(feature):
         score.arrays[0], jnp.concatenate(mean, axis=1)).sum()
 
   with jax.enable_x64(True):
-    weight = jax.grad(of_pooled)(pooled)
+    weight = jax.jit(jax.grad(of_pooled))(pooled)
   heat = 0
   for x, w, (step, k) in zip(view, weight, seen, strict=True):
     each = np.einsum('nyxk,nk->nyx', windows.feature_map(task, variables, x), w)

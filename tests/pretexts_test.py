@@ -12,6 +12,7 @@ import pytest
 from deep_oc import (augment, errors, features, heads, maps, models,
                      orientation, pretexts, scores, sharding, step)
 from deep_oc.pretexts import contrastive
+from tests import tasks
 
 
 def _unit_views(n=5, d=3):
@@ -23,11 +24,6 @@ def _create(name, head, **kwargs):
   return pretexts.create(
       name, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.float32,
       head=head, **kwargs)
-
-
-def _init(pretext, image):
-  keys = {'params': jax.random.key(0), 'views': jax.random.key(1)}
-  return pretext.init(keys, image, train=False)
 
 
 def test_the_official_loss_compares_view_one_with_view_two_only():
@@ -94,9 +90,9 @@ def test_unit_leaves_a_zero_row_finite():
 def test_rotation_loss_is_cross_entropy_over_four_turned_copies():
   image = jax.random.uniform(jax.random.key(2), (3, 8, 8, 3))
   pretext = _create('rotation', (5, 6))
-  variables = _init(pretext, image)
-  (loss, metrics), _ = pretext.apply(
-      variables, image, train=True, rngs={'views': jax.random.key(3)},
+  variables = tasks.init(pretext, image)
+  (loss, metrics), _ = tasks.apply(
+      pretext, variables, image, train=True, rngs={'views': jax.random.key(3)},
       mutable=['batch_stats'])
 
   copies = np.stack([np.rot90(np.asarray(image[i]), k)
@@ -105,8 +101,8 @@ def test_rotation_loss_is_cross_entropy_over_four_turned_copies():
   def logits(module, view):  # one pass, so that the copies share statistics
     pool = module.encoder(view, train=True)
     return module.classifier(module.mlp(pool, train=True))
-  out, _ = pretext.apply(variables, jnp.asarray(copies), method=logits,
-                         mutable=['batch_stats'])
+  out, _ = tasks.apply(pretext, variables, jnp.asarray(copies), method=logits,
+                       mutable=['batch_stats'])
   out = np.asarray(out, np.float64)
   log_p = out - np.log(np.exp(out).sum(1, keepdims=True))
   target = np.tile(np.arange(4), 3)
@@ -138,35 +134,36 @@ def test_rotation_scores_equal_the_products_of_probabilities():
 def test_rotation_scores_of_an_image_use_its_four_turns():
   image = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
   pretext = _create('rotation', (5,))
-  variables = _init(pretext, image)
+  variables = tasks.init(pretext, image)
 
   def logits(module, x):
     return module.classifier(module.mlp(
         module.encoder(x, train=False), train=False))
   product = np.ones(2)
   for k in range(4):
-    out = np.asarray(pretext.apply(
-        variables, jnp.rot90(image, k, (1, 2)), method=logits), np.float64)
+    out = np.asarray(tasks.apply(
+        pretext, variables, jnp.rot90(image, k, (1, 2)), method=logits),
+                     np.float64)
     product *= np.exp(out[:, k]) / np.exp(out).sum(1)
-  got = pretext.apply(variables, image, method='scores')
+  got = tasks.apply(pretext, variables, image, method='scores')
   np.testing.assert_allclose(got['rotation'], 1 - product, rtol=1e-4)
 
 
 def test_rotnet_classifies_the_encoders_own_features():
   image = jnp.zeros((2, 8, 8, 3))
   pretext = _create('rotation', ())
-  variables = _init(pretext, image)
+  variables = tasks.init(pretext, image)
   assert set(variables['params']) == {'encoder', 'classifier'}
-  assert set(pretext.apply(variables, image, method='embed')) == {'pool'}
+  assert set(tasks.apply(pretext, variables, image, method='embed')) == {'pool'}
 
 
 @pytest.mark.parametrize('loss', contrastive.LOSSES)
 def test_csi_contrasts_four_turns_as_four_images_and_classifies_them(loss):
   image = jax.random.uniform(jax.random.key(2), (3, 8, 8, 3))
   pretext = _create('csi', (6, 5), turn_weight=3.0, loss=loss, temperature=0.3)
-  variables = _init(pretext, image)
-  (total, metrics), _ = pretext.apply(
-      variables, image, train=True, rngs={'views': jax.random.key(3)},
+  variables = tasks.init(pretext, image)
+  (total, metrics), _ = tasks.apply(
+      pretext, variables, image, train=True, rngs={'views': jax.random.key(3)},
       mutable=['batch_stats'])
 
   # Without augmentation both views of a turned image are the image.
@@ -176,8 +173,9 @@ def test_csi_contrasts_four_turns_as_four_images_and_classifies_them(loss):
   def forward(module, view):  # one pass, so that all share statistics
     pool = module.encoder(view, train=True)
     return module.mlp(pool, train=True), module.classifier(pool)
-  (z, logits), _ = pretext.apply(variables, jnp.asarray(turned), method=forward,
-                                 mutable=['batch_stats'])
+  (z, logits), _ = tasks.apply(
+      pretext, variables, jnp.asarray(turned), method=forward,
+      mutable=['batch_stats'])
   z, logits = np.asarray(z, np.float64), np.asarray(logits, np.float64)
   z /= np.linalg.norm(z, axis=1, keepdims=True)
   similar = np.exp(z @ z.T / 0.3)
@@ -207,15 +205,15 @@ def test_csi_refuses_a_negative_weight():
 def test_csi_scores_an_image_by_its_classifier_of_four_turns():
   image = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
   pretext = _create('csi', (5,))
-  variables = _init(pretext, image)
+  variables = tasks.init(pretext, image)
   p = []
   for k in range(4):
-    logits = np.asarray(pretext.apply(
-        variables, jnp.rot90(image, k, (1, 2)),
+    logits = np.asarray(tasks.apply(
+        pretext, variables, jnp.rot90(image, k, (1, 2)),
         method=lambda module, x: module.classifier(
             module.encoder(x, train=False))), np.float64)
     p.append(np.exp(logits[:, k]) / np.exp(logits).sum(1))
-  found = pretext.apply(variables, image, method='scores')
+  found = tasks.apply(pretext, variables, image, method='scores')
   np.testing.assert_allclose(found['upright'], 1 - p[0], rtol=1e-4)
   np.testing.assert_allclose(found['rotation'], 1 - np.prod(p, 0), rtol=1e-4)
 
@@ -227,7 +225,8 @@ def test_the_papers_networks_have_their_number_of_parameters(
     name, head, count):
   pretext = pretexts.create(
       name, encoder=dict(name='resnet'), dtype=jnp.float32, head=head)
-  shapes = jax.eval_shape(lambda: _init(pretext, jnp.zeros((2, 32, 32, 3))))
+  shapes = jax.eval_shape(
+      lambda: tasks.init(pretext, jnp.zeros((2, 32, 32, 3))))
   total = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes['params']))
   assert total == 11_168_832 + count
 
@@ -239,7 +238,7 @@ def test_features_are_float32_and_named(name, head):
   pretext = pretexts.create(
       name, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.bfloat16,
       head=head)
-  got = pretext.apply(_init(pretext, image), image, method='embed')
+  got = tasks.apply(pretext, tasks.init(pretext, image), image, method='embed')
   assert {key: (x.shape, x.dtype.name) for key, x in got.items()} == {
       'pool': ((3, 8), 'float32'), 'head': ((3, 5), 'float32')}
 
@@ -252,7 +251,8 @@ def test_misspelt_names_and_keys_offer_the_nearest():
   with pytest.raises(errors.InputError, match="'pretext.augment.grey'"):
     _create('contrastive', (4,), augment={'gray': 0.2})
   with pytest.raises(errors.InputError, match="'nt_xent'"):
-    _init(_create('contrastive', (4,), loss='nt_xnt'), jnp.ones((2, 8, 8, 3)))
+    tasks.init(_create('contrastive', (4,), loss='nt_xnt'),
+               jnp.ones((2, 8, 8, 3)))
   assert models.create('convnet').channels
 
 
@@ -264,12 +264,6 @@ def _places(n, side):
   """Returns f32[n, side, side, 3]: each pixel's row, column and image."""
   i, y, x = np.mgrid[:n, :side, :side]
   return jnp.asarray(np.stack([y, x, i], axis=-1), jnp.float32)
-
-
-def _apply(pretext, variables, *args, **kwargs):
-  """Applies the task, compiled."""
-  return jax.jit(lambda variables, *args: pretext.apply(
-      variables, *args, **kwargs))(variables, *args)
 
 
 @pytest.mark.parametrize('count', [2, 4])
@@ -313,7 +307,7 @@ def test_without_a_crop_views_are_drawn_from_the_keys_as_before(name, count):
       seen.append(args[0])
     return next_fun(*args, **kwargs)
   with nn.intercept_methods(spy):
-    pretext.apply(_init(pretext, image), image, train=False, rngs=rngs)
+    pretext.apply(tasks.init(pretext, image), image, train=False, rngs=rngs)
   np.testing.assert_allclose(
       seen[-1], np.stack([each for of in views for each in of]), atol=1e-6)
 
@@ -323,15 +317,15 @@ def test_features_are_means_and_scores_maxima_over_the_windows_of_an_image(
     name, head):
   image = jax.random.uniform(jax.random.key(0), (3, 19, 16, 3))
   pretext = _create(name, head, crop=8)
-  variables = _init(pretext, image)
+  variables = tasks.init(pretext, image)
   of_window = pretext.clone(crop=0)
   # Nineteen rows: one is left over above, two below.
   windows = [image[:, y:y + 8, x:x + 8] for y in (1, 9) for x in (0, 8)]
   for method, reduce in [('embed', np.mean), ('scores', np.max)]:
     if not hasattr(pretext, method):
       continue
-    found = _apply(pretext, variables, image, method=method)
-    parts = [_apply(of_window, variables, window, method=method)
+    found = tasks.apply(pretext, variables, image, method=method)
+    parts = [tasks.apply(of_window, variables, window, method=method)
              for window in windows]
     for key, value in found.items():
       assert len(value) == 3
@@ -344,8 +338,8 @@ def test_a_window_as_large_as_the_crop_is_its_only_tile(name, head):
   window = jax.random.uniform(jax.random.key(0), (3, 8, 8, 3))
   pretext = _create(name, head, crop=8)
   variables = pretext.init(jax.random.key(0), window, method='embed')
-  found = _apply(pretext, variables, window, method='embed')
-  alone = _apply(pretext.clone(crop=0), variables, window, method='embed')
+  found = tasks.apply(pretext, variables, window, method='embed')
+  alone = tasks.apply(pretext.clone(crop=0), variables, window, method='embed')
   for key in found:
     np.testing.assert_array_equal(found[key], alone[key])
 
@@ -354,9 +348,9 @@ def test_a_window_as_large_as_the_crop_is_its_only_tile(name, head):
 def test_a_crop_changes_no_parameter_and_every_one_has_a_gradient(name, head):
   image = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
   whole, pretext = (_create(name, head, crop=crop) for crop in (0, 8))
-  variables = _init(pretext, image)
+  variables = tasks.init(pretext, image)
   for a, b in zip(jax.tree.leaves(variables),
-                  jax.tree.leaves(_init(whole, image)), strict=True):
+                  jax.tree.leaves(tasks.init(whole, image)), strict=True):
     np.testing.assert_array_equal(a, b)
 
   def loss(params):
@@ -440,10 +434,10 @@ def test_statistics_are_means_over_all_images(count, monkeypatch):
   taught, _ = jax.jit(lambda state: step.train_step(
       task, optimizer, state, image, step.root_key(0)))(state)
   assert np.isnan(taught.variables['statistics']['grey']['value']).all()
-  average = task.apply(  # which is what is evaluated
-      taught.variables, np.float32(image / 255), method='statistics')
-  other = task.apply({'params': taught.params, **taught.collections},
-                     np.float32(image / 255), method='statistics')
+  average = tasks.apply(  # which is what is evaluated
+      task, taught.variables, np.float32(image / 255), method='statistics')
+  other = tasks.apply(task, {'params': taught.params, **taught.collections},
+                      np.float32(image / 255), method='statistics')
   wanted = average['grey'][:, 0, 1].mean()
   assert abs(other['grey'][:, 0, 1].mean() / wanted - 1) > 1e-3
   for batch in (3, 256):
@@ -494,7 +488,8 @@ def test_what_is_fitted_to_the_means_is_kept_in_their_place():
   task = Task(models.create('convnet'), (('grey', (3, 2)),))
   variables = step.init(task, 0, (8, 8, 3))
   image = np.full((2, 8, 8, 3), 51, np.uint8)
-  mean = task.apply(variables, np.float32(image / 255), method='statistics')
+  mean = tasks.apply(
+      task, variables, np.float32(image / 255), method='statistics')
   found = features.statistics(task, variables, image)
   np.testing.assert_allclose(found['statistics']['grey']['value'],
                              np.mean(mean['grey'], 0).T ** 2, rtol=1e-5)
@@ -527,7 +522,6 @@ def test_stages_that_were_not_sown_are_told():
   task = pretexts.create('rotation', head=(), encoder=dict(name='convnet'),
                          dtype=jnp.float32).clone(encoder=Blind())
   image = jnp.zeros((3, 8, 8, 3))
-  variables = task.init({'params': jax.random.key(0),
-                         'views': jax.random.key(0)}, image, train=False)
+  variables = step.init(task, 0, (8, 8, 3))
   with pytest.raises(errors.InputError, match='2 stages are asked for; as'):
     orientation.look(task, variables, image, 'stages2')

@@ -12,7 +12,7 @@ from deep_oc import (differentiable, embed, embeddings, experiment, metrics,
                      models, pretexts, train)
 from deep_oc.errors import InputError
 from deep_oc.pretexts import restoration
-from tests import tiny
+from tests import tasks, tiny
 
 IMAGE = np.random.default_rng(0).uniform(size=(3, 8, 8, 3)).astype(np.float32)
 
@@ -31,12 +31,6 @@ def init(pretext, image=IMAGE):
   return jax.tree.map(lambda x: np.float32(
       rng.uniform(0.5, 1.5, x.shape) if x.ndim == 1
       else rng.normal(0, 0.3, x.shape)), shapes)
-
-
-def apply(pretext, variables, image, **kwargs):
-  """Applies the task, compiled."""
-  return jax.jit(lambda variables, image: pretext.apply(
-      variables, image, **kwargs))(variables, image)
 
 
 def conv(x, layer):
@@ -100,12 +94,13 @@ def test_what_is_restored_equals_numpy(height, width):
   variables = init(pretext)
   image = np.random.default_rng(2).uniform(
       size=(2, height, width, 3)).astype(np.float32)
-  found = apply(pretext, variables, image, method=lambda module, seen:
-                module._restored(seen, 3, train=False))
+  found = tasks.apply(
+      pretext, variables, image,
+      method=lambda module, seen: module._restored(seen, 3, train=False))
   wanted, pool = restored(variables, image)
   assert found.shape == image.shape and np.ptp(wanted) > 0.1
   np.testing.assert_allclose(found, wanted, atol=1e-4)
-  np.testing.assert_allclose(apply(
+  np.testing.assert_allclose(tasks.apply(
       pretext, variables, image, method='embed')['pool'], pool, rtol=1e-4)
 
 
@@ -115,15 +110,15 @@ def test_the_loss_is_the_square_error_to_the_view_before_it_was_turned(
   monkeypatch.setattr(jax.random, 'randint', lambda *_: jnp.asarray(turn))
   pretext = create().clone(augment=lambda key, image: image / 2)
   variables = init(pretext)
-  (loss, told), _ = pretext.apply(
-      variables, IMAGE, train=True, rngs={'views': jax.random.key(3)},
+  (loss, told), _ = tasks.apply(
+      pretext, variables, IMAGE, train=True, rngs={'views': jax.random.key(3)},
       mutable=['batch_stats'])
   view = IMAGE / 2
   seen = np.stack([np.rot90(each, k) for each, k in zip(
       view, turn, strict=True)])
-  found, _ = pretext.apply(variables, seen, mutable=['batch_stats'],
-                           method=lambda module, seen: module._restored(
-                               seen, 3, train=True))
+  found, _ = tasks.apply(
+      pretext, variables, seen, mutable=['batch_stats'],
+      method=lambda module, seen: module._restored(seen, 3, train=True))
   np.testing.assert_allclose(
       loss, np.mean((np.float64(found) - (2 * view - 1)) ** 2), rtol=1e-5)
   assert told == {}
@@ -157,14 +152,14 @@ def test_the_network_sees_no_colours_and_each_image_turned_its_own_way():
 def test_the_score_is_the_mean_error_of_turns_in_terms_of_the_training_images():
   pretext = create()
   variables = init(pretext)
-  told = apply(pretext, variables, IMAGE, method='statistics')
+  told = tasks.apply(pretext, variables, IMAGE, method='statistics')
   errors = errors_of(variables, IMAGE)
   assert np.ptp(errors.mean(0)) > 1e-3
   np.testing.assert_allclose(told['error'], errors, rtol=1e-4)
   mean = np.float32([0.2, 0.5, 1, 2])
   variables['statistics'] = {'error': {'value': mean}}
   for log in (False, True):
-    found = apply(pretext, variables, IMAGE, log=log, method='scores')
+    found = tasks.apply(pretext, variables, IMAGE, log=log, method='scores')
     assert set(found) == {'restoration'}
     np.testing.assert_allclose(
         found['restoration'], (errors / mean).mean(1), rtol=1e-4)
@@ -180,10 +175,11 @@ def test_of_tiles_features_and_errors_are_means_and_the_score_the_largest():
   for method, name, reduce in (
       ('embed', 'pool', np.mean), ('statistics', 'error', np.mean),
       ('scores', 'restoration', np.max)):
-    parts = [apply(pretext.clone(crop=0), variables, window, method=method)[
-        name] for window in windows]
+    parts = [tasks.apply(
+        pretext.clone(crop=0), variables, window, method=method)[name]
+             for window in windows]
     np.testing.assert_allclose(
-        apply(pretext, variables, image, method=method)[name],
+        tasks.apply(pretext, variables, image, method=method)[name],
         reduce(parts, axis=0), rtol=1e-4)
 
 
@@ -191,7 +187,7 @@ def test_of_tiles_features_and_errors_are_means_and_the_score_the_largest():
 def test_every_parameter_has_a_gradient(crop):
   pretext = create(crop=crop)
   keys = {'params': jax.random.key(0), 'views': jax.random.key(1)}
-  variables = pretext.init(keys, IMAGE, train=False)
+  variables = jax.jit(lambda: pretext.init(keys, IMAGE, train=False))()
 
   def loss(params):
     return pretext.apply(

@@ -93,8 +93,9 @@ def test_a_network_begins_with_the_mean_image_if_it_has_one():
 def test_the_network_is_that_of_flax_by_the_same_key():
   pretext, *_ = make('contrastive')
   params, views = jax.random.split(jax.random.fold_in(jax.random.key(3), 0))
-  wanted = pretext.init({'params': params, 'views': views},
-                        jnp.zeros((2, 16, 16, 3)), train=False)
+  wanted = jax.jit(lambda: pretext.init({'params': params, 'views': views},
+                                        jnp.zeros((2, 16, 16, 3)),
+                                        train=False))()
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
                step.init(pretext, 3, (16, 16, 3)), dict(wanted))
 
@@ -132,7 +133,8 @@ def test_a_step_equals_the_gradient_of_the_loss_written_out():
   plain = optax.sgd(0.1)
   state = state.replace(opt_state=plain.init(state.params))
   key = step.root_key(3)
-  new, _ = step.train_step(pretext, plain, state, images[:4], key)
+  new, _ = jax.jit(lambda state: step.train_step(
+      pretext, plain, state, images[:4], key))(state)
 
   def loss(params):
     (value, _), _ = pretext.apply(
@@ -141,7 +143,7 @@ def test_a_step_equals_the_gradient_of_the_loss_written_out():
         rngs={'views': jax.random.fold_in(key, 1)}, mutable=['batch_stats'])
     return value
   wanted = jax.tree.map(lambda p, g: p - 0.1 * g, state.params,
-                        jax.grad(loss)(state.params))
+                        jax.jit(jax.grad(loss))(state.params))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
                new.params, wanted)
 

@@ -17,7 +17,7 @@ from deep_oc import (bundle, detector, embed, embeddings, experiment, explainer,
                      together, train)
 from deep_oc.errors import InputError
 from deep_oc.pretexts import transformations
-from tests import tiny
+from tests import tasks, tiny
 
 RANDOM = np.random.default_rng(0)
 IMAGE = RANDOM.uniform(size=(3, 8, 8, 3)).astype(np.float32)
@@ -28,17 +28,6 @@ def create(name='transformations', **kwargs):
   return pretexts.create(
       name, encoder=dict(name='convnet', channels=(4, 8)), dtype=jnp.float32,
       **kwargs)
-
-
-def init(pretext, image=IMAGE):
-  keys = {'params': jax.random.key(0), 'views': jax.random.key(1)}
-  return jax.jit(lambda: pretext.init(keys, image, train=False))()
-
-
-def apply(pretext, variables, image, **kwargs):
-  """Applies the task, compiled."""
-  return jax.jit(lambda variables, image: pretext.apply(
-      variables, image, **kwargs))(variables, image)
 
 
 def moved(image, right, down):
@@ -69,8 +58,8 @@ def logits_of(pretext, variables, view, train=False):
     pool = module.encoder(view, train=train)
     feature = module.mlp(pool, train=train)
     return [classifier(feature) for classifier in module.classifiers]
-  found, _ = apply(pretext, variables, view, method=forward,
-                   mutable=['batch_stats'])
+  found, _ = tasks.apply(pretext, variables, view, method=forward,
+                         mutable=['batch_stats'])
   return [np.asarray(each, np.float64) for each in found]
 
 
@@ -115,9 +104,10 @@ def test_of_every_four_drawn_all_turns_are_of_one_flip_and_shift(views):
 def test_the_loss_is_the_mean_of_the_heads_cross_entropies(
     kwargs, flips, factors):
   pretext = create(**kwargs)
-  variables = init(pretext)
-  (loss, told), _ = apply(pretext, variables, IMAGE, train=True, rngs={
-      'views': jax.random.key(3)}, mutable=['batch_stats'])
+  variables = tasks.init(pretext, IMAGE)
+  (loss, told), _ = tasks.apply(
+      pretext, variables, IMAGE, train=True, rngs={'views': jax.random.key(3)},
+      mutable=['batch_stats'])
   view = np.concatenate([copies(image, flips) for image in IMAGE])
   logits = logits_of(pretext, variables, view, train=True)
   assert tuple(each.shape[1] for each in logits) == factors
@@ -135,9 +125,9 @@ def test_the_loss_is_the_mean_of_the_heads_cross_entropies(
 
 def test_a_step_of_few_views_learns_of_those_that_it_drew():
   pretext = create(**HENDRYCKS)
-  variables, rngs = init(pretext), {'views': jax.random.key(3)}
-  (loss, _), _ = apply(pretext, variables, IMAGE, train=True, rngs=rngs,
-                       mutable=['batch_stats'])
+  variables, rngs = tasks.init(pretext, IMAGE), {'views': jax.random.key(3)}
+  (loss, _), _ = tasks.apply(pretext, variables, IMAGE, train=True, rngs=rngs,
+                             mutable=['batch_stats'])
   key = pretext.apply({}, rngs=rngs, method=lambda module: module.make_rng(
       'views'))
   index = np.asarray(jax.vmap(pretext._draw)(
@@ -156,7 +146,7 @@ def test_a_step_of_few_views_learns_of_those_that_it_drew():
 def test_the_score_is_one_minus_the_mean_probability_of_what_was_applied(
     kwargs, flips, factors):
   pretext = create(**kwargs)
-  variables = init(pretext)
+  variables = tasks.init(pretext, IMAGE)
   wanted = []
   for image in IMAGE:
     view = copies(image, flips)
@@ -166,7 +156,7 @@ def test_the_score_is_one_minus_the_mean_probability_of_what_was_applied(
     wanted.append(np.mean(p))
   for log, expected in ((False, 1 - np.array(wanted)),
                         (True, -np.log(wanted))):
-    found = apply(pretext, variables, IMAGE, log=log, method='scores')
+    found = tasks.apply(pretext, variables, IMAGE, log=log, method='scores')
     assert set(found) - {'dirichlet'} == {'transformation'}
     assert ('dirichlet' in found) == (len(factors) == 1)
     np.testing.assert_allclose(found['transformation'], expected, rtol=1e-4)
@@ -215,19 +205,19 @@ def test_the_dirichlet_score_is_minus_the_mean_log_density_but_for_a_constant(
 def test_statistics_are_the_log_probabilities_of_every_transformation(crop):
   image = RANDOM.uniform(size=(2, 16 if crop else 8, 8, 3)).astype(np.float32)
   pretext = create(crop=crop)
-  variables = init(pretext, image)
+  variables = tasks.init(pretext, image)
   assert np.isnan(variables['statistics']['log_p']['value']).all()
-  found = apply(pretext, variables, image, method='statistics')
+  found = tasks.apply(pretext, variables, image, method='statistics')
   wanted = [np.mean([np.log(softmax(logits_of(
       pretext.clone(crop=0), variables, copies(tile))[0]))
                      for tile in np.split(each, len(each) // 8)], axis=0)
             for each in image]
   np.testing.assert_allclose(found['log_p'], wanted, atol=1e-4)
   done = features.statistics(pretext, variables, np.uint8(255 * image))
-  score = apply(pretext, variables | done, image, method='scores')
+  score = tasks.apply(pretext, variables | done, image, method='scores')
   assert np.ptp(score['dirichlet']) > 0
   factorised = create(factorised=True)
-  assert 'statistics' not in init(factorised)
+  assert 'statistics' not in tasks.init(factorised, IMAGE)
 
 
 def test_scores_keep_apart_what_is_nearly_sure_and_what_is_nearly_wrong():
@@ -242,23 +232,25 @@ def test_scores_keep_apart_what_is_nearly_sure_and_what_is_nearly_wrong():
 
 def test_without_a_head_features_are_the_encoders_own():
   pretext = create()
-  variables = init(pretext)
+  variables = tasks.init(pretext, IMAGE)
   assert set(variables['params']) == {'encoder', 'classifiers_0'}
-  assert set(pretext.apply(variables, IMAGE, method='embed')) == {'pool'}
+  assert set(tasks.apply(pretext, variables, IMAGE, method='embed')) == {'pool'}
   with_head = create(head=(6, 5))
-  assert set(with_head.apply(init(with_head), IMAGE, method='embed')) == {
-      'pool', 'head'}
+  found = tasks.apply(
+      with_head, tasks.init(with_head, IMAGE), IMAGE, method='embed')
+  assert set(found) == {'pool', 'head'}
 
 
 def test_of_a_large_image_features_are_means_and_scores_maxima_over_tiles():
   image = RANDOM.uniform(size=(2, 17, 8, 3)).astype(np.float32)
   pretext = create(crop=8)
-  variables = init(pretext, image)
+  variables = tasks.init(pretext, image)
   windows = [image[:, y:y + 8] for y in (0, 8)]
   alone = pretext.clone(crop=0)
   for method, reduce in (('embed', np.mean), ('scores', np.max)):
-    found = apply(pretext, variables, image, method=method)
-    parts = [apply(alone, variables, each, method=method) for each in windows]
+    found = tasks.apply(pretext, variables, image, method=method)
+    parts = [tasks.apply(alone, variables, each, method=method)
+             for each in windows]
     for key, value in found.items():
       np.testing.assert_allclose(
           value, reduce([part[key] for part in parts], axis=0), atol=1e-5)
@@ -300,7 +292,7 @@ def test_fields_that_cannot_be_are_one_line(kwargs, words):
     (np.zeros((2, 3, 3, 3), np.float32), '3x3 by less than a pixel')])
 def test_images_that_cannot_be_are_one_line(image, words):
   with pytest.raises(InputError, match=words):
-    init(create(), image)
+    tasks.init(create(), image)
 
 
 def _config(digits_npz, pretext, **overrides):
@@ -414,7 +406,8 @@ def test_it_judges_and_is_explained_by_its_density(geom):
           workdir / 'embeddings/train.npz')[0], problem)
   image = jnp.asarray(problem.test.image[:3] / 255, jnp.float32)
   for network in both:
-    gradient = jax.grad(lambda x, score=network.score: score(x).sum())(image)
+    gradient = jax.jit(jax.grad(
+        lambda x, score=network.score: score(x).sum()))(image)
     assert np.isfinite(gradient).all() and np.ptp(gradient) > 0
 
 
