@@ -16,8 +16,8 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
                       str(ROOT / '.pytest_cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 if shutil.which('nvidia-smi') is None:
-  # In three quarters of the time: CPUs get loops as they are written.
-  os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+  # They are compiled in five sixths of the time so, and run as fast.
+  os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=1')
 
 
 @pytest.fixture(scope='session', autouse=True)
