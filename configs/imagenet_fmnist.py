@@ -15,8 +15,8 @@ from configs import imagenet_cifar10, rotation_fmnist
 sweep = imagenet_cifar10.sweep
 
 
-def get_config() -> ConfigDict:
-  config = imagenet_cifar10.get_config()
-  config.experiment = 'imagenet_fmnist'
+def get_config(network: str = 'resnet50') -> ConfigDict:
+  config = imagenet_cifar10.get_config(network)
+  config.experiment = config.experiment.replace('cifar10', 'fmnist')
   config.data = rotation_fmnist.get_config().data
   return config

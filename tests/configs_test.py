@@ -164,6 +164,20 @@ def test_another_attribute_of_celeba_is_another_experiment():
   assert config.experiment == 'simclr_celeba_smiling'
 
 
+@pytest.mark.parametrize('name', ['cifar10', 'cifar20', 'fmnist'])
+def test_imagenet_s_features_may_be_those_of_a_lite_network(name):
+  module = importlib.import_module(f'configs.imagenet_{name}')
+  config, other = module.get_config(), module.get_config('lite0')
+  experiment.check(other)
+  assert other.experiment == f'imagenet_lite0_{name}'
+  assert other.method == 'imagenet_lite0'
+  assert experiment.pretext(other).encoder.variant == 'lite0'
+  assert {key for key in config if config[key] != other[key]} == {
+      'experiment', 'method', 'encoder'}
+  with pytest.raises(errors.InputError, match="did you mean 'lite0'"):
+    module.get_config('lite1')
+
+
 def test_the_published_augmentation_is_the_official_chain():
   config = importlib.import_module('configs.dacl_cifar10').get_config()
   given = {key: value for key, value in config.pretext.augment.items()}
