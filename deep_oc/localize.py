@@ -28,8 +28,9 @@ if cli.works(__name__):
   from deep_oc import allocator, embed, features, maps, sharding, step
 
 # Fields of `maps.Windows` and of `maps.Stages` in place of the other's.
-_IN_PLACE = {'stages': ('side', 'stride'), 'side': ('stages', 'neighbourhood'),
-             'stride': ('stages', 'neighbourhood')}
+_OF_STAGES = 'stages', 'neighbourhood', 'border'
+_IN_PLACE = {'stages': ('side', 'stride'), 'side': _OF_STAGES,
+             'stride': _OF_STAGES}
 
 
 def define_flags() -> None:

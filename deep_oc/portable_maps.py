@@ -94,13 +94,10 @@ def _score_map(found, method, train, images):
                   method.fit(parts.variables, train).maps(images))
 
 
-def _enlarge(function, shape, cells, across=1):
-  """Returns the matrices of a function of a map, height and width.
-
-  `across` is a width that one cell has.
-  """
+def _enlarge(function, shape, cells):
+  """Returns the matrices of a function of a map, height and width."""
   rows, columns = (
-      _matrix(lambda score, n=n: function(score, n, across), count)
+      _matrix(lambda score, n=n: function(score, n, 1), count)
       for n, count in zip(shape[:2], cells[:2], strict=True))
   return {'rows': rows, 'columns': columns}
 
@@ -149,9 +146,7 @@ class _Scale:
 
 def _windows(found, scale, train, images, folder):
   shape, method = found.image_shape, scale.method
-  enlarge = _enlarge(
-      method.enlarge, shape, (len(scale.top), len(scale.left)),
-      method.side)
+  rows, columns = method.weights(*shape[:2])
   if method.positions == 'each':
     beside = folder / f'heat{scale.suffix}'
     parts = _kept(method.fits(found.parts().variables, train), beside)
@@ -163,7 +158,8 @@ def _windows(found, scale, train, images, folder):
     heat = programs.classifier(
         [method.density_.density_], scale.seen.shape[-1])
   return Portable(
-      scale.seen, heat, enlarge | {'top': scale.top, 'left': scale.left},
+      scale.seen, heat, dict(rows=rows, columns=columns, top=scale.top,
+                             left=scale.left),
       expected, scale.window, method.positions, scale.suffix)
 
 

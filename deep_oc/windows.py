@@ -215,23 +215,21 @@ def feature_map(pretext: nn.Module, variables: Mapping[str, Any],
   return pretexts.look(pretext, variables, image)[1]['map'][0]
 
 
-def upsample(score: np.ndarray, height: int, width: int, side: int,
-             stride: int, sigma: float | None = None) -> np.ndarray:
-  """Spreads window scores over pixels, f[n, gh, gw] to f[n, h, w].
+def upsample(score: np.ndarray, rows: np.ndarray, columns: np.ndarray
+             ) -> np.ndarray:
+  """Spreads f[n, gh, gw] over pixels, f[n, h, w], by f[h, gh] and f[w, gw]."""
+  return np.einsum('ij,njk,lk->nil', rows, score, columns, optimize=True)
+
+
+def weights(length: int, side: int, stride: int, sigma: float | None = None
+            ) -> np.ndarray:
+  """Returns what the score of each window is worth to a pixel, f64[length, g].
 
   The receptive-field upsampling of Liznerski et al. (FCDD, ICLR 2021): each
   score is spread by a Gaussian as wide as its window. A pixel's weights are
   scaled to sum to one, or the edges, where fewer windows overlap, would stand
   out wherever scores are not around zero.
   """
-  rows = _weights(height, side, stride, sigma)
-  columns = _weights(width, side, stride, sigma)
-  return np.einsum('ij,njk,lk->nil', rows, score, columns, optimize=True)
-
-
-def _weights(length: int, side: int, stride: int, sigma: float | None
-             ) -> np.ndarray:
-  """Returns f64[length, g], rows of sum one."""
   offset = np.arange(length)[:, None] - starts(length, side, stride)
   inside = (offset >= 0) & (offset < side)
   kernel = gaussian(side, sigma)[np.clip(offset, 0, side - 1)] * inside

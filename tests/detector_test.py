@@ -259,7 +259,8 @@ def test_maps_of_windows_are_scores_of_their_features_spread_over_pixels(
   density = densities.create(positions, reg_covar=1e-6).fit(
       _windows(parts, train, 8, (0, 6, 12)))
   wanted = windows.upsample(
-      density.score(_windows(parts, test, 8, (0, 6, 12))), 20, 20, 8, 6)
+      density.score(_windows(parts, test, 8, (0, 6, 12))),
+      *2 * [windows.weights(20, 8, 6)])
   _check_maps(found, test, wanted)
   assert "and not judged: kde on 'pool' judges" in found.about_maps()
 
@@ -272,8 +273,9 @@ def test_the_largest_of_a_map_is_judged_by_those_of_images_that_were_held_out(
   order = np.random.default_rng([0, 3]).permutation(24)
   grid = functools.partial(_windows, parts, side=8, begin=(0, 6, 12))
   density = densities.create('shared').fit(grid(train[order[5:]]))
+  spread = 2 * [windows.weights(20, 8, 6)]
   calibration, wanted = (windows.upsample(
-      density.score(grid(image)), 20, 20, 8, 6).max(axis=(1, 2))
+      density.score(grid(image)), *spread).max(axis=(1, 2))
                          for image in (train[order[:5]], test))
   judged = found.judge(test)
   np.testing.assert_allclose(judged.score, wanted, rtol=1e-3)

@@ -92,17 +92,23 @@ def test_places_may_be_any_of_any_images(monkeypatch):
       rtol=1e-3, atol=1e-4)
 
 
-def spread(score, height, width, sigma):
-  """Spreads f[n, k, l] over pixels, by Gaussians around the cells' middles."""
-  _, rows, columns = score.shape
+def spread(score, height, width, sigma, left_out=(0, 0)):
+  """Spreads f[n, k, l] over pixels, by Gaussians around the cells' middles.
+
+  So many rows and columns of cells are left out at each edge.
+  """
+  rows, columns = (
+      np.arange(skip, cells - skip) for cells, skip
+      in zip(score.shape[1:], left_out, strict=True))
+  inner = score[:, rows][:, :, columns]
   found = np.empty((len(score), height, width))
   for y in range(height):
     for x in range(width):
       weight = np.exp(-0.5 * (
-          (y - (np.arange(rows)[:, None] + 0.5) * height / rows + 0.5)**2
-          + (x - (np.arange(columns) + 0.5) * width / columns + 0.5)**2)
+          (y - (rows[:, None] + 0.5) * height / score.shape[1] + 0.5)**2
+          + (x - (columns + 0.5) * width / score.shape[2] + 0.5)**2)
           / sigma**2)
-      found[:, y, x] = (score * weight).sum((1, 2)) / weight.sum()
+      found[:, y, x] = (inner * weight).sum((1, 2)) / weight.sum()
   return found
 
 
@@ -124,6 +130,28 @@ def test_the_distance_to_the_nearest_normal_place_is_spread_over_pixels():
   assert heat.std() > 1e-3
   assert found.parameters() | {'stages': [2, 3], 'neighbourhood': 3,
                                'sigma': 2.5} == found.parameters()
+
+
+@pytest.mark.parametrize('border, left_out', [(1, 0), (2, 1), (4, 2), (9, 4)])
+def test_places_at_the_border_are_left_out(border, left_out):
+  """Cells are two pixels wide: the first has its middle at 1, the next at 3."""
+  train, test = images(6), images(2, seed=1)
+  found = method(classifier='knn(k=1)', sigma=2.5, border=border)
+  heat = found.fit_maps(variables(task()), train, test)
+  normal, seen = (features(task(), each, (2, 3), 1) for each in (train, test))
+  inner = slice(left_out, -left_out or None)
+  normal = normal[:, inner, inner].reshape(-1, seen.shape[-1])
+  nearest = np.sqrt(np.square(
+      seen.reshape(-1, 1, seen.shape[-1]) - normal).sum(-1).min(1))
+  wanted = spread(nearest.reshape(seen.shape[:3]), 20, 24, 2.5,
+                  (left_out, left_out))
+  np.testing.assert_allclose(heat, wanted, rtol=5e-3, atol=1e-4)
+  assert found.parameters()['border'] == border
+
+
+def test_a_border_leaves_something():
+  with pytest.raises(InputError, match='border=10 leaves no place .* of 20x24'):
+    method(border=10).check(20, 24)
 
 
 def test_each_place_has_a_density_of_its_own(monkeypatch):
@@ -159,6 +187,8 @@ def test_a_place_that_is_changed_is_found():
     (dict(stages=(2.0,)), 'must be numbers of the encoder'),
     (dict(neighbourhood=2), 'localize.neighbourhood=2 must be odd'),
     (dict(neighbourhood=0), 'localize.neighbourhood is 0; it must be a whole'),
+    (dict(border=-1), 'localize.border is -1; it must be a whole number'),
+    (dict(border=2.0), r'localize.border is 2.0; it must be a whole number'),
     (dict(side=8), "unknown config key 'localize.side'"),
     (dict(sigma=0), 'localize.sigma is 0; it must be above 0'),
     (dict(positions='some'), "unknown localize.positions 'some'"),
@@ -200,7 +230,7 @@ def run(tmp_path_factory):
   with config.unlocked():
     config.encoder = _RESNET
     config.localize = dict(name='windows', stages=(1, 2), neighbourhood=3,
-                           classifier='knn(k=1)', sigma=2.0)
+                           border=2, classifier='knn(k=1)', sigma=2.0)
   workdir = untrained.run(config, root / 'run')
   localize.export(str(workdir), *embed.restore(str(workdir)))
   return workdir
@@ -239,10 +269,11 @@ def test_a_bundle_has_the_same_maps(run, tmp_path, positions):
 def test_stages_and_windows_take_each_others_place():
   config = ConfigDict(dict(localize=dict(
       name='windows', side=32, stride=4, positions='each', sigma=None)))
-  found = localize.overridden(config, ['stages=(2, 3)', 'neighbourhood=3'])
+  found = localize.overridden(
+      config, ['stages=(2, 3)', 'neighbourhood=3', 'border=1'])
   assert found.localize.to_dict() == dict(
-      name='windows', stages=(2, 3), neighbourhood=3, positions='each',
-      sigma=None)
+      name='windows', stages=(2, 3), neighbourhood=3, border=1,
+      positions='each', sigma=None)
   made = maps.create(found.localize, task(), 0)
   assert (made.stages, made.sigma) == ((2, 3), 4.0)
   # Of a list, as JSON has it.

@@ -95,9 +95,14 @@ def test_the_papers_grid_has_57_positions():
   assert windows.starts(10, 4, 4).tolist() == [0, 4, 6]
 
 
+def upsample(score, length, *how, **more):
+  weights = windows.weights(length, *how, **more)
+  return windows.upsample(score, weights, weights)
+
+
 def test_a_constant_map_stays_constant_up_to_the_edges():
   score = np.full((1, 57, 57), -2000.)
-  got = windows.upsample(score, 256, 256, 32, 4)
+  got = upsample(score, 256, 32, 4)
   assert got.shape == (1, 256, 256)
   np.testing.assert_allclose(got, -2000)
 
@@ -112,21 +117,21 @@ def test_upsampling_equals_a_transposed_convolution_inside():
       at = np.s_[2 * i:2 * i + 8, 2 * j:2 * j + 8]
       total[at] += kernel * score[0, i, j]
       weight[at] += kernel
-  got = windows.upsample(score, 24, 24, 8, 2, sigma=2.)
+  got = upsample(score, 24, 8, 2, sigma=2.)
   np.testing.assert_allclose(got[0], total / weight)
 
 
 def test_one_high_score_is_brightest_in_the_middle_of_its_window():
   score = np.zeros((1, 57, 57))
   score[0, 10, 30] = 1
-  got = windows.upsample(score, 256, 256, 32, 4)[0]
+  got = upsample(score, 256, 32, 4)[0]
   y, x = np.unravel_index(got.argmax(), got.shape)
   assert abs(y - 55.5) <= 2 and abs(x - 135.5) <= 2
 
 
 def test_pixels_between_windows_have_the_score_of_the_nearest():
   score = np.arange(4.).reshape(1, 2, 2)
-  got = windows.upsample(score, 20, 20, 4, 16)
+  got = upsample(score, 20, 4, 16)
   assert np.isfinite(got).all()
   assert got[0, 5, 5] == 0 and got[0, 14, 14] == 3
 

@@ -29,7 +29,6 @@ class Grid(abc.ABC):
   features f32[k, d], and the abstract methods.
   """
   learns_from = 'image'
-  side = 1  # in pixels, of the smallest image that has a place
 
   def __init__(self, seed: int, positions: str, classifier: str,
                reg_covar: float, sigma: float | None, limit: int):
@@ -71,8 +70,9 @@ class Grid(abc.ABC):
     """Returns rows i64[gh] and columns i64[gw] of the places."""
 
   @abc.abstractmethod
-  def enlarge(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Spreads f[n, gh, gw] over pixels, f64[n, h, w]."""
+  def weights(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what the places are worth to the pixels, f64[h, gh], f64[w, gw].
+    """
 
   @abc.abstractmethod
   def _dimension(self, image: np.ndarray) -> int:
@@ -110,7 +110,8 @@ class Grid(abc.ABC):
     """Does what `maps` does, with densities that may be fitted meanwhile."""
     grid = np.concatenate([self._score(density, image, rows, description)
                            for rows, density in parts], axis=1)
-    return self.enlarge(grid, *image.shape[1:3]).astype(np.float32)
+    return windows.upsample(
+        grid, *self.weights(*image.shape[1:3])).astype(np.float32)
 
   def fits(self, variables: Mapping[str, Any], train: np.ndarray,
            description: str | None = None) -> Iterator[Part]:
@@ -205,10 +206,10 @@ class Windows(Grid):
     return tuple(windows.starts(length, self.side, self.stride)
                  for length in (height, width))
 
-  def enlarge(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Spreads f[n, gh, gw] over pixels; see `windows.upsample`."""
-    return windows.upsample(
-        score, height, width, self.side, self.stride, self.sigma)
+  def weights(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns f64[h, gh] and f64[w, gw]; see `windows.weights`."""
+    return tuple(windows.weights(length, self.side, self.stride, self.sigma)
+                 for length in (height, width))
 
   def parameters(self) -> dict[str, object]:
     """Returns what defines the fitted densities, JSON-able."""
@@ -232,7 +233,8 @@ class Stages(Grid):
   """
 
   def __init__(self, pretext: nn.Module, seed: int, *, stages: Sequence[int],
-               neighbourhood: int = 1, positions: str = 'shared',
+               neighbourhood: int = 1, border: int = 0,
+               positions: str = 'shared',
                classifier: str = 'gde_ledoit_wolf', reg_covar: float = 1e-6,
                sigma: float | None = None, limit: int = oneclass.LIMIT):
     """Checks the arguments.
@@ -241,6 +243,9 @@ class Stages(Grid):
       pretext: the task, whose encoder has `maps`.
       stages: whose maps stand side by side, the first is 1.
       neighbourhood: see `stages.look`.
+      border: pixels at each edge; positions that stand for them are left out,
+        and the map there is that of the nearest others. PaDiM and PatchCore see
+        the inner 224 of 256 pixels.
       sigma: None is 4 pixels, as PaDiM and PatchCore have it.
       seed, positions, classifier, reg_covar, limit: as of `Grid`.
     """
@@ -249,32 +254,53 @@ class Stages(Grid):
     _arguments.check_whole('neighbourhood', neighbourhood)
     if neighbourhood % 2 == 0:
       raise InputError(f'localize.neighbourhood={neighbourhood} must be odd')
+    if border:
+      _arguments.check_whole('border', border)
     self.stages = tuple(stages) if _arguments.is_several(stages) else (stages,)
-    self.neighbourhood = neighbourhood
+    self.neighbourhood, self.border = neighbourhood, border
     stage_maps.check(pretext, self.stages)
     self._pretext = pretext
     self._embed = stage_maps.embedder(pretext, self.stages, neighbourhood)
 
   def grid(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the numbers of the largest map's rows and columns."""
-    return tuple(map(np.arange, self._shape(height, width)[:2]))
+    """Returns the numbers of the largest map's rows and columns.
 
-  def enlarge(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Spreads f[n, gh, gw] over pixels, f64[n, h, w]."""
-    return _pixels.spread(score, height, width, [
-        (np.arange(cells) + 0.5) * length / cells - 0.5 for length, cells
-        in zip((height, width), score.shape[1:], strict=True)], self.sigma)
+    Raises:
+      InputError: none is inside the border.
+    """
+    inside = [np.flatnonzero((self.border <= middle) & (
+        middle <= length - self.border)) for length, middle in zip(
+            (height, width), self._middles(height, width), strict=True)]
+    if not all(map(len, inside)):
+      raise InputError(f'localize.border={self.border} leaves no place of an '
+                       f'image of {height}x{width}')
+    return tuple(inside)
+
+  def weights(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns f64[h, gh] and f64[w, gw], of Gaussians around the middles."""
+    return tuple(
+        _pixels.weights(length, middle[inside] - 0.5, self.sigma)
+        for length, middle, inside in zip(
+            (height, width), self._middles(height, width),
+            self.grid(height, width), strict=True))
 
   def embed(self, variables: Mapping[str, Any], image: jax.Array) -> jax.Array:
-    """Maps f32[n, h, w, c] to the features of all places, f32[n, gh, gw, d].
-    """
-    return stage_maps.look(
+    """Maps f32[n, h, w, c] to the features of the grid, f32[n, gh, gw, d]."""
+    rows, columns = self.grid(*image.shape[1:3])
+    found = stage_maps.look(
         self._pretext, self.stages, self.neighbourhood, variables, image)
+    return found[:, rows][:, :, columns]
 
   def parameters(self) -> dict[str, object]:
     """Returns what defines the fitted densities, JSON-able."""
     return super().parameters() | {
-        'stages': list(self.stages), 'neighbourhood': self.neighbourhood}
+        'stages': list(self.stages), 'neighbourhood': self.neighbourhood,
+        'border': self.border}
+
+  def _middles(self, height, width):
+    """Returns where the middles of rows and columns lie, f64 from the edge."""
+    return [(np.arange(cells) + 0.5) * length / cells for length, cells in zip(
+        (height, width), self._shape(height, width)[:2], strict=True)]
 
   def _dimension(self, image):
     return self._shape(*image.shape[1:3])[2]

@@ -79,8 +79,7 @@ class ScoreMap:
   """Takes what the task itself says of each position of the encoder's map.
 
   Each position is spread over the pixels by a Gaussian, as in Liznerski et al.,
-  ICLR 2021; the weights of a pixel sum to one, see
-  `windows.upsample`.
+  ICLR 2021; the weights of a pixel sum to one, see `windows.weights`.
   """
   learns_from = 'nothing'
 
@@ -126,9 +125,11 @@ class ScoreMap:
 
   def enlarge(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
     """Spreads f[n, gh, gw] over pixels, f64[n, h, w]."""
-    return _pixels.spread(score, height, width, [
-        self._stride * np.arange(cells) for cells in score.shape[1:]],
-                        self.sigma)
+    rows, columns = (
+        _pixels.weights(length, self._stride * np.arange(cells), self.sigma)
+        for length, cells in zip(
+            (height, width), score.shape[1:], strict=True))
+    return windows.upsample(score, rows, columns)
 
   def fit_maps(self, variables: Mapping[str, Any], train: np.ndarray,
                image: np.ndarray, description: str | None = None
