@@ -299,14 +299,24 @@ def test_beside_false_alarms_stands_what_calibrates_them(tree, tmp_path):
   evaluate.evaluate(tmp_path / 'run', Request(['kde'], ['pool'],
                                               false_alarm_rate=0.1))
   row, = tables.read(tmp_path / 'run/results.csv')
-  header, rows = _table(_parse(report.page(
-      report.find(str(tmp_path / 'run')), '')), 'results')
+  # As images that nothing has learnt from would have it.
+  row |= {'false_alarms_low': '3.04', 'false_alarms_high': '17.26'}
+  tables.write(tmp_path / 'run/results.csv', tables.RESULTS, [row])
+  page = _parse(report.page(report.find(str(tmp_path / 'run')), ''))
+  header, rows = _table(page, 'results')
   at = header.index('calibration')
   assert header[at - 2:at] == ['false alarms', 'detected']
   for cells in rows:
     assert _value(cells[at - 2]) == row['false_alarms']
     assert _text(cells[at]) == row['calibration'] == 'folds_5'
-  assert 'calibration' not in _table(tree, 'results')[0]
+  header, (cells,) = _table(page, 'run1-results')
+  at = header.index('calibration')
+  assert header[at - 3:at] == ['false alarms', 'expected', 'detected']
+  assert [_text(each) for each in cells[at - 3:at + 1]] == [
+      f"{float(row['false_alarms']):.1f}", '3.0 to 17.3',
+      f"{float(row['detected']):.1f}", 'folds_5']
+  for name in ('results', 'run1-results'):
+    assert 'calibration' not in _table(tree, name)[0]
 
 
 def _places(tree, key):

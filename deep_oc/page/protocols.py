@@ -61,12 +61,14 @@ def commands(run: runs.Run) -> Iterator[Element]:
 
 def numbers(run: runs.Run) -> Element:
   """Returns all rows of a run's results.csv."""
+  flags = any(row['false_alarm_rate'] for row in run.rows)
   header = ['Feature', 'Classifier', 'What is scored', 'AUROC', '95 %',
-            'AUPRC', '95 %', 'FPR95', '95 %', 'AUPRO', 'Fitted to',
-            'Parameters']
+            'AUPRC', '95 %', 'FPR95', '95 %', 'AUPRO',
+            *(['false alarms', 'expected', 'detected', 'calibration'] * flags),
+            'Fitted to', 'Parameters']
   rows = [[row['feature'], row['classifier'],
            'pixels' if row['level'] == 'pixel' else 'images',
-           *_measured(row), row['n_train'],
+           *_measured(row), *(_flagged(row) if flags else ()), row['n_train'],
            tag('code', row['classifier_params'])] for row in run.rows]
   return table(f'{run.key}-results', f'results.csv of {run.title()}', header,
                rows, sortable=True)
@@ -76,5 +78,14 @@ def _measured(row):
   for name in _NUMBERS:
     yield number(row[name])
     if f'{name}_low' in row:
-      yield ' to '.join(f'{float(row[key]):.1f}' for key in (
-          f'{name}_low', f'{name}_high') if row[key])
+      yield _range(row, name)
+
+
+def _flagged(row):
+  return (number(row['false_alarms']), _range(row, 'false_alarms'),
+          number(row['detected']), row['calibration'])
+
+
+def _range(row, name):
+  return ' to '.join(f'{float(row[key]):.1f}' for key in (
+      f'{name}_low', f'{name}_high') if row[key])
