@@ -7,9 +7,9 @@
       --feature=windows --input=photos
 
 As `imagenet_mvtec`: heat maps and verdicts by what differs from all places of
-normal images. What lies at their edges does not matter, and differs from image
-to image? --config.localize.border=16 looks at no place so many pixels, of 256,
-from an edge. A second set of images needs a name of its own:
+normal images, up to the edges; where these differ from image to image and do
+not matter, --config.localize.border=16 looks at no place so many pixels, of
+256, from one. A second set of images needs a name of its own:
 --config.experiment=my_other_parts. `deep_oc/data/folder.py` tells how a folder
 may be laid out, README.md how weights become a file. Here they are those of an
 EfficientNet-Lite0, with what its authors subtract and divide by.
@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
   config.experiment = 'imagenet_folder'
   config.method = 'imagenet_lite0'
   config.data = cutpaste_folder.get_config().data
+  config.localize.border = 0
   config.encoder.update(
       variant='lite0', weights='efficientnet_lite0.safetensors',
       mean=(127 / 255,) * 3, sd=(128 / 255,) * 3)

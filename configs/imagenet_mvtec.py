@@ -15,8 +15,8 @@ Heat maps, and the score of images that is their maximum (rows with the feature
 `windows`), are as those of PatchCore (Roth et al., CVPR 2022): how far a
 place's features, of the maps of 32 and of 16 positions a side, averaged over
 3x3 of them, lie from the nearest of normal places; of these there are 20,000
-random ones, not a coreset. PatchCore sees the inner 224 of 256 pixels:
---config.localize.border=16 leaves out as much of normal images and of others.
+random ones, not a coreset. They see the inner 224 of 256 pixels; here places
+are of these, and the map goes on to the edges from the nearest of them.
 --config.localize.positions=each, with
 --config.localize.classifier=gde_ledoit_wolf, is like PaDiM (Defard et al.,
 2021).
@@ -48,7 +48,7 @@ def get_config(category: str = 'bottle') -> ConfigDict:
       name='windows',
       stages=(3, 5),  # of the encoder: their maps side by side
       neighbourhood=3,  # positions a side over which maps are averaged
-      border=0,  # pixels at each edge, of which no place is looked at
+      border=16,  # pixels at each edge, of which no place is looked at
       positions='shared', classifier='knn(k=1)',
       sigma=4.0))  # in pixels
   return config
