@@ -15,7 +15,7 @@ Heat maps, and the score of images that is their maximum (rows with the feature
 `windows`), are as those of PatchCore (Roth et al., CVPR 2022): how far a
 place's features, of the maps of 32 and of 16 positions a side, averaged over
 3x3 of them, lie from the nearest of normal places; of these there are 20,000
-random ones, not a coreset. They see the inner 224 of 256 pixels; here places
+random ones, not a coreset. It sees the inner 224 of 256 pixels; here places
 are of these, and the map goes on to the edges from the nearest of them.
 --config.localize.positions=each, with
 --config.localize.classifier=gde_ledoit_wolf, is like PaDiM (Defard et al.,
