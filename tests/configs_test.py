@@ -171,11 +171,19 @@ def test_imagenet_s_features_may_be_those_of_a_lite_network(name):
   experiment.check(other)
   assert other.experiment == f'imagenet_lite0_{name}'
   assert other.method == 'imagenet_lite0'
-  assert experiment.pretext(other).encoder.variant == 'lite0'
+  folder = importlib.import_module('configs.imagenet_folder').get_config()
+  assert other.encoder == folder.encoder  # and how their authors see images
   assert {key for key in config if config[key] != other[key]} == {
       'experiment', 'method', 'encoder'}
   with pytest.raises(errors.InputError, match="did you mean 'lite0'"):
     module.get_config('lite1')
+
+
+def test_of_a_folder_places_up_to_the_edges_are_looked_at():
+  folder, mvtec = (importlib.import_module(f'configs.imagenet_{name}')
+                   .get_config().localize for name in ('folder', 'mvtec'))
+  assert (folder.border, mvtec.border) == (0, 16)
+  assert folder == ConfigDict({**mvtec, 'border': 0})
 
 
 def test_the_published_augmentation_is_the_official_chain():

@@ -90,6 +90,12 @@ def test_a_setting_that_cannot_be_is_one_line(run, binary, settings, words):
   assert words.lower() in line.lower(), line
 
 
+def test_it_is_said_before_any_image_is_read(never_stopped, binary):
+  line = the_error(binary('localize', f'--workdir={never_stopped}',
+                          '--set=name=gradcm', '--data_dir=/not/there'))
+  assert "unknown localize.name 'gradcm'" in line
+
+
 @pytest.mark.parametrize('sigma', [0, -1., 'wide'])
 def test_windows_are_spread_by_a_width_above_0(sigma):
   with pytest.raises(InputError, match=f'sigma is {sigma!r}; .* above 0'):
