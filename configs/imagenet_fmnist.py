@@ -6,7 +6,8 @@
 
 Sohn et al., ICLR 2021, table 7: mean AUROC 91.8 (RBF OC-SVM), 90.5 (KDE), 77.0
 (linear OC-SVM). The network sees grey in three colours. All else is as on
-CIFAR-10.
+CIFAR-10, and so are an EfficientNet-Lite0's features,
+--config=configs/imagenet_fmnist.py:lite0.
 """
 from ml_collections import ConfigDict
 

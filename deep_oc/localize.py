@@ -129,7 +129,7 @@ def main() -> None:
   with distributed.joined():
     allocator.keep_freed_memory()
     asked = overridden(experiment.of_run(args.workdir), args.set)
-    maps.create(  # what cannot be is said before any image is read
+    maps.create(  # what can be of no image is said before any is read
         asked.localize, experiment.pretext(asked), asked.seed)
     config, *run = embed.restore(args.workdir, args.step, args.data_dir)
     export(args.workdir, overridden(config, args.set), *run)

@@ -10,10 +10,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 name=imagenet_mvtec method=imagenet more=() prefix=
-if [ -n "${BORDER:-}" ]; then
-  prefix=unbordered_ more=(--config.localize.border="$BORDER")
-fi
-if [ -n "${TUNE:-}" ]; then
+if [ "${BORDER:-}" = 0 ]; then
+  prefix=unbordered_ more=(--config.localize.border=0)
+elif [ -n "${TUNE:-}" ]; then
   name=cutpaste_efficientnet_mvtec method=cutpaste_3way
   more=(--config.optimizer.head_steps=40 --config.train.steps=296
         --config.train.log_every=8 --config.train.monitor_every=37)

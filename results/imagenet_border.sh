@@ -2,7 +2,8 @@
 # Regenerates imagenet_border.csv: what heat maps of ImageNet's features flag on
 # MVTec AD, with places up to the edges and without those of the border, where
 # normal training images that were held out calibrate. WEIGHTS as for
-# imagenet.sh. Needs MVTEC_AD=/where/mvtec_ad/lies.
+# imagenet.sh. Needs MVTEC_AD=/where/mvtec_ad/lies, with bottle and 50 training
+# images each of hazelnut and transistor.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}

@@ -92,8 +92,8 @@ def test_a_setting_that_cannot_be_is_one_line(run, binary, settings, words):
 
 def test_it_is_said_before_any_image_is_read(never_stopped, binary):
   line = the_error(binary('localize', f'--workdir={never_stopped}',
-                          '--set=name=gradcm', '--data_dir=/not/there'))
-  assert "unknown localize.name 'gradcm'" in line
+                          '--set=positions=all', '--data_dir=/not/there'))
+  assert "unknown localize.positions 'all'" in line
 
 
 @pytest.mark.parametrize('sigma', [0, -1., 'wide'])

@@ -3,7 +3,8 @@
   JAX_NUM_CPU_DEVICES=8 python -m tests.parallel 1,8 QUICK <output>.npz
 
 takes one step of plain gradient descent by a case, first on 1 device, then on
-8; with the flags of `deep_oc.distributed` as one of several processes.
+8, and says by how much these differ at most, of the largest entry if that is
+above 1; with the flags of `deep_oc.distributed` as one of several processes.
 """
 import functools
 import re
@@ -125,6 +126,18 @@ def main(devices, cases, output):
       found |= {f'{count} {name}': value for name, value in values.items()}
     if distributed.is_first():
       np.savez(output, **found)
+      first, *others = devices.split(',')
+      for count in others:
+        worst, name = max(_differences(found, f'{first} ', f'{count} '))
+        print(f'{count} devices against {first}: {worst:.3g}, {name}')
+
+
+def _differences(found, one, other):
+  for name, wanted in found.items():
+    if name.startswith(one) and name != f'{one}moved':
+      name = name.removeprefix(one)
+      size = max(np.abs(wanted).max(initial=0), 1)
+      yield np.abs(found[other + name] - wanted).max(initial=0) / size, name
 
 
 if __name__ == '__main__':

@@ -95,7 +95,8 @@ def test_a_feature_is_of_its_patch_by_quarters(levels):
   stages = sown['intermediates']['stage']
   assert len(stages) == encoder.stages == levels + 1
   np.testing.assert_array_equal(stages[-1], pool)
-  np.testing.assert_array_equal(sown['intermediates']['map'][0], found)
+  np.testing.assert_allclose(
+      sown['intermediates']['map'][0], found, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('levels', [1, 2])
@@ -105,10 +106,10 @@ def test_its_parts_embed_smaller_patches_by_the_same_parameters(levels):
   for level in range(levels + 1):
     part = encoder.of_side(8 * 2**level)
     assert part.side == part.receptive_field + 1 == 8 * 2**level
-    np.testing.assert_array_equal(
+    np.testing.assert_allclose(
         tasks.apply(part, variables, image, train=False), tasks.apply(
             encoder, variables, image, level, train=False,
-            method='look').mean((1, 2)))
+            method='look').mean((1, 2)), rtol=1e-5, atol=1e-6)
   assert encoder.of_side(encoder.side) == encoder
 
 
@@ -151,11 +152,12 @@ def test_a_network_that_centres_sees_images_less_the_mean_one():
       tasks.apply(pretext, mine, image, method='centred'), off)
   np.testing.assert_allclose(
       tasks.apply(pretext, mine, image, method='embed')['pool'],
-      tasks.apply(other, variables, off, method='embed')['pool'], rtol=1e-6)
+      tasks.apply(other, variables, off, method='embed')['pool'], rtol=1e-5,
+      atol=1e-6)
   rngs = {'views': jax.random.key(3)}
   loss, _ = tasks.apply(pretext, mine, image, train=True, rngs=rngs)
   wanted, _ = tasks.apply(other, variables, off, train=True, rngs=rngs)
-  np.testing.assert_allclose(loss, wanted, rtol=1e-6)
+  np.testing.assert_allclose(loss, wanted, rtol=1e-5)
   without, _ = tasks.apply(other, variables, image, train=True, rngs=rngs)
   assert abs(loss / without - 1) > 1e-3
 

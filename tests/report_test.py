@@ -311,9 +311,10 @@ def test_beside_false_alarms_stands_what_calibrates_them(tree, tmp_path):
     assert _text(cells[at]) == row['calibration'] == 'folds_5'
   header, (cells,) = _table(page, 'run1-results')
   at = header.index('calibration')
-  assert header[at - 3:at] == ['false alarms', 'expected', 'detected']
-  assert [_text(each) for each in cells[at - 3:at + 1]] == [
-      f"{float(row['false_alarms']):.1f}", '3.0 to 17.3',
+  assert header[at - 4:at] == [
+      'false alarms asked for', 'found', '95 %', 'detected']
+  assert [_text(each) for each in cells[at - 4:at + 1]] == [
+      '10.0', f"{float(row['false_alarms']):.1f}", '3.0 to 17.3',
       f"{float(row['detected']):.1f}", 'folds_5']
   for name in ('results', 'run1-results'):
     assert 'calibration' not in _table(tree, name)[0]

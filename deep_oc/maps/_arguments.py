@@ -6,10 +6,10 @@ import numpy as np
 from deep_oc.errors import InputError
 
 
-def check_whole(key: str, value: object) -> None:
-  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def check_whole(key: str, value: object, least: int = 1) -> None:
+  if isinstance(value, bool) or not isinstance(value, int) or value < least:
     raise InputError(f'localize.{key} is {value!r}; it must be a whole number '
-                     'from 1 on')
+                     f'from {least} on')
 
 
 def check_sigma(sigma: object) -> None:

@@ -243,9 +243,9 @@ class Stages(Grid):
       pretext: the task, whose encoder has `maps`.
       stages: whose maps stand side by side, the first is 1.
       neighbourhood: see `stages.look`.
-      border: pixels at each edge; positions that stand for them are left out,
-        and the map there is that of the nearest others. PaDiM and PatchCore see
-        the inner 224 of 256 pixels.
+      border: pixels at each edge; positions whose middle lies there are left
+        out, and the map is that of the nearest others. Features still see them,
+        where PaDiM and PatchCore cut out the inner 224 of 256 pixels first.
       sigma: None is 4 pixels, as PaDiM and PatchCore have it.
       seed, positions, classifier, reg_covar, limit: as of `Grid`.
     """
@@ -254,8 +254,7 @@ class Stages(Grid):
     _arguments.check_whole('neighbourhood', neighbourhood)
     if neighbourhood % 2 == 0:
       raise InputError(f'localize.neighbourhood={neighbourhood} must be odd')
-    if border:
-      _arguments.check_whole('border', border)
+    _arguments.check_whole('border', border, least=0)
     self.stages = tuple(stages) if _arguments.is_several(stages) else (stages,)
     self.neighbourhood, self.border = neighbourhood, border
     stage_maps.check(pretext, self.stages)

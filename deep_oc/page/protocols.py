@@ -64,7 +64,8 @@ def numbers(run: runs.Run) -> Element:
   flags = any(row['false_alarm_rate'] for row in run.rows)
   header = ['Feature', 'Classifier', 'What is scored', 'AUROC', '95 %',
             'AUPRC', '95 %', 'FPR95', '95 %', 'AUPRO',
-            *(['false alarms', 'expected', 'detected', 'calibration'] * flags),
+            *(['false alarms asked for', 'found', '95 %', 'detected',
+               'calibration'] * flags),
             'Fitted to', 'Parameters']
   rows = [[row['feature'], row['classifier'],
            'pixels' if row['level'] == 'pixel' else 'images',
@@ -82,8 +83,9 @@ def _measured(row):
 
 
 def _flagged(row):
-  return (number(row['false_alarms']), _range(row, 'false_alarms'),
-          number(row['detected']), row['calibration'])
+  return (number(row['false_alarm_rate']), number(row['false_alarms']),
+          _range(row, 'false_alarms'), number(row['detected']),
+          row['calibration'])
 
 
 def _range(row, name):
