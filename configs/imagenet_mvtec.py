@@ -21,10 +21,10 @@ are of these, and the map goes on to the edges from the nearest of them.
 --config.localize.classifier=gde_ledoit_wolf, is like PaDiM (Defard et al.,
 2021).
 
-The weights lie in a file of plain arrays; README.md says how they become one.
-Others: --config.encoder.variant=lite0 --config.method=imagenet_lite0, or b0 to
-b7, and what their authors subtract and divide by as --config.encoder.mean and
---config.encoder.sd.
+The weights lie in a file of plain arrays; deep_oc/README.md says how they
+become one. Others: --config.encoder.variant=lite0, or b0 to b7, with
+--config.method=imagenet_lite0, and what their authors subtract and divide by as
+--config.encoder.mean and --config.encoder.sd.
 """
 from ml_collections import ConfigDict, config_dict
 

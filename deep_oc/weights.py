@@ -84,7 +84,7 @@ def read(config: ml_collections.ConfigDict, task: nn.Module, like: step.State
     if not files.exists(files.path(where) / 'config.json'):
       raise InputError(
           f'encoder.weights={where} is no run, for it has no config.json, and '
-          f'no {SUFFIX} file; README.md says how a .pth becomes one')
+          f'no {SUFFIX} file; deep_oc/README.md says how a .pth becomes one')
     with checkpoints.Checkpoints(where) as saved:
       at, variables = saved.variables()
     found, about = _parts(variables), {'step': at}
@@ -124,7 +124,7 @@ def _check_untrained(task: nn.Module) -> None:
     if needs:
       raise InputError(
           f'{what}, so there must be trained weights: --config.encoder.weights='
-          'a run or a .safetensors file, see README.md')
+          'a run or a .safetensors file, see deep_oc/README.md')
 
 
 def _parts(variables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

