@@ -201,8 +201,12 @@ _JITTER = (brightness, contrast, saturation, hue)
 def greyscale(key: jax.Array, image: jax.Array, p: float = 0.2) -> jax.Array:
   """Replaces the colours of f32[h, w, 3] by their luma with probability `p`."""
   _check_rgb('grey', image)
-  luma = sum(weight * image[..., c] for c, weight in enumerate(_GREY))
-  return jnp.where(jax.random.bernoulli(key, p), luma[..., None], image)
+  return jnp.where(jax.random.bernoulli(key, p), luma(image)[..., None], image)
+
+
+def luma(image: jax.Array) -> jax.Array:
+  """Maps colours f[..., 3] to grey f[...], weighted as torchvision does."""
+  return sum(weight * image[..., c] for c, weight in enumerate(_GREY))
 
 
 def blur(key: jax.Array, image: jax.Array, p: float = 0.5) -> jax.Array:
@@ -276,8 +280,8 @@ class Chain:
   def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
     """Maps f32[h, w, c] to an augmented f32[h, w, c]."""
     if not jnp.issubdtype(image.dtype, jnp.floating):
-      raise InputError('augmented are floats from 0 to 1, as np.float32(images '
-                       f'/ 255), not {image.dtype}')
+      raise InputError('augmentations take floats from 0 to 1, for example '
+                       f'np.float32(images / 255), not {image.dtype}')
     colours = {name: getattr(self, name)
                for name in ('brightness', 'contrast', 'saturation', 'hue')}
     stages = [

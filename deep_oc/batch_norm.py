@@ -13,6 +13,7 @@ as on 8, where no statistic crosses from one to another. It is a property of
 the train step: no network or task says anything of it.
 """
 import contextlib
+import contextvars
 import functools
 from collections.abc import Iterator
 
@@ -21,18 +22,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-_straightforward = False
+_straightforward = contextvars.ContextVar('straightforward', default=False)
 
 
 @contextlib.contextmanager
 def straightforward() -> Iterator[None]:
   """Leaves the train step inside to Flax and the automatic gradient."""
-  global _straightforward
-  before, _straightforward = _straightforward, True
+  before = _straightforward.set(True)
   try:
     yield
   finally:
-    _straightforward = before
+    _straightforward.reset(before)
 
 
 class BatchNorm(nn.BatchNorm):
@@ -45,7 +45,7 @@ class BatchNorm(nn.BatchNorm):
   def __call__(self, x: jax.Array,
                use_running_average: bool | None = None) -> jax.Array:
     """Maps [..., c] to the same shape in `dtype`."""
-    if _straightforward or nn.merge_param(
+    if _straightforward.get() or nn.merge_param(
         'use_running_average', self.use_running_average, use_running_average):
       return super().__call__(x, use_running_average=use_running_average)
     channels = x.shape[-1:]

@@ -50,8 +50,8 @@ if cli.works(__name__):
   import optax
 
   from deep_oc import (allocator, batch_norm, classifier_benchmark, convolution,
-                       estimate, features, pretexts, sharding, step, trace,
-                       windows)
+                       estimate, features, maps, pretexts, sharding, step,
+                       trace, windows)
 
 _IMAGES = 1024  # random images that stand for the training set
 _STRAIGHTFORWARD = 'train step, straightforward'
@@ -294,8 +294,8 @@ def _window_parts(config: ml_collections.ConfigDict, pretext: nn.Module,
                   variables: Mapping[str, Any], image: np.ndarray
                   ) -> dict[str, tuple[Callable[[], object], float]]:
   """Returns calls for one window, and for all of u8[1, h, w, c]."""
-  group = config.get('localize') or {}
-  if group.get('name') != 'windows' or 'stages' in group:
+  group = config.get('localize')
+  if not group or maps.name(group) != 'windows' or 'stages' in group:
     return {}
   side, stride = min(zip(*(np.atleast_1d(group.get(key, default)).tolist()
                            for key, default in (('side', 32), ('stride', 4))),

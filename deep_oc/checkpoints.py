@@ -1,5 +1,6 @@
 """Whole states, written by Orbax, the newest two kept."""
 import contextlib
+import glob
 import logging
 import sys
 import tempfile
@@ -20,7 +21,7 @@ class _Damaged(InputError):
 
 def any_in(workdir: object) -> bool:
   """Tells whether a run has checkpoints, good or damaged."""
-  folder = files.path(workdir) / 'checkpoints'
+  folder = glob.escape(str(files.path(workdir) / 'checkpoints'))
   return any(name.rstrip('/').rpartition('/')[2].isdigit()
              for name in files.glob(f'{folder}/*'))
 
@@ -38,8 +39,13 @@ class Checkpoints:
     self._damaged = []
     self._local = _Copies(self.folder) if _needs_copies(self.folder) else None
     self._writes = False
-    with _quiet(), _explained(self.folder):
-      self._orbax = self._opened()
+    there = files.exists(self.folder)
+    try:
+      with _quiet():
+        self._orbax = self._opened()
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+      raise (InputError(f'cannot open {self.folder} ({_reason(error)})')
+             if there else files.unwritable(self.folder, error)) from error
 
   def _opened(self) -> ocp.training.Checkpointer:
     # It removes in the background what was not finished: a save awaits that,

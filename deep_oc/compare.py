@@ -27,6 +27,7 @@ from deep_oc import (
     embeddings,
     errors,
     evaluate,
+    files,
     metrics,
     oneclass,
     rendering,
@@ -145,7 +146,7 @@ def main() -> None:
   if not (chosen.b or other_feature or other_classifier):
     raise InputError('compare with what? Give --b, the folder of another run, '
                      'or --other_feature or --other_classifier')
-  a, b = pathlib.Path(chosen.a), pathlib.Path(chosen.b or chosen.a)
+  a, b = files.path(chosen.a), files.path(chosen.b or chosen.a)
   anomaly = truth(a, b)
   scores_a = fit(a, chosen.feature, chosen.classifier)
   scores_b = fit(b, other_feature or chosen.feature,

@@ -15,6 +15,7 @@ float32 only; what is not covered is left to XLA, and everything is where the
 environment has DEEP_OC_XLA_CONVOLUTIONS=1.
 """
 import contextlib
+import contextvars
 import functools
 import operator
 import os
@@ -35,18 +36,18 @@ _FEWEST_CHANNELS = 16  # below, transforming the images does
 
 # What is left to XLA: nothing, what rounds more than XLA does, or all.
 _NOTHING, _ROUNDING, _ALL = range(3)
-_left = (_NOTHING if os.environ.get('DEEP_OC_XLA_CONVOLUTIONS', '') in ('', '0')
-         else _ALL)
+_left = contextvars.ContextVar('left', default=(
+    _NOTHING if os.environ.get('DEEP_OC_XLA_CONVOLUTIONS', '') in ('', '0')
+    else _ALL))  # each thread has its own
 
 
 @contextlib.contextmanager
 def _leaving(what: int) -> Iterator[None]:
-  global _left
-  before, _left = _left, max(what, _left)
+  before = _left.set(max(what, _left.get()))
   try:
     yield
   finally:
-    _left = before
+    _left.reset(before)
 
 
 def straightforward() -> contextlib.AbstractContextManager[None]:
@@ -64,7 +65,7 @@ def precise() -> contextlib.AbstractContextManager[None]:
 
 def is_reformulated() -> bool:
   """Returns whether `convolve` differs from XLA's on this backend."""
-  return jax.default_backend() == 'cpu' and _left == _NOTHING
+  return jax.default_backend() == 'cpu' and _left.get() == _NOTHING
 
 
 def compiler_options() -> dict[str, str] | None:
@@ -90,7 +91,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int],
            and set(lhs_dilation or (1,)) == set(rhs_dilation or (1,)) == {1})
   depthwise = (plain and kernel.shape[2] == 1 < feature_group_count
                == x.shape[-1] == kernel.shape[3])
-  taps = depthwise and jax.default_backend() == 'cpu' and _left < _ALL
+  taps = depthwise and jax.default_backend() == 'cpu' and _left.get() < _ALL
   if not taps and not (
       is_reformulated() and plain and feature_group_count == 1):
     return lax.conv_general_dilated(

@@ -21,8 +21,6 @@ import jax.numpy as jnp
 from deep_oc import augment, errors
 from deep_oc.errors import InputError
 
-_GREY = (0.2989, 0.587, 0.114)  # torchvision's
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Defects:
@@ -227,7 +225,7 @@ def colour_jitter(key: jax.Array, image: jax.Array, inside: jax.Array, *,
 def _mix(image: jax.Array, inside: jax.Array, op: jax.Array,
          factor: jax.Array, active: jax.Array) -> jax.Array:
   """Mixes with black, the mean grey or the image's own: op 0, 1 or 2."""
-  grey = sum(weight * image[..., c] for c, weight in enumerate(_GREY))
+  grey = augment.luma(image)
   mean = jnp.sum(grey, where=inside) / jnp.sum(inside)
   base = jnp.where(op == 0, 0, jnp.where(op == 1, mean, grey))[..., None]
   factor = jnp.where(active, factor[op], 1)

@@ -325,10 +325,8 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   Args:
     workdir: the run's folder, with config.json, checkpoints and
       embeddings/train.npz.
-    classifier: any that `deep_oc.oneclass` knows. By default 'kde', which Sohn
-      et al. report for rotation prediction and which follows their OC-SVM
-      closely; for CutPaste, as its paper, and where there are fewer training
-      images than dimensions, a Gaussian, 'gde_ledoit_wolf'.
+    classifier: any that `deep_oc.oneclass` knows; by default what it
+      recommends.
     feature: of the embeddings, as 'pool', 'head' and 'pool_flip_rot'; or
       'windows': the score is the largest value of an image's heat map, by the
       density of the config's group `localize`, where that is of windows; or
@@ -382,7 +380,8 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   elif feature == SCORE:
     classifier = _own_score(differentiable.task_scores(pretext), classifier)
   else:
-    classifier = classifier or default_classifier(config, train[feature])
+    classifier = classifier or oneclass.recommended(
+        config.method, *train[feature].shape)
     oneclass.create(classifier)  # an unknown one fails before the checkpoint
   others = None
   if calibration is not None:
@@ -423,14 +422,6 @@ def check_pooled(feature: str, what: str) -> None:
   if feature == WINDOWS:
     raise InputError(f"{what} scores of features, not '{WINDOWS}', the largest "
                      'value of a heat map; choose another feature')
-
-
-def default_classifier(config: ml_collections.ConfigDict, train: np.ndarray
-                       ) -> str:
-  """Returns the classifier for features f[n, d] of a run, as `load` says."""
-  fewer = len(train) < train.shape[1]
-  cutpaste = config.pretext.name == 'cutpaste'
-  return 'gde_ledoit_wolf' if fewer or cutpaste else 'kde'
 
 
 def _prepared(pictures: Iterable[unseen.Picture],

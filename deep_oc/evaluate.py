@@ -17,12 +17,12 @@ the images themselves, which by default only ocsvm_rbf and kde are fitted to (on
 3,072 pixels the Gaussian takes most of a minute, the others tell nothing new).
 
 By default the classifiers are the paper's five. With fewer images than columns,
-as on MVTec AD, `gde` rests on an arbitrary constant, and `gde_ledoit_wolf`,
-which shrinks its covariance, joins them; --classifiers=gde_oas,knn are others;
-with _raw at the end, features keep their length. Each may have parameters, and
-any class of scikit-learn or PyOD goes by its import path; deep_oc.estimators
-says more. A | between values is a sweep, a row for each; --features takes
-layers:
+as on MVTec AD, `gde` rests on an arbitrary constant; there, and for CutPaste,
+`gde_ledoit_wolf`, which shrinks its covariance, joins them. Others are asked
+for, --classifiers=gde_oas,knn; with _raw at the end, features keep their
+length. Each may have parameters, and any class of scikit-learn or PyOD goes by
+its import path; deep_oc.estimators says more. A | between values is a sweep, a
+row for each; --features takes layers:
 
   --classifiers='kde(gamma_scale=1|3|10),sklearn.covariance.EllipticEnvelope'
 
@@ -80,8 +80,9 @@ def define_flags() -> None:
       'work. May be s3://bucket/runs/**, gs:// or another protocol of fsspec.')
   flags.DEFINE_string(
       'classifiers', None, 'Some of: ' + ', '.join(oneclass.CLASSIFIERS) +
-      f". By default the first {len(oneclass.PUBLISHED)}, on pixels two; with "
-      'fewer images than columns take gde_ledoit_wolf, not gde. Parameters '
+      f". By default the first {len(oneclass.PUBLISHED)}, on pixels two; for "
+      'CutPaste and with fewer images than columns take gde_ledoit_wolf, not '
+      'gde. Parameters '
       "stand in parentheses, a | between values to sweep: 'knn(k=1|5),kde'. "
       'Other classes of scikit-learn and PyOD go by their import paths.')
   flags.DEFINE_list(
@@ -186,11 +187,12 @@ def score(train: np.ndarray, test: np.ndarray, classifier: str, seed: int,
 def score_features(train: Mapping[str, np.ndarray],
                    test: Mapping[str, np.ndarray], features: Sequence[str],
                    request: Request, seed: int,
-                   unseen: Mapping[str, np.ndarray] | None = None
-                   ) -> Iterable[tuple[Key, Score]]:
+                   unseen: Mapping[str, np.ndarray] | None = None,
+                   task: str = '') -> Iterable[tuple[Key, Score]]:
   """Yields the scores of all classifiers on all features, and the task's.
 
-  Of the latter there are alarms only by images that are `unseen`.
+  Of the latter there are alarms only by images that are `unseen`. The name of
+  the `task` says which classifier `oneclass.recommended` adds.
   """
   unseen = unseen or {}
   rate, own = request.false_alarm_rate, embeddings.scores(unseen)
@@ -200,7 +202,7 @@ def score_features(train: Mapping[str, np.ndarray],
         yield Key(feature, name, 'image'), Score(
             values, alarms=_alarms(own.get(name), values, rate))
       continue
-    for name in request.classifiers or _default(feature, train[feature]):
+    for name in request.classifiers or _default(feature, train[feature], task):
       yield Key(feature, name, 'image'), score(
           train[feature], test[feature], name, seed, request,
           unseen.get(feature))
@@ -214,12 +216,12 @@ def _alarms(unseen: np.ndarray | None, scores: np.ndarray, rate: float | None
   return thresholds.unseen_alarms(unseen, scores, rate)
 
 
-def _default(feature: str, train: np.ndarray) -> tuple[str, ...]:
+def _default(feature: str, train: np.ndarray, task: str) -> tuple[str, ...]:
   """Returns the classifiers for f[n, d], unless some are asked for."""
   if feature == 'pixels':
     return _PIXEL_CLASSIFIERS
-  fewer = len(train) < train.shape[1]
-  return oneclass.PUBLISHED + ('gde_ledoit_wolf',) * fewer
+  return tuple(dict.fromkeys(
+      (*oneclass.PUBLISHED, oneclass.recommended(task, *train.shape))))
 
 
 def score_maps(arrays: Mapping[str, np.ndarray], names: Sequence[str],
@@ -268,7 +270,8 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   scored = itertools.chain(
       score_features(train, test, [name for name in chosen
                                    if name not in names],
-                     request, seed_of(meta), unseen),
+                     request, seed_of(meta), unseen,
+                     str(meta.get('pretext', ''))),
       score_maps(maps, [name for name in names if name in chosen], map_meta,
                  request.false_alarm_rate))
   try:

@@ -408,10 +408,10 @@ def dtype(name: str) -> 'jnp.dtype':
 
 def meta(workdir: str, config: ml_collections.ConfigDict,
          problem: protocols.Problem, step: int) -> dict[str, object]:
-  """Returns what result rows say of the run, and of its images the shape and
-  how many calibrate.
+  """Returns the columns that all result rows of a run share.
 
-  The rule is 'last' at the run's last step, and 'chosen' at any other.
+  And `image_shape` and `n_calibration`, how many images calibrate. The rule is
+  'last' at the run's last step, and 'chosen' at any other.
   """
   encoder = config.encoder
   last = plan(config).total_steps(

@@ -212,10 +212,11 @@ def _load(args: Any) -> tuple[detector.Detector, str]:
   """Returns the detector, and the name of the score to explain."""
   own = differentiable.task_scores(
       experiment.pretext(runs.read_config(args.workdir)))
-  detector.check_pooled(args.feature, 'explained are')
+  detector.check_pooled(args.feature, 'this explains')
   if args.feature == detector.SCORE:
-    raise InputError("explained are scores of features; of the task's own it "
-                     f"is --score={' or '.join(own)}" if own else
+    raise InputError('--feature names what a classifier is fitted to; to '
+                     "explain the task's own score give "
+                     f"--score={' or '.join(own)}" if own else
                      f"the task has no '{detector.SCORE}' of its own")
   spec = args.score
   if spec and spec not in own and spec.isidentifier() \

@@ -45,7 +45,8 @@ class Map(NamedTuple):
   """What a method says of an image, and how good that is.
 
   Attributes:
-    attribution: f64[h, w]; positive raises the score, but see `UNSIGNED`.
+    attribution: f64[h, w]; positive raises the score; SmoothGrad's is without
+      a sign, how much hangs on a pixel, not which way.
     completeness_error, steps: of integrated gradients, else NaN and 0.
     deletion, insertion: see `faithfulness`; NaN where the image's score is no
       higher than the baseline's.
@@ -149,7 +150,6 @@ def _occlusion(score, image, baseline, settings, key):
 METHODS = {'integrated_gradients': _integrated_gradients,
            'smoothgrad': _smoothgrad, 'gradcam': _gradcam,
            'occlusion': _occlusion}
-UNSIGNED = ('smoothgrad',)  # says how much hangs on a pixel, not which way
 
 
 # (image, normal training images u8[n, h, w, 3], row of the nearest one)

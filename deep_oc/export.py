@@ -58,7 +58,7 @@ if __name__ == '__main__':
 '''
 _READER = pathlib.Path(bundle.__file__).parent
 _RUN = ('dataset', 'protocol', 'normal_class', 'normal_name', 'seed', 'pretext',
-        'encoder', 'step', 'config_hash')
+        'encoder', 'step', 'checkpoint_rule', 'config_hash')
 
 
 def define_flags() -> None:

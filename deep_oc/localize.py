@@ -6,7 +6,7 @@ writes `embeddings/maps.npz`: a score for every pixel of the test images, by the
 trained encoder and, as the baseline, by the same encoder with random weights.
 `deep_oc.train` does the same at its end if the config has a group `localize`,
 the arguments of one class of `deep_oc.maps`; its fields can be set here with
---set=stride=8, and without any the config's are back. `deep_oc.evaluate`
+--set=stride=8, and without --set the config's apply again. `deep_oc.evaluate`
 measures the maps and draws them, and `predict`, `export` and `serve` make such
 maps of other images.
 """

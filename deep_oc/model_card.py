@@ -26,8 +26,8 @@ judged = found.judge(np.stack([found.prepare(path) for path in paths]))
 ## What is normal
 
 {normal} of {dataset}, {count} training images, of which the classifier saw no
-label. Protocol: {protocol}; seed {seed}; config {config_hash}; step {step}, the
-last one: nothing was chosen by test images.
+label. Protocol: {protocol}; seed {seed}; config {config_hash}; step {step},
+{chosen}.
 
 Encoder {encoder}, taught by the task {pretext}; classifier {classifier} on
 '{feature}'. A picture is anomalous if its p-value is at most
@@ -61,6 +61,9 @@ Written {created} by
 {command}
 ```
 '''
+# How the step was chosen, by `checkpoint_rule`.
+_CHOSEN = {'last': 'the last one: nothing was chosen by test images',
+           'chosen': 'an earlier one than the last, asked for by hand'}
 _UNWRAPPED = '#', '|', '```'  # how headings, tables and code begin
 
 
@@ -75,6 +78,7 @@ def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
   return _wrapped(_TEXT.format(**run | about | {
       'maps': ' --maps=maps' if about['localizes'] else '',
       'normal': f"'{run['normal_name']}'", 'count': about['n_train'],
+      'chosen': _CHOSEN[run['checkpoint_rule']],
       'calibrated': thresholds.described(about['calibration']),
       'results': _table(results, about['calibration']), 'method': how['method'],
       'shape': '×'.join(map(str, about['image_shape'][:2])),

@@ -3,6 +3,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from deep_oc.errors import InputError
+
 
 def statistics(feature: np.ndarray) -> dict[str, float]:
   """Returns the spread of features f32[n, d] of the training images.
@@ -11,7 +13,14 @@ def statistics(feature: np.ndarray) -> dict[str, float]:
     [0, 1]; zero when all images look alike.
   effective_rank: exp of the entropy of the normalised singular values of the
     centred rows (Roy & Vetterli 2007), in [1, min(n, d)].
+
+  Raises:
+    InputError: some are not finite.
   """
+  if not np.isfinite(feature).all():
+    raise InputError('the features of training images are not finite numbers; '
+                     'lower optimizer.learning_rate, or look at the weights '
+                     'that the run began with')
   feature = feature.astype(np.float64)
   length = np.linalg.norm(feature, axis=1, keepdims=True)
   unit = feature / np.maximum(length, 1e-12)

@@ -57,6 +57,21 @@ CLASSIFIERS = {
 }
 
 
+def recommended(task: str, n: int, d: int) -> str:
+  """Returns the classifier of features f[n, d] where none is asked for.
+
+  'kde', which Sohn et al. report for rotation prediction and which follows
+  their OC-SVM closely; for CutPaste, as its paper, and of fewer rows than
+  columns a Gaussian, 'gde_ledoit_wolf'.
+
+  Args:
+    task: a config's `method`.
+    n: rows to fit.
+    d: columns.
+  """
+  return ('gde_ledoit_wolf' if n < d or task.startswith('cutpaste') else 'kde')
+
+
 def specs(text: str) -> list[str]:
   """Splits a list of specs at its commas, and writes sweeps out.
 

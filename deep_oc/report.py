@@ -14,7 +14,6 @@ classifier is fitted again to each run, the same as in the tables: --classifier.
 JAX is not needed.
 """
 import datetime
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,8 +44,8 @@ def define_flags() -> None:
       'work.')
   flags.DEFINE_string(
       'classifier', None, 'Whose scores the plots and pictures show; by '
-      'default kde, of CutPaste gde, as their papers; with fewer images than '
-      'columns gde_ledoit_wolf.')
+      'default kde, of CutPaste and of fewer images than dimensions '
+      'gde_ledoit_wolf.')
   flags.DEFINE_string(
       'feature', 'pool', "What it is fitted to; or windows: the largest value "
       "of an image's heat map; or score: the task's own, which --classifier "
@@ -211,7 +210,7 @@ def main() -> None:
   found = find(chosen.runs, chosen.feature, classifier, chosen.limit)
   if not found.runs:
     raise found.failures[0]
-  output = pathlib.Path(
+  output = files.path(
       chosen.output or evaluate.root(chosen.runs) / 'report.html')
   made = page(found, provenance.command(), chosen.details)
   with files.replacing(output, 'wb') as file:

@@ -36,7 +36,7 @@ def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True,
           weights: Mapping[str, object] | None = None) -> None:
   """Writes `config.json`, or checks that the run there has the same config.
 
-  What changes no result may differ; then the file says what is asked for now.
+  Fields that change no result may differ; the file then gets the new values.
 
   Args:
     workdir: the run's folder.

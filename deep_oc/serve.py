@@ -14,7 +14,8 @@ Pictures are PNG, JPEG, WebP, BMP or TIFF. One that cannot be scored refuses
 its whole request, with a 4xx that names it and says why. A request is taken
 while fewer than --queue are in hand, and then answered, whatever happens; else
 the answer is 503 with Retry-After. SIGTERM ends the service once all that was
-taken is answered, with status 0; who does not read the answer is left at last.
+taken is answered, with status 0; a client that does not read its answer is
+disconnected in the end.
 
 It listens on this machine alone unless --host says otherwise. It asks for no
 password and encrypts nothing: before it opens to others, put a proxy that does.

@@ -21,7 +21,7 @@ class State(flax.struct.PyTreeNode):
   collections: Any  # Linen's other collections: batch_stats, targets, queues
   opt_state: Any
   average: Any = None  # of parameters and batch_stats over the steps, if any
-  decay: float = flax.struct.field(pytree_node=False, default=0.0)  # its own
+  decay: float = flax.struct.field(pytree_node=False, default=0.0)  # average's
 
   @property
   def variables(self) -> dict:
@@ -50,9 +50,10 @@ def state_like(pretext: nn.Module, optimizer: optax.GradientTransformation,
 
 
 def begun(state: State, images: np.ndarray) -> State:
-  """Returns the state at step 0 with what a task has of its training images.
+  """Returns the state at step 0 with the mean of the training images.
 
-  These are u8[n, h, w, c]; it has `pretexts.MeanImage`, or nothing.
+  u8[n, h, w, c], where the task has a `pretexts.MeanImage`; else it returns the
+  state as it is.
   """
   if 'mean_image' not in state.collections:
     return state
@@ -106,6 +107,13 @@ def _variables(pretext, image_shape, key):
   image = jnp.zeros((2, *image_shape), jnp.float32)
   return dict(pretext.init({'params': params, 'views': views}, image,
                            train=False))
+
+
+@jax.jit
+def finite(state: State) -> jax.Array:
+  """Returns whether all that is trained is finite, bool[]."""
+  return jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(
+      (state.params, state.opt_state))]))
 
 
 def root_key(seed: int) -> jax.Array:

@@ -79,7 +79,7 @@ class Storage:
     Args:
       index: (step, count) -> i32[count, n], rows of the images.
       start: the first step.
-      total: the last but one.
+      total: the number of steps of the run.
       at_once: steps per dispatch, aligned to its multiples. Streamed batches
         come one by one, for they need memory.
     """

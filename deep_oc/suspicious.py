@@ -22,8 +22,8 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from deep_oc import (cli, embeddings, errors, metrics, oneclass, provenance,
-                     tables, thresholds)
+from deep_oc import (cli, embeddings, errors, files, metrics, oneclass,
+                     provenance, tables, thresholds)
 from deep_oc.errors import InputError
 
 _COLUMNS = ('rank', 'index', 'path', 'score', 'contaminant')
@@ -111,7 +111,7 @@ def _read(workdir, feature):
   folder = workdir / 'embeddings'
   train, meta = embeddings.read(folder / 'train.npz')
   _check(train, feature, folder / 'train.npz')
-  if not (folder / 'unlabelled.npz').exists():
+  if not files.exists(folder / 'unlabelled.npz'):
     return None, train
   unlabelled, other = embeddings.read(folder / 'unlabelled.npz')
   _check(unlabelled, feature, folder / 'unlabelled.npz')
@@ -156,7 +156,7 @@ def main() -> None:
   chosen = flags.FLAGS
   if not chosen.workdir:
     raise InputError('--workdir is required: the folder of a trained run')
-  workdir = pathlib.Path(chosen.workdir)
+  workdir = files.path(chosen.workdir)
   ranking = rank(workdir, chosen.classifier, chosen.feature, chosen.seed,
                  chosen.folds)
   tables.write(workdir / 'suspicious.csv', _COLUMNS, ranking.rows())

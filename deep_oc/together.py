@@ -27,8 +27,8 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (cli, data, errors, experiment, logs, monitor, protocols,
-                     runs)
+from deep_oc import (cli, data, errors, experiment, files, logs, monitor,
+                     protocols, runs)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -182,7 +182,12 @@ def train_together(members: Sequence[Member], at_once: int = 0) -> list[str]:
     program = _Program(alike[0])
     local = min(at_once or what_pays(program, alike[0], most), most)
     for chunk in chunks(alike, jax.device_count(), local):
-      failed += _train(program, chunk)
+      try:
+        failed += _train(program, chunk)
+      except files.WriteError:  # nor can the others write
+        raise
+      except InputError as error:
+        failed += [f'{each.name}: {error}' for each in chunk]
   return failed
 
 
@@ -352,27 +357,26 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
       for i, each in enumerate(members):
         if each in failed:
           continue
-        found = {name: value[i] for name, value in means.items()}
-        try:
+        with _alone(each, failed):
+          found = {name: value[i] for name, value in means.items()}
           train.check_loss(found['loss'], now, each.workdir)
-        except InputError as error:
-          failed[each] = f'{each.name}: {error}'
-          continue
-        found['steps_per_second'] = rate
-        state = jax.tree.map(lambda x, i=i: x[i], host)
-        if watch:
-          found |= monitor.statistics(look(
-              state.variables, each.problem.train.image[:train.PROBES])['pool'])
-        train.report(now, total, found, watch, log[i], bar, each.name)
-        if save:
-          log[i].flush()
-          state = sharding.put(state, whole)
-          if last:
-            state = features.concluded(
-                fleet.pretext, state, each.problem.fitted.image)
-            ended[each] = jax.device_get(state)
-          saved[i].save(state)
-          saved_at = time.perf_counter()
+          found['steps_per_second'] = rate
+          state = jax.tree.map(lambda x, i=i: x[i], host)
+          if watch:
+            found |= monitor.statistics(look(
+                state.variables,
+                each.problem.train.image[:train.PROBES])['pool'])
+          train.report(now, total, found, watch, log[i], bar, each.name)
+          if save:
+            state = sharding.put(state, whole)
+            train.check_state(state, each.workdir)
+            log[i].flush()
+            if last:
+              state = features.concluded(
+                  fleet.pretext, state, each.problem.fitted.image)
+              ended[each] = jax.device_get(state)
+            saved[i].save(state)
+            saved_at = time.perf_counter()
       if stop.is_set():
         raise cli.Stopped(
             f'stopped by SIGTERM at step {now}; the same command resumes')
@@ -382,8 +386,20 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
     ended = {each: jax.tree.map(lambda x, i=i: x[i], host)
              for i, each in enumerate(members)}
   for each, state in ended.items():
-    _export(each, fleet.pretext, sharding.put(state, whole))
+    with _alone(each, failed):
+      _export(each, fleet.pretext, sharding.put(state, whole))
   return list(failed.values())
+
+
+@contextlib.contextmanager
+def _alone(of: Member, failed: dict[Member, str]) -> Iterator[None]:
+  """Keeps a run's bad input to itself; what cannot be written ends all."""
+  try:
+    yield
+  except files.WriteError:
+    raise
+  except InputError as error:
+    failed[of] = f'{of.name}: {error}'
 
 
 def _export(of: Member, pretext: nn.Module, state: step.State) -> None:

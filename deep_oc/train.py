@@ -138,6 +138,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
         if last:
           state = features.concluded(pretext, state, problem.fitted.image)
         if save:
+          check_state(state, workdir)
           if first:
             log.flush()
           saved.save(state)
@@ -242,6 +243,15 @@ def check_loss(loss: float, now: int, workdir: str) -> None:
     raise InputError(
         f'the loss became {loss} before step {now}; the last good checkpoint '
         f'stays in {workdir}; lower optimizer.learning_rate')
+
+
+def check_state(state: step.State, workdir: str) -> None:
+  """Raises InputError if no step could follow, so that none is saved so."""
+  if not step.finite(state):
+    raise InputError(
+        f'a parameter or its velocity became infinite by step '
+        f'{int(state.step)}; the last good checkpoint stays in {workdir}; '
+        'lower optimizer.learning_rate')
 
 
 def main() -> None:

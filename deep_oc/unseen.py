@@ -119,7 +119,7 @@ def _is_image(path: pathlib.Path, ignored: collections.Counter) -> bool:
 
 
 def several(images: Iterable[Picture]) -> Iterable[Picture]:
-  """Returns the images if they are several, or anything that has none.
+  """Returns the pictures: a collection of them, perhaps an empty one.
 
   Raises:
     InputError: it is a single picture, an array of another shape, or nothing

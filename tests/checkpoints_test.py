@@ -122,3 +122,24 @@ def test_several_runs_that_stop_say_once_where_they_go_on(run, tmp_path):
   assert str(said.value) == (
       'cannot write it; the checkpoint of step 60 is good, and the same '
       'command resumes from it')
+
+
+def test_a_folder_named_like_a_pattern_has_its_checkpoints(run, tmp_path):
+  workdir = tmp_path / 'exp[1]*'
+  assert not checkpoints.any_in(workdir)
+  shutil.copytree(run, workdir)
+  assert checkpoints.any_in(workdir)
+  (tmp_path / 'exp1').mkdir()
+  assert not checkpoints.any_in(tmp_path / 'exp1')
+
+
+def test_a_folder_that_cannot_be_opened_is_not_one_that_cannot_be_written(
+    tmp_path, monkeypatch):
+  def refuse(*_, **__):
+    raise OSError('no such protocol')
+  monkeypatch.setattr(checkpoints.ocp.training, 'Checkpointer', refuse)
+  with pytest.raises(errors.InputError, match='cannot write .*checkpoints'):
+    checkpoints.Checkpoints(tmp_path)
+  (tmp_path / 'checkpoints').mkdir()
+  with pytest.raises(errors.InputError, match='cannot open .*no such protocol'):
+    checkpoints.Checkpoints(tmp_path)

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +199,30 @@ def test_only_what_rounds_more_is_left_to_xla_where_it_matters(monkeypatch):
   assert convolution.is_reformulated()
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert formulations(4)
+
+
+def test_what_one_thread_leaves_to_xla_another_does_not(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+  found = []
+
+  def leave(entered, go):
+    with convolution.precise():
+      found.append(convolution.is_reformulated())
+      entered.set()
+      go.wait(60)
+    found.append(convolution.is_reformulated())
+  threads = []
+  for _ in range(2):  # the second enters before the first has left
+    entered, go = threading.Event(), threading.Event()
+    thread = threading.Thread(target=leave, args=(entered, go))
+    thread.start()
+    assert entered.wait(60) and convolution.is_reformulated()
+    threads.append((thread, go))
+  for thread, go in threads:
+    go.set()
+    thread.join()
+  assert found == [False, False, True, True]
+  assert convolution.is_reformulated()
 
 
 def test_winograds_filtering_is_left_to_xla_where_rounding_matters():

@@ -644,6 +644,14 @@ def test_imagenets_normalisation_is_the_encoders_input():
   np.testing.assert_allclose(got['pool'], expected['pool'], rtol=1e-4)
 
 
+def test_images_are_not_standardised_twice():
+  encoder = dict(name='resnet', mean=(0.5,) * 3, sd=(0.2,) * 3)
+  with pytest.raises(errors.InputError, match='standardise images twice'):
+    pretexts.create('cutpaste', encoder=encoder, dtype=jnp.float32,
+                    normalise='imagenet')
+  pretexts.create('cutpaste', encoder=encoder, dtype=jnp.float32)
+
+
 @pytest.mark.parametrize('kwargs, message', [
     (dict(task='3-way'), "unknown pretext.task '3-way'; did you mean '3way'"),
     (dict(normalise='imgnet'), "did you mean 'imagenet'"),

@@ -232,15 +232,8 @@ def test_a_folder_without_a_run_or_with_a_part_of_one_is_an_error(
     deep_oc.load(workdir)
 
 
-def test_the_classifier_is_a_gaussian_for_cutpaste_and_for_few_images(
-    detector):
+def test_the_classifier_is_the_recommended_one(detector):
   assert detector.classifier == 'kde'
-  few, many = np.zeros((9, 10)), np.zeros((10, 10))
-  config = untrained.digits('')
-  assert detectors.default_classifier(config, few) == 'gde_ledoit_wolf'
-  assert detectors.default_classifier(config, many) == 'kde'
-  config.pretext.name = 'cutpaste'
-  assert detectors.default_classifier(config, many) == 'gde_ledoit_wolf'
 
 
 def test_a_run_that_does_not_localize_has_no_heat_maps(detector, digits):

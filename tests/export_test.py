@@ -55,6 +55,16 @@ def test_a_run_is_exported_and_the_card_tells_of_it(folder, binary, tmp_path):
   assert sorted(tmp_path.iterdir()) == [tmp_path / 'b']
 
 
+@pytest.mark.parametrize('rule, words', [
+    ('last', 'step 0, the last one: nothing was chosen by test images'),
+    ('chosen', 'step 0, an earlier one than the last, asked for by hand')])
+def test_the_card_says_how_the_step_was_chosen(rule, words, folder, tmp_path):
+  found = deep_oc.load(folder)
+  found.about['checkpoint_rule'] = rule
+  export.export(found, tmp_path / 'b', [], '')
+  assert words in ' '.join((tmp_path / 'b/README.md').read_text().split())
+
+
 @pytest.mark.parametrize('calibration, of_another_fit', [
     ('unseen_20', False), ('held_out_20', True), ('folds_5', True)])
 def test_the_card_says_whether_its_results_are_of_another_fit(

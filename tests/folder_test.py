@@ -122,11 +122,12 @@ def test_abnormal_training_images_are_marked_and_not_learnt_from(bottle):
   assert load(bottle).train.anomaly.tolist() == [False] * 5 + [True]
 
 
-def test_a_plain_folder_is_tested_on_what_it_holds_out(tmp_path):
+def test_a_plain_folder_is_tested_on_what_it_holds_out(tmp_path, caplog):
   normal, broken = plain(tmp_path / 'normal'), plain(tmp_path / 'broken', 3)
   split = load(normal, anomalous_path=str(broken))
   assert split.class_names == ('good', 'anomalous')
   assert len(split.train) == 8 and len(split.test) == 5
+  assert '2 of the 10 are held out of training' in caplog.text
   assert split.test.anomaly.tolist() == [False] * 2 + [True] * 3
   assert split.test.path[2:].tolist() == [
       f'../broken/{i}.png' for i in range(3)]
@@ -163,7 +164,7 @@ def test_one_folder_may_lie_in_the_other(tmp_path, path, anomalous):
   assert len(split.train) == 8 and split.test.anomaly.sum() == 3
 
 
-def test_what_is_no_image_is_left_out_and_counted(bottle):
+def test_what_is_no_image_is_left_out_and_told(bottle, caplog):
   good = bottle / 'train/good'
   (good / 'Thumbs.db').write_text('')
   (good / '.hidden.png').write_text('')
@@ -175,6 +176,11 @@ def test_what_is_no_image_is_left_out_and_counted(bottle):
   assert _layout.find(str(bottle)).ignored == {
       'not images': 2, 'hidden': 1, 'symbolic links': 1,
       'files in no class folder': 1, 'folders further down': 1}
+  assert [each.getMessage().removeprefix(f'{bottle}: ')
+          for each in caplog.records] == [
+              'left out: 1 files in no class folder',
+              'left out: 1 folders further down', 'left out: 2 not images',
+              'left out: 1 symbolic links']
 
 
 # Pixels.

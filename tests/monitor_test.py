@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from deep_oc import monitor
+from deep_oc import errors, monitor
 
 
 def _warnings(feature, accuracy=0.9, progress=0.5, chance=1 / 32):
@@ -56,3 +56,11 @@ def test_guessing_is_near_chance_however_many_ways_there_are(
 
 def test_an_accuracy_without_a_chance_tells_nothing_of_guessing():
   assert not list(monitor.warnings({'accuracy': 0.0}, progress=0.5))
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_one_line(value):
+  feature = np.ones((4, 3))
+  feature[2, 1] = value
+  with pytest.raises(errors.InputError, match='not finite numbers; lower'):
+    monitor.statistics(feature)

@@ -599,3 +599,12 @@ def test_pyods_own_classes_score_an_outlier_highest():
   test = np.r_[TEST, [[99] * 12]]
   for spec in ('pyod.models.ecod.ECOD', 'pyod.models.knn.KNN(n_neighbors=3)'):
     assert np.argmax(_score(spec, TRAIN, test)) == len(TEST)
+
+
+@pytest.mark.parametrize('task, n, wanted', [
+    ('dacl', 10, 'kde'), ('dacl', 9, 'gde_ledoit_wolf'), ('', 10, 'kde'),
+    ('cutpaste_3way', 10, 'gde_ledoit_wolf'),
+    ('cutpaste_3way', 9, 'gde_ledoit_wolf')])
+def test_a_gaussian_is_recommended_for_cutpaste_and_for_few_images(
+    task, n, wanted):
+  assert oneclass.recommended(task, n, 10) == wanted

@@ -251,8 +251,10 @@ def test_misspelt_names_and_keys_offer_the_nearest():
   with pytest.raises(errors.InputError, match="'pretext.augment.grey'"):
     _create('contrastive', (4,), augment={'gray': 0.2})
   with pytest.raises(errors.InputError, match="'nt_xent'"):
-    tasks.init(_create('contrastive', (4,), loss='nt_xnt'),
-               jnp.ones((2, 8, 8, 3)))
+    _create('contrastive', (4,), loss='nt_xnt')
+  for wrong in (0, -0.1, float('nan'), float('inf')):
+    with pytest.raises(errors.InputError, match='temperature=.* above 0'):
+      _create('csi', (4,), temperature=wrong)
   assert models.create('convnet').channels
 
 

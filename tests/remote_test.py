@@ -5,14 +5,15 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import uuid
 
 import jax
 import numpy as np
 import pytest
 
-from deep_oc import (checkpoints, cli, embed, embeddings, errors, evaluate,
-                     files, scored, tables, train)
+from deep_oc import (checkpoints, cli, compare, embed, embeddings, errors,
+                     evaluate, files, scored, suspicious, tables, train)
 from tests import tiny
 
 pytest.importorskip('upath', reason='the extra `remote`')
@@ -227,3 +228,24 @@ def test_runs_on_a_store_are_found_evaluated_and_recalled(memory):
   scored.remember(found, scored.origin(found))
   assert scored.recall(found, scored.origin(found)) is not None
   assert str(evaluate.root(f'{memory}/runs/**')).endswith('/runs')
+
+
+def test_a_run_on_a_store_is_ranked_and_compared(memory, monkeypatch, capsys):
+  rng = np.random.default_rng(0)
+  for name in ('train', 'test'):
+    embeddings.write(f'{memory}/run/embeddings/{name}.npz', {
+        'pool': rng.normal(size=(40, 4)).astype(np.float32),
+        'head': rng.normal(size=(40, 4)).astype(np.float32),
+        'anomaly': (np.arange(40) < 20) & (name == 'test'),
+        'index': np.arange(40)}, {'config_hash': 'abc', 'step': 1})
+  monkeypatch.setattr(suspicious.flags, 'FLAGS', types.SimpleNamespace(
+      workdir=f'{memory}/run', classifier='kde', feature='pool', seed=0,
+      folds=5))
+  suspicious.main()
+  assert f'wrote {memory}' in capsys.readouterr().out
+  assert files.exists(f'{memory}/run/suspicious.csv')
+  monkeypatch.setattr(compare.flags, 'FLAGS', types.SimpleNamespace(
+      a=f'{memory}/run', b=None, feature='pool', classifier='kde',
+      other_feature='head', other_classifier=None, output=None))
+  compare.main()
+  assert 'head kde' in capsys.readouterr().out

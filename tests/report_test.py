@@ -845,10 +845,3 @@ def test_on_a_phone_only_tables_scroll_sideways(browser, page, tmp_path,
   assert view.locator('#results tbody tr').first.is_visible()
   assert view.locator('.search').is_visible() == script
   assert not wrong and not asked
-
-
-@pytest.mark.parametrize('method, rows, wanted', [
-    ('dacl', 9, 'kde'), ('cutpaste_3way', 9, 'gde'),
-    ('cutpaste_3way', 3, 'gde_ledoit_wolf'), ('dacl', 3, 'gde_ledoit_wolf')])
-def test_the_plots_show_the_classifier_of_the_paper(method, rows, wanted):
-  assert runs.default_classifier(method, np.zeros((rows, 4))) == wanted

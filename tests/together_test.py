@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, the_error
 
-from deep_oc import embeddings, together, train
+from deep_oc import embeddings, errors, files, together, train
 from tests import tiny
 
 # At a higher one, rounding grows to a percent of the loss within 60 steps.
@@ -204,6 +204,53 @@ def test_one_run_that_cannot_be_leaves_the_others(digits_npz, tmp_path):
   for seed in range(2):
     assert (tmp_path / f'tiny/3/seed{seed}/embeddings/test.npz').exists()
   assert not (tmp_path / 'tiny/6/seed0/embeddings/test.npz').exists()
+
+
+def _members(digits_npz, root, **train_fields):
+  config = tiny.get_config()
+  config.data.path = str(digits_npz)
+  config.train.update(steps=3, **train_fields)
+  members = []
+  for config.seed in range(2):
+    members.append(together.member(config, str(root)))
+  return members
+
+
+def test_a_run_that_cannot_be_embedded_leaves_the_others(
+    digits_npz, tmp_path, monkeypatch):
+  members = _members(digits_npz, tmp_path)
+  export = together.features.export
+
+  def refuse(workdir, *args):
+    if workdir == members[0].workdir:
+      raise errors.InputError('no embeddings today')
+    export(workdir, *args)
+  monkeypatch.setattr(together.features, 'export', refuse)
+  assert together.train_together(members, at_once=2) == [
+      '3, seed 0: no embeddings today']
+  assert not (tmp_path / 'tiny/3/seed0/embeddings').exists()
+  assert (tmp_path / 'tiny/3/seed1/embeddings/test.npz').exists()
+
+  def full(workdir, *args):
+    raise files.WriteError('the disk is full')
+  monkeypatch.setattr(together.features, 'export', full)
+  with pytest.raises(files.WriteError):
+    together.train_together(_members(digits_npz, tmp_path), at_once=1)
+
+
+def test_runs_that_cannot_be_trained_leave_those_of_other_shapes(
+    digits_npz, tmp_path, monkeypatch):
+  members = _members(digits_npz, tmp_path / 'a') + _members(
+      digits_npz, tmp_path / 'b', accumulate=2)
+  choose = together.storage.choose
+  monkeypatch.setattr(together.storage, 'choose', lambda *args: (
+      'streamed' if len(chosen) == 0 and not chosen.append(1) else
+      choose(*args)))
+  chosen = []
+  failed = together.train_together(members, at_once=2)
+  assert len(failed) == 2 and all('take more than half' in x for x in failed)
+  assert not (tmp_path / 'a/tiny/3/seed0/embeddings').exists()
+  assert (tmp_path / 'b/tiny/3/seed0/embeddings/test.npz').exists()
 
 
 @pytest.mark.parametrize('args, said', [

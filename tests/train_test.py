@@ -263,6 +263,22 @@ def test_a_diverging_loss_stops_and_keeps_the_last_good_checkpoint(
   assert not saved  # the first would have been of step 20
 
 
+@pytest.mark.parametrize('part', ['params', 'opt_state'])
+def test_a_state_from_which_no_step_could_follow_is_not_saved(
+    part, digits_npz, tmp_path, monkeypatch):
+  finite = step.finite
+
+  def spoilt(state):
+    assert finite(state)
+    leaves, tree = jax.tree.flatten(getattr(state, part))
+    leaves[-1] = leaves[-1].at[0].set(np.inf)
+    return finite(state.replace(**{part: tree.unflatten(leaves)}))
+  monkeypatch.setattr(step, 'finite', spoilt)
+  with pytest.raises(train.InputError, match='infinite by step 20; the last'):
+    train.train(_config(digits_npz), str(tmp_path))
+  assert not list((tmp_path / 'checkpoints').iterdir())
+
+
 def test_a_collapse_is_reported(digits_npz, tmp_path, capfd):
   config = _config(digits_npz, **{'optimizer.learning_rate': 1e-9})
   train.train(config, str(tmp_path))

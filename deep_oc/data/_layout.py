@@ -13,6 +13,7 @@ from typing import NamedTuple
 from deep_oc.errors import InputError
 
 NORMAL = 'good'
+HIDDEN = 'hidden'  # why a file is ignored of which nobody needs to hear
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
@@ -166,7 +167,7 @@ def _entries(folder: pathlib.Path, ignored: collections.Counter
     if entry.is_symlink():
       ignored['symbolic links'] += 1
     elif entry.name.startswith('.'):
-      ignored['hidden'] += 1
+      ignored[HIDDEN] += 1
     else:
       yield entry
 

@@ -59,6 +59,9 @@ def load(path: str, *, size: int = 256, anomalous_path: str | None = None,
   check_size(size)
   found = _layout.find(path, anomalous_path)
   _fail_at_first(found.problems, f'`python -m deep_oc.data {path}` lists all')
+  for line in [f'left out: {n} {why}' for why, n in sorted(
+      found.ignored.items()) if why != _layout.HIDDEN] + found.notes:
+    logging.warning('%s: %s', found.root, line)
   image, mask, error = _pixels(found, size, cache_dir)
   lines = [say(item, each) for item, each in zip(found.items, error,
                                                  strict=True) if each]
@@ -96,7 +99,8 @@ def _examples(found: Found, part: str, good: np.ndarray, image: np.ndarray,
   if not len(row):
     raise InputError(f'no image of {found.root} to {part} with can be read')
   items = [found.items[i] for i in row]
-  label = np.array([found.class_names.index(item.kind) for item in items])
+  numbers = {name: i for i, name in enumerate(found.class_names)}
+  label = np.array([numbers[item.kind] for item in items])
   return data.Examples(
       image[row], label.astype(np.int32), label != 0,
       None if mask is None or part == 'train' else mask[row],

@@ -14,15 +14,21 @@ encoder that begins with PyTorch's weights may standardise them (`standardised`)
 and keep BatchNorm's statistics (`freeze_batch_norm`). Parameters and the
 collection 'batch_stats' are float32 whatever the compute dtype; `train` chooses
 the batch's statistics over the running ones. What is drawn in training, as by
-dropout, is drawn from the stream 'views'. An encoder may sow as 'intermediates'
-its last feature map, 'map', [n, gh, gw, d], for Grad-CAM, of which the features
-are the mean over positions, or all of it, flattened, and the pooled features of
-each of its stages, 'stage', the last of which it returns, if it tells how many,
-`stages`; one that does not pad may tell the map's geometry, `receptive_field`
-and `stride` in pixels, and overlapping windows of an image share one
-computation. One that pads may tell the `stride` alone, if position k of the
-last map lies at pixel k * stride. One that embeds windows of several sizes may
-return its part for one of them, `of_side(pixels)`.
+dropout, is drawn from the stream 'views'. An encoder may also
+
+  sow 'map' as 'intermediates'     its last map, [n, gh, gw, d], for Grad-CAM:
+                                   the features are its mean over positions, or
+                                   all of it, flattened
+  sow 'stage', once a stage        the pooled features of each, [n, d], the last
+                                   of which it returns
+  stages: int                      how many these are
+  receptive_field, stride: int     the geometry of the map, in pixels, if it
+                                   does not pad; overlapping windows of an image
+                                   then share one computation
+  stride: int, alone               if it pads, and position k of the last map
+                                   lies at pixel k * stride
+  of_side(pixels)                  its part for windows of this size, if it
+                                   embeds windows of several
 
 Where PyTorch has trained one, it may say how its layers are called there:
 

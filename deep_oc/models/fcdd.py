@@ -19,8 +19,8 @@ from deep_oc.models import lenet
 class Model(nn.Module):
   """A convolution per channel entry, BatchNorm, leaky ReLU; some max-pooling.
 
-  The last layer is the convolution alone. Pooling is of 3x3 pixels, each
-  second one; all layers pad.
+  The last layer is the convolution alone. Pooling is of 3x3 pixels with a
+  stride of 2; all layers pad.
 
   Attributes:
     channels: of each layer; the last is the features' dimension.

@@ -22,7 +22,7 @@ _SLOPE = 0.1  # of leaky ReLU below 0
 
 
 class Model(nn.Module):
-  """3x3 convolutions to one feature of 32 pixels; `levels` times four to one.
+  """Embeds patches of 32 pixels; then, `levels` times, four neighbours in one.
 
   By default a patch of 32 pixels is 15, 13, 11, 9, 7, 5, 3 and 1 wide in turn.
   Features are in [-1, 1].

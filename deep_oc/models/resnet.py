@@ -90,7 +90,7 @@ class Model(nn.Module):
 
   @property
   def stages(self) -> int:
-    """How many maps of one size after the other it has."""
+    """The number of stages, each of blocks with maps of one size."""
     return len(_STAGES[self.depth])
 
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:

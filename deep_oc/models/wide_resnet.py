@@ -76,7 +76,7 @@ class Model(nn.Module):
 
   @property
   def stages(self) -> int:
-    """How many maps of one size after the other it has."""
+    """The number of stages, each of blocks with maps of one size."""
     return len(_CHANNELS)
 
   @nn.compact

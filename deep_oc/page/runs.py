@@ -82,13 +82,6 @@ class Run:
       return {}
 
 
-def default_classifier(method: str, train: np.ndarray) -> str:
-  """Returns kde, of CutPaste its paper's Gaussian, or what suits few rows."""
-  if len(train) < train.shape[1]:
-    return 'gde_ledoit_wolf'
-  return 'gde' if method.startswith('cutpaste') else 'kde'
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scored:
   """A run's arrays, and the scores of its test images.
@@ -205,7 +198,8 @@ def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
     unfitted = [each for each in (WINDOWS, SCORE) if each in by_feature]
     raise errors.unknown(f'feature in {workdir}', feature,
                          [*known, *unfitted])
-  wanted = classifier or default_classifier(rows[0]['pretext'], train[feature])
+  wanted = classifier or oneclass.recommended(
+      rows[0]['pretext'], *train[feature].shape)
   there = by_feature.get(feature)
   if classifier is None and there and wanted not in there:
     wanted = there[0]  # evaluated last by others than those of the papers

@@ -8,8 +8,9 @@ A task is a file here with one public class, a Flax module:
     dtype: Any                          the compute dtype
     crop: int = 0, optional             side of the patches it is asked of
     side: int = 0, optional             to which images are resized first
-    seen(image), optional               -> what the encoder sees of an image or
-                                        a tile, if not itself, nor `centred`
+    seen(image), optional               -> an image or a tile as the encoder is
+                                        given it, if more than `centred`
+                                        changes it: grey, resized, ...
     centre: bool = False, optional      whether it sees images only `centred`
     centred(image), optional            -> f32[n, h, w, c], whole images, less
                                         the `MeanImage` with `centre`
@@ -184,7 +185,11 @@ def centres(task: nn.Module) -> bool:
 
 
 def extent(task: nn.Module, height: int, width: int) -> tuple[int, int]:
-  """Returns the size of all that the encoder sees of an image, as of one."""
+  """Returns height and width of one image of as many pixels as are encoded.
+
+  For an image of this height and width, once `side` and `crop` have made of it
+  what the encoder is given; by it, batches are bounded.
+  """
   side, crop = getattr(task, 'side', 0), getattr(task, 'crop', 0)
   if not side:
     return height, width
@@ -209,10 +214,11 @@ def shapes(encoder: nn.Module, height: int, width: int
 def look(task: nn.Module, variables: Mapping[str, Any], image: jax.Array,
          method: str = 'embed', **kwargs: Any
          ) -> tuple[dict[str, jax.Array], Mapping[str, Any]]:
-  """Returns what a method of the task says of f32[n, h, w, c].
+  """Calls a method of the task on f32[n, h, w, c].
 
-  And what its encoder sowed, tuples by name, with what the encoder returned as
-  '__call__'; nothing of it costs anything if it is not used.
+  Returns:
+    What it returns, and what its encoder sowed, tuples by name, with what the
+    encoder returned as '__call__'. Under `jax.jit`, what is not used is free.
   """
   value, extra = task.apply(
       variables, image, method=method, mutable=['intermediates'],

@@ -5,6 +5,7 @@ Representations", ICML 2020, as trained for one class by Sohn et al., ICLR 2021.
 Distribution augmentation is a property of the data (`config.distribution`): a
 rotated copy is another image, hence a negative.
 """
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from deep_oc import crops, errors, heads, pretexts
+from deep_oc.errors import InputError
 
 
 class Pretext(nn.Module):
@@ -44,11 +46,14 @@ class Pretext(nn.Module):
 
   def __post_init__(self):
     crops.check(self.crop)
+    if self.loss not in LOSSES:
+      raise errors.unknown('pretext.loss', self.loss, LOSSES)
+    if not 0 < self.temperature < math.inf:
+      raise InputError(f'pretext.temperature={self.temperature} must be a '
+                       'number above 0')
     super().__post_init__()
 
   def setup(self):
-    if self.loss not in LOSSES:
-      raise errors.unknown('pretext.loss', self.loss, LOSSES)
     self.mlp = heads.MLP(self.head, bias=False, dtype=self.dtype)
 
   def __call__(self, image: jax.Array, *, train: bool):
@@ -71,9 +76,7 @@ class Pretext(nn.Module):
 
     Of an image larger than the crop, the mean over the crops that tile it.
     """
-    pool = self.encoder(crops.tiles(image, self.crop), train=False)
-    feature = {'pool': pool, 'head': self.mlp(pool, train=False)}
-    return crops.over_tiles(jnp.mean, feature, image.shape[0])
+    return pretexts.features(self, image)
 
 
 def one_directional(z: jax.Array, temperature: float):

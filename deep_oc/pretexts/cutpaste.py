@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from deep_oc import crops, cutpaste, errors, heads, plugins, pretexts, scores
+from deep_oc.errors import InputError
 
 # The kinds of defect that each task tells from the normal image (class 0). The
 # names are those of the paper's tables 1, 4 and 5: 'scar' is the coloured box
@@ -65,6 +66,9 @@ class Pretext(nn.Module):
     if self.normalise not in ('none', 'imagenet'):
       raise errors.unknown('pretext.normalise', self.normalise,
                            ('none', 'imagenet'))
+    if self.normalise != 'none' and getattr(self.encoder, 'mean', ()):
+      raise InputError(f'pretext.normalise={self.normalise} and encoder.mean '
+                       "would standardise images twice; leave 'none'")
     crops.check(self.crop)
     if not isinstance(self.defects, cutpaste.Defects):
       self.defects = plugins.call(

@@ -172,9 +172,9 @@ def neighbours(key: jax.Array, shape: tuple[int, int], side: int
 
 
 def jittered(key: jax.Array, shape: tuple[int, int], side: int) -> jax.Array:
-  """Draws a patch and another, a pixel of every 32 beside it at most.
+  """Draws a patch and one moved by a pixel or more, side / 32 at most.
 
-  As `neighbours` does; not the same one, but for the edge of the image.
+  As `neighbours` does. At the image's edge it may be moved by less, or stay.
   """
   place, which = jax.random.split(key)
   most = max(side // 32, 1)

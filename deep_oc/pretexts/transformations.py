@@ -43,7 +43,7 @@ class Pretext(nn.Module):
     factorised: whether each factor has a softmax of its own, and the loss is
       the mean of theirs; False is one softmax over all.
     inputs_per_image: how many of the transformations a step draws of each
-      image, no two alike; of every four, all turns of one flip and shift.
+      image, no two alike; in groups of four, the turns of one flip and shift.
   """
   encoder: nn.Module
   augment: Callable
