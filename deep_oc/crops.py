@@ -13,14 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from deep_oc import errors
 from deep_oc.errors import InputError
 
 
 def check(side: int) -> None:
   """Raises InputError unless `side` is a number of pixels, or 0."""
-  if isinstance(side, bool) or not isinstance(side, int) or side < 0:
-    raise InputError(f'pretext.crop={side!r} must be a whole number of pixels '
-                     'from 0 on')
+  errors.check_whole('pretext.crop', side, 0)
 
 
 def random_crop(key: jax.Array, image: jax.Array, side: int) -> jax.Array:

@@ -116,7 +116,7 @@ class Detector:
     self.classifier, self.feature = classifier, feature
     self.false_alarm_rate = false_alarm_rate
     group = config.get('localize')
-    self.localizes = group.get('name', 'windows') if group else None
+    self.localizes = maps.name(group) if group else None
     self.chunk = int(np.clip(
         _PIXELS // np.prod(self.image_shape[:2]), 1, _CHUNK))
     self.about = dict(about)
@@ -356,14 +356,7 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   for array in calibrating.values():
     thresholds.rank(false_alarm_rate, len(array))  # raises before any fit
   group = _localize(workdir, config)
-  by_windows = [WINDOWS] if group and maps.name(group) == WINDOWS else []
-  known = [*train, *by_windows, *[SCORE] * hasattr(pretext, 'scores')]
-  if feature == WINDOWS and group and not by_windows:
-    raise InputError(f"the maps of {workdir} are by {maps.name(group)}, not of "
-                     'windows, which `python -m deep_oc.localize` makes with '
-                     '--set=name=windows')
-  if feature not in known:
-    raise errors.unknown(f'feature in {workdir}/embeddings', feature, known)
+  _check_feature(workdir, feature, train, group, hasattr(pretext, 'scores'))
   if feature == SCORE and calibration is None and not embeddings.scores(
       calibrating):
     raise InputError(
@@ -372,11 +365,8 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
         'the training by --config.protocol.calibration=0.1 for example, or '
         'given now (--calibration)')
   if feature == WINDOWS:
-    density = maps.create(group, pretext, config.seed).classifier
-    if classifier not in (None, density):
-      raise InputError(f"the score of '{WINDOWS}' is by localize.classifier, "
-                       f'{density}, not by {classifier}')
-    classifier = density
+    classifier = _density(
+        maps.create(group, pretext, config.seed).classifier, classifier)
   elif feature == SCORE:
     classifier = _own_score(differentiable.task_scores(pretext), classifier)
   else:
@@ -405,6 +395,36 @@ def check_statistics(variables: Mapping[str, Any]) -> None:
         "the task's own score needs statistics of the training images, which "
         'only the checkpoint of the last step has; run `python -m deep_oc.embed'
         '` without --step')
+
+
+def _check_feature(workdir: str | os.PathLike, feature: str,
+                   train: Mapping[str, np.ndarray],
+                   group: Mapping[str, Any] | None, scores: bool) -> None:
+  """Raises InputError unless a run can judge by a feature.
+
+  Args:
+    workdir: the run's folder.
+    feature: as `load`.
+    train: arrays of the training images, by feature.
+    group: `localize`, if the run has it.
+    scores: whether the task has scores of its own.
+  """
+  by_windows = group and maps.name(group) == WINDOWS
+  if feature == WINDOWS and group and not by_windows:
+    raise InputError(f"the maps of {workdir} are by {maps.name(group)}, not of "
+                     'windows, which `python -m deep_oc.localize` makes with '
+                     '--set=name=windows')
+  known = [*train, *[WINDOWS] * bool(by_windows), *[SCORE] * scores]
+  if feature not in known:
+    raise errors.unknown(f'feature in {workdir}/embeddings', feature, known)
+
+
+def _density(known: str, name: str | None) -> str:
+  """Returns the name of the maps' density, if no other is asked for."""
+  if name not in (None, known):
+    raise InputError(f"the score of '{WINDOWS}' is by localize.classifier, "
+                     f'{known}, not by {name}')
+  return known
 
 
 def _own_score(known: tuple[str, ...], name: str | None) -> str:

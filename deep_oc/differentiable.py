@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from deep_oc import errors, jitted, oneclass, orientation, pretexts
+from deep_oc import errors, jitted, orientation, pretexts
 from deep_oc.errors import InputError
 
 
@@ -107,11 +107,10 @@ def one_class(pretext: nn.Module, variables: Mapping[str, Any], feature: str,
   """
   twins = [jitted.twin(each) for each in classifiers]
   if None in twins:
-    known = ', '.join(name for name in oneclass.CLASSIFIERS
-                      if type(oneclass.create(name)) in jitted.TWINS)
     raise InputError(
         f'the score of {type(classifiers[0]).__name__} has no gradient that is '
-        f'known here, so no explanation; choose one of {known}')
+        'known here, so no explanation; choose one of '
+        + ', '.join(jitted.names()))
   with jax.enable_x64(True):  # or the arrays would be rounded to float32
     arrays = tuple(jax.device_put(dict(each.arrays)) for each in twins)
   return Score(variables, arrays, pretext, feature,

@@ -23,6 +23,13 @@ def explained(error: BaseException) -> InputError | None:
                     'process has the memory')
 
 
+def check_whole(key: str, value: object, least: int = 1) -> None:
+  """Raises InputError unless a field's value is a whole number from `least`."""
+  if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    raise InputError(
+        f'{key}={value!r} must be a whole number from {least} on')
+
+
 def unknown_key(error: AttributeError | KeyError) -> InputError:
   """Returns the error for a field that ml_collections does not know."""
   said = error.args[0]

@@ -15,7 +15,7 @@ A config has these groups; each is the arguments of one function:
 import dataclasses
 import runpy
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 from absl import flags
@@ -127,9 +127,7 @@ class Embed:
   def __post_init__(self):
     if self.views not in VIEWS:
       raise errors.unknown('embed.views', self.views, VIEWS)
-    if type(self.stages) is not int or self.stages < 1:
-      raise InputError(f'embed.stages={self.stages!r} must be a whole number '
-                       'from 1 on')
+    errors.check_whole('embed.stages', self.stages)
 
   @property
   def feature(self) -> str:
@@ -302,25 +300,46 @@ def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
       have several views; or the encoder has not as many stages as `embed` asks
       for.
   """
-  from deep_oc import orientation, pretexts
+  from deep_oc import pretexts
   task = pretexts.create(**config.pretext, encoder=config.encoder,
                          dtype=dtype(config.dtype))
-  name, part = config.pretext.name, plan(config).part
+  _check_not_told(config, task)
+  _check_steps(config, task)
+  _check_embed(config, task)
+  return task
+
+
+def _check_not_told(config: ml_collections.ConfigDict, task: 'nn.Module'
+                    ) -> None:
+  """Raises InputError if images show already what the task is to tell.
+
+  Not so with shifts: where an edge is reflected, a further one still tells.
+  """
+  from deep_oc import orientation
   views, family = orientation.of_scores(task), config.distribution
-  # Not so with shifts: where an edge is reflected, a further one still tells.
-  for what, does, told, copied, fields in (
-      ('turn', 'turns', any(view.turn for view in views),
-       not distribution.upright(family), ('turn', 'vertical_flip')),
-      ('flip', 'mirrors', any(view.mirrored for view in views),
-       distribution.mirrors(family), ('flip',))):
-    said = (f"{does} the images whose {what} the pretext task '{name}' is to "
-            'tell')
-    if told and copied:
-      raise InputError(f"distribution='{family}' {said}; "
-                       '--config.distribution=none')
-    for field in fields:
-      if told and getattr(task.augment, field):
-        raise InputError(f'pretext.augment.{field} {said}')
+  if any(view.turn for view in views):
+    _check_upright(config, task, 'turns the images whose turn',
+                   not distribution.upright(family), ('turn', 'vertical_flip'))
+  if any(view.mirrored for view in views):
+    _check_upright(config, task, 'mirrors the images whose flip',
+                   distribution.mirrors(family), ('flip',))
+
+
+def _check_upright(config: ml_collections.ConfigDict, task: 'nn.Module',
+                   what: str, copied: bool, fields: Sequence[str]) -> None:
+  """Raises InputError if copies or augmentations do what is to be told."""
+  said = f"{what} the pretext task '{config.pretext.name}' is to tell"
+  if copied:
+    raise InputError(f"distribution='{config.distribution}' {said}; "
+                     '--config.distribution=none')
+  for field in fields:
+    if getattr(task.augment, field):
+      raise InputError(f'pretext.augment.{field} {said}')
+
+
+def _check_steps(config: ml_collections.ConfigDict, task: 'nn.Module') -> None:
+  """Raises InputError if a step has too few images, or is to do nothing."""
+  name, part = config.pretext.name, plan(config).part
   fewest = getattr(task, 'fewest_images', 1)
   if part < fewest:
     raise InputError(f"the pretext task '{name}' compares images: train.batch "
@@ -330,16 +349,19 @@ def pretext(config: ml_collections.ConfigDict) -> 'nn.Module':
   if not getattr(task, 'trains', True) and rate != 0:  # weights would decay
     raise InputError(f"the pretext task '{name}' trains nothing: optimizer."
                      f'learning_rate must be 0, not {rate}')
-  family = embed(config).views
-  if family != 'none' and pretexts.centres(task):
-    raise InputError(f"embed.views='{family}' moves what is in an image, and "
-                     'the mean image that is subtracted does not move; take '
-                     "'none', or train with pretext.centre=false")
-  asked, has = embed(config).stages, getattr(task.encoder, 'stages', 1)
-  if asked > has:
-    raise InputError(f"embed.stages={asked}, and the encoder "
+
+
+def _check_embed(config: ml_collections.ConfigDict, task: 'nn.Module') -> None:
+  """Raises InputError unless the network has what `embed` asks for."""
+  from deep_oc import pretexts
+  asked, has = embed(config), getattr(task.encoder, 'stages', 1)
+  if asked.views != 'none' and pretexts.centres(task):
+    raise InputError(f"embed.views='{asked.views}' moves what is in an image, "
+                     'and the mean image that is subtracted does not move; '
+                     "take 'none', or train with pretext.centre=false")
+  if asked.stages > has:
+    raise InputError(f"embed.stages={asked.stages}, and the encoder "
                      f"'{config.encoder.name}' has {has}")
-  return task
 
 
 def optimizer(config: ml_collections.ConfigDict, images: int

@@ -53,6 +53,12 @@ def twin(classifier: Any) -> Twin | None:
   return make(classifier) if make else None
 
 
+def names() -> list[str]:
+  """Returns the names of the classifiers that have a twin."""
+  return [name for name, new in oneclass.CLASSIFIERS.items()
+          if type(new()) in TWINS]
+
+
 def anomaly_score(classifier: Any, test: np.ndarray) -> np.ndarray | None:
   """Maps f[n, d] to f64[n], higher = more anomalous, some rows at a time.
 
@@ -320,11 +326,16 @@ def _minus_largest(arrays: Arrays, x: jax.Array) -> jax.Array:
   return -x.max(axis=1)
 
 
-def _shrunk_gde(fitted: classifiers.ShrunkGDE) -> Twin:
+def whitener(fitted: classifiers.ShrunkGDE) -> np.ndarray:
+  """Returns f64[d, d], by which rows times it are uncorrelated."""
   cholesky = fitted.cholesky_
-  whitener = linalg.solve_triangular(cholesky, np.eye(len(cholesky)),
-                                     lower=True).T
-  return _gaussians(fitted.norm, fitted.location_[None], whitener[None])
+  return linalg.solve_triangular(
+      cholesky, np.eye(len(cholesky)), lower=True).T
+
+
+def _shrunk_gde(fitted: classifiers.ShrunkGDE) -> Twin:
+  return _gaussians(
+      fitted.norm, fitted.location_[None], whitener(fitted)[None])
 
 
 def _mixture(fitted: classifiers.GDE | classifiers.GMM) -> Twin | None:

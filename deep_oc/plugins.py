@@ -2,28 +2,38 @@
 import importlib
 import inspect
 import pkgutil
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from deep_oc import errors
 
 
-def find(package: str, name: str, attribute: str) -> Callable[..., Any]:
-  """Returns `attribute` of the module `<package>.<name>`.
+def module(package: str, name: str) -> types.ModuleType:
+  """Returns the module `<package>.<name>`.
 
   Raises:
-    InputError: no such module, and the nearest; or it lacks the attribute.
+    InputError: there is none, and the nearest.
   """
   parent = importlib.import_module(package)
   known = sorted(each.name for each in pkgutil.iter_modules(parent.__path__)
                  if not each.name.startswith('_'))
   if name not in known:
     raise errors.unknown(package.rsplit('.', 1)[-1].rstrip('s'), name, known)
-  module = importlib.import_module(f'{package}.{name}')
-  if not hasattr(module, attribute):
-    raise errors.InputError(f"{module.__file__} lacks '{attribute}'; the "
+  return importlib.import_module(f'{package}.{name}')
+
+
+def find(package: str, name: str, attribute: str) -> Callable[..., Any]:
+  """Returns `attribute` of the module `<package>.<name>`.
+
+  Raises:
+    InputError: no such module, or it lacks the attribute.
+  """
+  found = module(package, name)
+  if not hasattr(found, attribute):
+    raise errors.InputError(f"{found.__file__} lacks '{attribute}'; the "
                             f'docstring of {package} says what it must be')
-  return getattr(module, attribute)
+  return getattr(found, attribute)
 
 
 def call(function: Callable[..., Any], kwargs: Mapping[str, Any], where: str,

@@ -36,7 +36,6 @@ import collections
 import concurrent.futures
 import contextlib
 import csv
-import datetime
 import errno
 import heapq
 import os
@@ -51,8 +50,8 @@ import tqdm
 from absl import flags
 from PIL import PngImagePlugin
 
-from deep_oc import (cli, embeddings, files, oneclass, pictures, provenance,
-                     thresholds, unseen)
+from deep_oc import (cli, embeddings, files, oneclass, pictures, progress,
+                     provenance, thresholds, unseen)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -62,7 +61,6 @@ COLUMNS = ('path', 'score', 'p_value', 'verdict', 'false_alarm_rate',
            'classifier', 'feature')
 _THREADS = 2  # that decode
 _SHOWN = 5  # of the most anomalous
-_EVERY = 10  # seconds between lines, where there is no terminal
 
 
 def define_flags() -> None:
@@ -183,9 +181,9 @@ def predict(found: detector.Detector, paths: list[str],
     take: called with paths, images u8[n, h, w, 3], what is said of them, and
       the heat maps f32[n, h, w] that it is said by, or None.
   """
-  tally, since, said = Tally(), time.monotonic(), time.monotonic()
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool, tqdm.tqdm(
-      total=len(paths), desc='predict', unit='images', disable=None) as bar:
+  tally, since = Tally(), time.monotonic()
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool, progress.bar(
+      total=len(paths), desc='predict', unit='images') as bar:
     readings = _ahead(pool, _reader(found), paths, found.chunk)
     for batch in detector.batched(readings, found.chunk):
       bad = [(path, error) for path, _, error in batch if error]
@@ -203,19 +201,8 @@ def predict(found: detector.Detector, paths: list[str],
         take(names, images, judged, maps)
         tally.add(names, judged)
       bar.update(len(batch))
-      if bar.disable and time.monotonic() - said > _EVERY:
-        said = time.monotonic()
-        print(_line(tally.scored + len(tally.unreadable), len(paths),
-                    said - since), flush=True)
   tally.seconds = time.monotonic() - since
   return tally
-
-
-def _line(done: int, total: int, seconds: float) -> str:
-  """Returns what stands in the place of the bar where there is no terminal."""
-  left = datetime.timedelta(seconds=round(seconds / done * (total - done)))
-  return (f'{done} of {total} images  {done / seconds:.1f} images/s  '
-          f'{left} left')
 
 
 def _reader(found):

@@ -16,10 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax import export, lax
-from scipy import linalg
 
-from deep_oc import (classifiers, convolution, jitted, oneclass, orientation,
-                     step)
+from deep_oc import classifiers, convolution, jitted, orientation, step
 from deep_oc.errors import InputError
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -105,7 +103,7 @@ def classifier(fitted: Sequence[Any], columns: int) -> Program:
   if None in twins:
     raise InputError(
         f'{type(fitted[0]).__name__} cannot be exported, for JAX cannot score '
-        f"it; these can: {', '.join(exportable())}")
+        f"it; these can: {', '.join(jitted.names())}")
   arrays = {f'{i}/{name}': np.asarray(array) for i, twin in enumerate(twins)
             for name, array in twin.arrays.items()}
 
@@ -117,12 +115,6 @@ def classifier(fitted: Sequence[Any], columns: int) -> Program:
   return _program(program, arrays, (columns,), np.float32, double=True)
 
 
-def exportable() -> list[str]:
-  """Returns the names of the classifiers that can be."""
-  return [name for name, new in oneclass.CLASSIFIERS.items()
-          if type(new()) in jitted.TWINS]
-
-
 def heat(density: classifiers.ShrunkGDE, shape: Sequence[int]) -> Program:
   """Returns the program of `gradcam.heat`, f32[n, gh, gw, d] -> f64[n, gh, gw].
 
@@ -130,10 +122,8 @@ def heat(density: classifiers.ShrunkGDE, shape: Sequence[int]) -> Program:
     density: of pooled features.
     shape: gh, gw, d.
   """
-  cholesky = density.cholesky_
-  whitener = linalg.solve_triangular(cholesky, np.eye(len(cholesky)),
-                                     lower=True).T
-  arrays = {'location': density.location_, 'whitener': whitener}
+  arrays = {'location': density.location_,
+            'whitener': jitted.whitener(density)}
 
   def program(arrays, feature_map):
     feature_map = feature_map.astype(jnp.float64)

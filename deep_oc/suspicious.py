@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from deep_oc import (cli, embeddings, errors, files, metrics, oneclass,
-                     provenance, tables, thresholds)
+                     provenance, rendering, tables, thresholds)
 from deep_oc.errors import InputError
 
 _COLUMNS = ('rank', 'index', 'path', 'score', 'contaminant')
@@ -133,12 +133,9 @@ def show(ranking: Ranking) -> str:
            or getattr(ranking, name) is not None]
   table = [shown] + [[row[name] for name in shown]
                      for row in ranking.rows()[:_SHOWN]]
-  widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-  lines = ['  '.join(cell.rjust(width) for cell, width in zip(
-      row, widths, strict=True)) for row in table]
-  if ranking.contaminant is not None:
-    lines += ['', _quality(ranking)]
-  return '\n'.join(lines)
+  lines = rendering.aligned(table, left=0)
+  return lines if ranking.contaminant is None else (
+      f'{lines}\n\n{_quality(ranking)}')
 
 
 def _quality(ranking):

@@ -37,8 +37,8 @@ if cli.works(__name__):
   import jax.numpy as jnp
   import optax
 
-  from deep_oc import (allocator, checkpoints, distribution, features, localize,
-                       sharding, step, storage, train, weights)
+  from deep_oc import (allocator, checkpoints, distribution, features, sharding,
+                       step, storage, train, weights)
 
 _MOST = 16  # models on a device that are tried
 _SECONDS = 1.0  # for which each number of models is timed
@@ -345,12 +345,12 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
         print(f'{name}: ' + train.line(
             now, total, len(rows) * count / (told - since)), flush=True)
       last = now == total
-      watch = now % plan.monitor_every < count or last
-      save = (now % plan.checkpoint_every < count or last or stop.is_set()
-              or clock - saved_at > train.SAVE)
-      if not (now % plan.log_every < count or watch or save):
+      watch = last or train.due(plan.monitor_every, now, count)
+      save = (last or stop.is_set() or clock - saved_at > train.SAVE
+              or train.due(plan.checkpoint_every, now, count))
+      if not (watch or save or train.due(plan.log_every, now, count)):
         continue
-      means = _means(rows)
+      means = train.mean(rows)
       rate = sum(len(row['loss']) for row in rows) / (
           time.perf_counter() - since)
       host = jax.device_get(states) if watch or save else None
@@ -387,7 +387,8 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
              for i, each in enumerate(members)}
   for each, state in ended.items():
     with _alone(each, failed):
-      _export(each, fleet.pretext, sharding.put(state, whole))
+      train.export(each.workdir, each.config, each.problem, fleet.pretext,
+                   sharding.put(state, whole))
   return list(failed.values())
 
 
@@ -400,19 +401,6 @@ def _alone(of: Member, failed: dict[Member, str]) -> Iterator[None]:
     raise
   except InputError as error:
     failed[of] = f'{of.name}: {error}'
-
-
-def _export(of: Member, pretext: nn.Module, state: step.State) -> None:
-  features.export(of.workdir, of.config, of.problem, pretext, state)
-  if of.config.get('localize'):
-    localize.export(of.workdir, of.config, of.problem, pretext, state)
-
-
-def _means(rows: list[dict[str, jax.Array]]) -> dict[str, np.ndarray]:
-  """Returns f[m] of each metric, the mean since the last report."""
-  rows = jax.device_get(rows)
-  return {name: np.concatenate([row[name] for row in rows]).mean(
-      0, dtype=np.float64) for name in rows[0]}
 
 
 def _overrides(text: str) -> dict[str, str]:

@@ -120,14 +120,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
           print(line(now, total, len(rows) * count / (told - since)),
                 flush=True)
         last = now == total
-        watch = now % plan.monitor_every < count or last
+        watch = last or due(plan.monitor_every, now, count)
         stopped = stop.is_set() or distributed.stopping(dispatched)
         overdue = jax.process_count() == 1 and clock - saved_at > SAVE
-        save = (now % plan.checkpoint_every < count or last or stopped
-                or overdue)
-        if not (now % plan.log_every < count or watch or save):
+        save = (last or stopped or overdue
+                or due(plan.checkpoint_every, now, count))
+        if not (watch or save or due(plan.log_every, now, count)):
           continue
-        means = _mean(rows, now, workdir)
+        means = mean(rows)
+        check_loss(means['loss'], now, workdir)
         means['steps_per_second'] = sum(
             len(row['loss']) for row in rows) / (time.perf_counter() - since)
         if watch:
@@ -147,9 +148,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
           raise cli.Stopped(
               f'stopped by SIGTERM at step {now}; the same command resumes')
         rows, since = [], time.perf_counter()
-    features.export(workdir, config, problem, pretext, state)
-    if config.get('localize'):
-      localize.export(workdir, config, problem, pretext, state)
+    export(workdir, config, problem, pretext, state)
   if first:
     print(_next(workdir, problem))
   return workdir
@@ -227,14 +226,25 @@ def line(now: int, total: int, rate: float) -> str:
   return f'step {now} of {total}  {rate:.{digits}f} steps/s  {left} left'
 
 
-def _mean(rows: list[dict[str, jax.Array]], now: int, workdir: str
-          ) -> dict[str, float]:
-  """Returns the mean of each metric since the last report."""
+def due(every: int, now: int, count: int) -> bool:
+  """Tells whether one of the last `count` steps up to `now` was to be so."""
+  return now % every < count
+
+
+def mean(rows: list[dict[str, jax.Array]]) -> dict[str, np.ndarray]:
+  """Returns the mean over steps of each metric f32[k, ...], f64[...]."""
   rows = jax.device_get(rows)
-  means = {name: float(np.concatenate([row[name] for row in rows]).mean())
-           for name in rows[0]}
-  check_loss(means['loss'], now, workdir)
-  return means
+  return {name: np.concatenate([row[name] for row in rows]).mean(
+      0, dtype=np.float64) for name in rows[0]}
+
+
+def export(workdir: str, config: ml_collections.ConfigDict,
+           problem: protocols.Problem, pretext: nn.Module, state: step.State
+           ) -> None:
+  """Writes what stage 2 reads: embeddings, and heat maps if there are any."""
+  features.export(workdir, config, problem, pretext, state)
+  if config.get('localize'):
+    localize.export(workdir, config, problem, pretext, state)
 
 
 def check_loss(loss: float, now: int, workdir: str) -> None:

@@ -14,17 +14,15 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+from deep_oc import plugins
 from deep_oc.data import _layout, _pictures, cat_vs_dog, celeba
 from deep_oc.errors import InputError
 
 # A file, an opened image, or u8[h, w], u8[h, w, 1], [..., 3] or [..., 4].
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
-# Sources that cut a square out, some of one size only; the others squeeze.
-_CUTS = {'cat_vs_dog': cat_vs_dog.square, 'celeba': celeba.face}
-_NAMES = {'cat_vs_dog': 'square', 'celeba': 'face'}
-_SIZES = {'celeba': (178, 218)}
-
+# (u8[h, w, 3], side) -> u8[side, side, 3], by what a data source's `CUT` says.
+CUTS = {'square': cat_vs_dog.square, 'face': celeba.face}
 
 _FEATURE = (
     'Of the embeddings: pool, head, pool_flip_rot ...; or windows: the score '
@@ -84,7 +82,7 @@ def find(pattern: str, without: str | os.PathLike | None = None) -> Found:
     root = os.path.commonpath([path.parent for path in paths] or [''])
   paths = sorted(map(str, paths))
   if not paths:
-    raise InputError(f'no image at {pattern}{_layout._left_out(ignored)}; '
+    raise InputError(f'no image at {pattern}{_layout.left_out(ignored)}; '
                      'give a folder of images, one image, or a pattern such as '
                      "'photos/*.png'")
   return Found(str(root), paths, ignored)
@@ -93,7 +91,7 @@ def find(pattern: str, without: str | os.PathLike | None = None) -> Found:
 def _below(folder: pathlib.Path, without: str | os.PathLike | None,
            ignored: collections.Counter) -> Iterator[pathlib.Path]:
   predicted = (folder / 'predictions.json').exists()
-  for entry in _layout._entries(folder, ignored):
+  for entry in _layout.entries(folder, ignored):
     if entry.is_dir() and predicted and entry.name == 'maps':
       ignored['folders of heat maps'] += 1
     elif entry.is_dir():
@@ -104,7 +102,7 @@ def _below(folder: pathlib.Path, without: str | os.PathLike | None,
 
 
 def is_image_name(name: str) -> bool:
-  return pathlib.PurePath(name).suffix.lower() in _layout._SUFFIXES
+  return pathlib.PurePath(name).suffix.lower() in _layout.SUFFIXES
 
 
 def _is_image(path: pathlib.Path, ignored: collections.Counter) -> bool:
@@ -154,7 +152,7 @@ def reader(config: Mapping[str, Any], shape: tuple[int, int, int]
   """
   pad = config.get('pad', 0)
   height, width = (side - 2 * pad for side in shape[:2])
-  cut, size = (each.get(config['source']) for each in (_CUTS, _SIZES))
+  method, size = _how(config)
 
   def read(picture: Picture) -> np.ndarray:
     if isinstance(picture, np.ndarray) and picture.shape == shape \
@@ -165,7 +163,7 @@ def reader(config: Mapping[str, Any], shape: tuple[int, int, int]
       raise InputError(f"images of '{config['source']}' have "
                        f'{_pictures.pixels(size)} pixels, this one '
                        f'{_pictures.pixels(rgb.size)}')
-    image = (cut(np.asarray(rgb), height) if cut else
+    image = (CUTS[method](np.asarray(rgb), height) if method in CUTS else
              _pictures.squeeze(rgb, height, width))
     return np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
 
@@ -174,9 +172,18 @@ def reader(config: Mapping[str, Any], shape: tuple[int, int, int]
 
 def described(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what `reader` does, as `deep_oc.bundle.pictures` takes it."""
-  source = config['source']
-  return {'method': _NAMES.get(source, 'squeeze'), 'pad': config.get('pad', 0),
-          'size': _SIZES.get(source)}
+  method, size = _how(config)
+  return {'method': method, 'pad': config.get('pad', 0), 'size': size}
+
+
+def _how(config: Mapping[str, Any]) -> tuple[str, tuple[int, int] | None]:
+  """Returns how pictures are brought to size, and the one they must have."""
+  source = plugins.module('deep_oc.data', config['source'])
+  method = getattr(source, 'CUT', 'squeeze')
+  if method not in ('squeeze', *CUTS):
+    raise InputError(f"{source.__file__} has CUT='{method}', which is none of "
+                     f'deep_oc.unseen.CUTS: {", ".join(CUTS)}')
+  return method, getattr(source, 'PICTURE', None)
 
 
 def _opened(picture: Picture) -> Image.Image:

@@ -221,10 +221,11 @@ def test_nothing_in_it_can_make_a_constant():
                                   "you mean 'one_class'?"),
     (dict(nu=0.0), 'pretext.nu=0.0 must be above 0 and at most 1'),
     (dict(nu=1.5), 'pretext.nu=1.5 must be above 0 and at most 1'),
-    (dict(warmup_steps=-1), 'pretext.warmup_steps=-1 must be 0 or more'),
-    (dict(dim=0), 'pretext.dim=0 must be 1 or more'),
-    (dict(crop=-8), 'pretext.crop=-8 must be a whole number of pixels from 0 '
-                    'on')])
+    (dict(warmup_steps=-1), 'pretext.warmup_steps=-1 must be a whole '
+                            'number from 0 on'),
+    (dict(dim=0), 'pretext.dim=0 must be a whole number from 1 on'),
+    (dict(dim=8.0), 'pretext.dim=8.0 must be a whole number from 1 on'),
+    (dict(crop=-8), 'pretext.crop=-8 must be a whole number from 0 on')])
 def test_fields_that_cannot_be_are_one_line(kwargs, said):
   with pytest.raises(errors.InputError) as error:
     _create(**kwargs)

@@ -178,8 +178,7 @@ def test_bfloat16_leaves_loss_scores_and_parameters_in_float32():
                        'not ()'),
     (dict(decoder=(8, 0)), 'pretext.decoder must be positive numbers of '
                            'channels, not (8, 0)'),
-    (dict(crop=-8), 'pretext.crop=-8 must be a whole number of pixels from 0 '
-                    'on')])
+    (dict(crop=-8), 'pretext.crop=-8 must be a whole number from 0 on')])
 def test_fields_that_cannot_be_are_one_line(kwargs, said):
   with pytest.raises(errors.InputError) as error:
     _create(**kwargs)

@@ -219,13 +219,13 @@ def _members(digits_npz, root, **train_fields):
 def test_a_run_that_cannot_be_embedded_leaves_the_others(
     digits_npz, tmp_path, monkeypatch):
   members = _members(digits_npz, tmp_path)
-  export = together.features.export
+  export = train.features.export
 
   def refuse(workdir, *args):
     if workdir == members[0].workdir:
       raise errors.InputError('no embeddings today')
     export(workdir, *args)
-  monkeypatch.setattr(together.features, 'export', refuse)
+  monkeypatch.setattr(train.features, 'export', refuse)
   assert together.train_together(members, at_once=2) == [
       '3, seed 0: no embeddings today']
   assert not (tmp_path / 'tiny/3/seed0/embeddings').exists()
@@ -233,7 +233,7 @@ def test_a_run_that_cannot_be_embedded_leaves_the_others(
 
   def full(workdir, *args):
     raise files.WriteError('the disk is full')
-  monkeypatch.setattr(together.features, 'export', full)
+  monkeypatch.setattr(train.features, 'export', full)
   with pytest.raises(files.WriteError):
     together.train_together(_members(digits_npz, tmp_path), at_once=1)
 

@@ -5,13 +5,18 @@ A source, `deep_oc/data/<source>.py`, has one public function
 u8[n, h, w], with the data set's own labels, from 0 on. All that is the same for
 every source happens here: that it returned what it must, three channels and
 padding. Which images are normal `deep_oc.protocols` says.
+
+Other pictures, those of `predict` for example, are squeezed to the size of the
+source's images. A source that cuts its images out says how, by `CUT`, the name
+of one of `deep_oc.unseen.CUTS`, and, if it takes pictures of one size alone, by
+`PICTURE`, its width and height.
 """
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from deep_oc import plugins
+from deep_oc import errors, plugins
 from deep_oc.errors import InputError
 
 
@@ -64,8 +69,7 @@ def load(source: str, *, pad: int = 0, **kwargs: Any) -> Split:
     InputError: an unknown source or key, what the source cannot read, or what
       it returns is not as it must be.
   """
-  if isinstance(pad, bool) or not isinstance(pad, int) or pad < 0:
-    raise InputError(f'data.pad={pad!r} must be a whole number from 0 on')
+  errors.check_whole('data.pad', pad, 0)
   read = plugins.find('deep_oc.data', source, 'load')
   split = plugins.call(read, kwargs, 'data')
   _check_source(source, split)

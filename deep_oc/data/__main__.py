@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from absl import flags
 
-from deep_oc import cli
+from deep_oc import cli, errors
 from deep_oc.data import _layout, _pictures, folder
 from deep_oc.errors import InputError
 
@@ -98,7 +98,7 @@ def check(path: str, *, size: int = 256, anomalous_path: str | None = None,
   Raises:
     InputError: training would fail.
   """
-  folder.check_size(size)
+  errors.check_whole('data.size', size)
   found = _layout.find(path, anomalous_path)
   _, mask, seen = _pictures.decode(found, size)
   print(f'{found.root}: {found.layout}\n\n{table(found.items, seen)}\n')

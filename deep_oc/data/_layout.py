@@ -14,7 +14,7 @@ from deep_oc.errors import InputError
 
 NORMAL = 'good'
 HIDDEN = 'hidden'  # why a file is ignored of which nobody needs to hear
-_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
 class Item(NamedTuple):
@@ -123,7 +123,7 @@ def _find_plain(found: Found, anomalous_path: str | None) -> None:
   if folder.samefile(found.root):
     raise InputError(f'path and anomalous_path are one folder, {folder}')
   found.read.add(folder.resolve())
-  kinds = [kind for kind in _entries(folder, collections.Counter())
+  kinds = [kind for kind in entries(folder, collections.Counter())
            if kind.is_dir() and kind.resolve() not in found.read]
   for kind in kinds:
     _add(found, 'test', kind.name, kind)
@@ -142,7 +142,7 @@ def _no_image(found: Found) -> str:
             + _quoted(sets))
   hint = _quoted(sorted(each.name for each in found.unread))
   return (f'{line}; it needs train/{NORMAL}, or images directly in it '
-          f'({", ".join(_SUFFIXES)})'
+          f'({", ".join(SUFFIXES)})'
           + (f'; or give a folder in it as data.path, and one of anomalous '
              f'images as data.anomalous_path: {hint}' if hint else ''))
 
@@ -151,19 +151,20 @@ def _quoted(names: list[str]) -> str:
   return ', '.join(f"'{name}'" for name in names[:9])
 
 
-def _left_out(ignored: collections.Counter) -> str:
+def left_out(ignored: collections.Counter) -> str:
+  """Returns ' (left out: 3 hidden)', or nothing."""
   listed = ', '.join(f'{n} {why}' for why, n in sorted(ignored.items()))
   return f' (left out: {listed})' if listed else ''
 
 
-def _entries(folder: pathlib.Path, ignored: collections.Counter
-             ) -> Iterator[pathlib.Path]:
+def entries(folder: pathlib.Path, ignored: collections.Counter
+            ) -> Iterator[pathlib.Path]:
   """Yields files and folders by name; counts hidden ones and links."""
   try:
-    entries = sorted(folder.iterdir())
+    there = sorted(folder.iterdir())
   except OSError as error:
     raise InputError(f'cannot read {folder}: {error.strerror}') from error
-  for entry in entries:
+  for entry in there:
     if entry.is_symlink():
       ignored['symbolic links'] += 1
     elif entry.name.startswith('.'):
@@ -176,10 +177,10 @@ def _images(found: Found, folder: pathlib.Path, ignored: collections.Counter
             ) -> list[pathlib.Path]:
   """Returns the image files of a folder and counts what else it holds."""
   images = []
-  for entry in _entries(folder, ignored):
+  for entry in entries(folder, ignored):
     if entry.is_dir():
       found.unread.add(entry.resolve())
-    elif entry.suffix.lower() in _SUFFIXES:
+    elif entry.suffix.lower() in SUFFIXES:
       images.append(entry)
     else:
       ignored['not images'] += 1
@@ -189,10 +190,10 @@ def _images(found: Found, folder: pathlib.Path, ignored: collections.Counter
 def _subfolders(found: Found, folder: pathlib.Path) -> list[pathlib.Path]:
   if not folder.is_dir():
     return []
-  entries = list(_entries(folder, found.ignored))
-  folders = [entry for entry in entries if entry.is_dir()]
-  if len(entries) > len(folders):
-    found.ignored['files in no class folder'] += len(entries) - len(folders)
+  there = list(entries(folder, found.ignored))
+  folders = [entry for entry in there if entry.is_dir()]
+  if len(there) > len(folders):
+    found.ignored['files in no class folder'] += len(there) - len(folders)
   return folders
 
 
@@ -203,7 +204,7 @@ def _add(found: Found, part: str, kind: str, folder: pathlib.Path,
   ignored = collections.Counter()
   images = _images(found, folder, ignored)
   if not images:
-    found.problems.append(f'no image in {folder}{_left_out(ignored)}')
+    found.problems.append(f'no image in {folder}{left_out(ignored)}')
   found.ignored += ignored
   found.items += [Item(part, kind, path, (masks or {}).get(path.stem))
                   for path in images]

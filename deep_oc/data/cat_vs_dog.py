@@ -29,9 +29,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from deep_oc import data
-from deep_oc.data import _cache, _pictures, _records, folder
+from deep_oc import data, errors
+from deep_oc.data import _cache, _pictures, _records
 from deep_oc.errors import InputError
+
+CUT = 'square'  # what becomes of a picture, by `square`
 
 _VERSION = 1  # of the decoding; another one makes caches void
 _CLASS_NAMES = 'cat', 'dog'
@@ -55,8 +57,8 @@ def load(path: str | None = None, *, size: int = 64,
   Raises:
     InputError: the images are missing, too few, or one cannot be read.
   """
-  folder.check_size(size)
-  _check_count(train_per_class)
+  errors.check_whole('data.size', size)
+  errors.check_whole('data.train_per_class', train_per_class)
   if path:
     place = str(pathlib.Path(path).expanduser().resolve())
     stamp, decode = _cache.stamp(_inside(place), '*.jpg'), _from_kaggle
@@ -72,12 +74,6 @@ def load(path: str | None = None, *, size: int = 64,
   train, test = _divide(whole.label, train_per_class, place)
   return data.Split('cat_vs_dog', whole.take(train), whole.take(test),
                     _CLASS_NAMES)
-
-
-def _check_count(count: int) -> None:
-  if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-    raise InputError(f'data.train_per_class={count!r} must be a whole number '
-                     'from 1 on')
 
 
 def _divide(label: np.ndarray, train_per_class: int, place: str

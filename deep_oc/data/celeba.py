@@ -14,7 +14,10 @@ import numpy as np
 from PIL import Image
 
 from deep_oc import data, errors, progress
-from deep_oc.data import _cache, _records, folder
+from deep_oc.data import _cache, _records
+
+CUT = 'face'  # what becomes of a picture, by `face`
+PICTURE = 178, 218  # pixels that it must have
 
 _VERSION = 1  # of the decoding; another one makes caches void
 _PAPERS = 'Eyeglasses'
@@ -39,7 +42,7 @@ def load(attribute: str = _PAPERS, *, size: int = 64,
   Raises:
     InputError: no such attribute, not prepared, or damaged.
   """
-  folder.check_size(size)
+  errors.check_whole('data.size', size)
   place = _records.folder(data_dir)
   cache = _cache.path('celeba', f'{_VERSION} {size}\n{place}', cache_dir)
   arrays = _cache.kept(cache, _records.stamp('celeb_a', place),

@@ -25,7 +25,7 @@ import pathlib
 import numpy as np
 from absl import logging
 
-from deep_oc import cache, data, files
+from deep_oc import cache, data, errors, files
 from deep_oc.data import _layout, _pictures, npz
 from deep_oc.data._layout import Found, Item
 from deep_oc.errors import InputError
@@ -56,7 +56,7 @@ def load(path: str, *, size: int = 256, anomalous_path: str | None = None,
     InputError: the folder is missing, laid out otherwise, or holds a file
       that cannot be used.
   """
-  check_size(size)
+  errors.check_whole('data.size', size)
   found = _layout.find(path, anomalous_path)
   _fail_at_first(found.problems, f'`python -m deep_oc.data {path}` lists all')
   for line in [f'left out: {n} {why}' for why, n in sorted(
@@ -74,11 +74,6 @@ def load(path: str, *, size: int = 256, anomalous_path: str | None = None,
                  for part in ('train', 'test'))
   return data.Split(name or found.root.resolve().name, train, test,
                     found.class_names)
-
-
-def check_size(size: int) -> None:
-  if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-    raise InputError(f'data.size={size!r} must be a whole number from 1 on')
 
 
 def say(item: Item, error: str) -> str:

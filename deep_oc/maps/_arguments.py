@@ -6,12 +6,6 @@ import numpy as np
 from deep_oc.errors import InputError
 
 
-def check_whole(key: str, value: object, least: int = 1) -> None:
-  if isinstance(value, bool) or not isinstance(value, int) or value < least:
-    raise InputError(f'localize.{key} is {value!r}; it must be a whole number '
-                     f'from {least} on')
-
-
 def check_sigma(sigma: object) -> None:
   if isinstance(sigma, bool) or not (
       isinstance(sigma, numbers.Real) and 1e-3 <= sigma < np.inf):

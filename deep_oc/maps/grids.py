@@ -51,7 +51,7 @@ class Grid(abc.ABC):
       raise errors.unknown('localize.positions', positions, ('shared', 'each'))
     if sigma is not None:
       _arguments.check_sigma(sigma)
-    _arguments.check_whole('limit', limit)
+    errors.check_whole('localize.limit', limit)
     if not isinstance(classifier, str):
       raise InputError(f'localize.classifier is {classifier!r}; it must be the '
                        'name of one')
@@ -192,8 +192,8 @@ class Windows(Grid):
       seed, positions, classifier, reg_covar, limit: as of `Grid`.
     """
     super().__init__(seed, positions, classifier, reg_covar, sigma, limit)
-    _arguments.check_whole('side', side)
-    _arguments.check_whole('stride', stride)
+    errors.check_whole('localize.side', side)
+    errors.check_whole('localize.stride', stride)
     self.side, self.stride = side, stride
     self._embed = windows.embedder(pretext, side)
 
@@ -251,10 +251,10 @@ class Stages(Grid):
     """
     super().__init__(seed, positions, classifier, reg_covar,
                      4.0 if sigma is None else sigma, limit)
-    _arguments.check_whole('neighbourhood', neighbourhood)
+    errors.check_whole('localize.neighbourhood', neighbourhood)
     if neighbourhood % 2 == 0:
       raise InputError(f'localize.neighbourhood={neighbourhood} must be odd')
-    _arguments.check_whole('border', border, least=0)
+    errors.check_whole('localize.border', border, least=0)
     self.stages = tuple(stages) if _arguments.is_several(stages) else (stages,)
     self.neighbourhood, self.border = neighbourhood, border
     stage_maps.check(pretext, self.stages)

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution
+from deep_oc import batch_norm, convolution, initializers, models
 from deep_oc.errors import InputError
 
-_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
 _SMALLEST = 4  # a map this narrow is not halved again
 
 
@@ -39,21 +38,23 @@ class Model(nn.Module):
     """Its layers: each counts as a stage."""
     return len(self.channels)
 
-  @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Maps f32[n, h, w, c] to pooled features f32[n, d]."""
-    x = image.astype(self.dtype)
+    return models.pooled(self, self.maps(image, train=train))
+
+  @nn.compact
+  def maps(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
+    """Maps f32[n, h, w, c] to the map of each layer, [n, h', w', d']."""
+    x, found = image.astype(self.dtype), []
     for channels in self.channels:
       stride = 2 if min(x.shape[1:3]) > _SMALLEST else 1
       x = nn.Conv(channels, (3, 3), strides=(stride, stride),
-                  padding=((1, 1), (1, 1)), use_bias=False, kernel_init=_init,
-                  dtype=self.dtype,
+                  padding=((1, 1), (1, 1)), use_bias=False,
+                  kernel_init=initializers.he_truncated, dtype=self.dtype,
                   conv_general_dilated=convolution.convolve)(x)
       x = batch_norm.BatchNorm(
           use_running_average=not train, momentum=0.9, epsilon=1e-5,
           dtype=self.dtype)(x)
       x = nn.relu(x)
-      pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-      self.sow('intermediates', 'stage', pool)  # free unless asked for
-    self.sow('intermediates', 'map', x)
-    return pool
+      found.append(x)
+    return found

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution, errors, models
+from deep_oc import batch_norm, convolution, errors, initializers, models
 
 
 class _Stage(NamedTuple):
@@ -44,7 +44,7 @@ _SQUEEZE = 4  # a block's input has so many times the channels
 _norm = functools.partial(batch_norm.BatchNorm, momentum=0.99, epsilon=1e-3)
 # Variance 2 / (k k d) for d channels out, not cut; the code counts one channel
 # out of a depthwise kernel, and so its variance is 2 / (k k).
-_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+_init = initializers.he_normal
 _init_depthwise = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 
 

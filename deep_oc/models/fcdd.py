@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution, models, pooling
+from deep_oc import batch_norm, convolution, initializers, models, pooling
 from deep_oc.errors import InputError
 from deep_oc.models import lenet
 
@@ -63,7 +63,7 @@ class Model(nn.Module):
   def setup(self):
     self.convolutions = [
         nn.Conv(channels, (side, side), padding=((side // 2, side // 2),) * 2,
-                kernel_init=lenet.init, dtype=self.dtype,
+                kernel_init=initializers.pytorch_uniform, dtype=self.dtype,
                 conv_general_dilated=convolution.convolve)
         for channels, side in zip(self.channels, self.kernels, strict=True)]
     self.norms = [batch_norm.BatchNorm(momentum=0.9, epsilon=1e-4,

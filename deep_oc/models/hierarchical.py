@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import convolution, crops
+from deep_oc import convolution, crops, initializers
 from deep_oc.errors import InputError
-from deep_oc.models import lenet
 
 _SLOPE = 0.1  # of leaky ReLU below 0
 
@@ -90,7 +89,7 @@ class Model(nn.Module):
   def setup(self):
     self.small = [
         nn.Conv(each, (3, 3), strides=1 if number else 2, padding='VALID',
-                kernel_init=lenet.init, dtype=self.dtype,
+                kernel_init=initializers.pytorch_uniform, dtype=self.dtype,
                 conv_general_dilated=convolution.convolve)
         for number, each in enumerate(self.channels)]
     self.gather = self._dense(self.hidden)
@@ -145,7 +144,8 @@ class Model(nn.Module):
                        'or larger images')
 
   def _dense(self, channels: int) -> list[nn.Module]:
-    return [nn.Dense(channels, kernel_init=lenet.init, dtype=self.dtype)
+    return [nn.Dense(channels, kernel_init=initializers.pytorch_uniform,
+                     dtype=self.dtype)
             for _ in range(self.levels)]
 
 

@@ -12,11 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution, pooling
+from deep_oc import batch_norm, convolution, initializers, pooling
 from deep_oc.errors import InputError
-
-# U(-1/sqrt(k), 1/sqrt(k)) of k inputs, PyTorch's default.
-init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class Model(nn.Module):
@@ -55,7 +52,7 @@ class Model(nn.Module):
     x = (gcn(image) if self.gcn else image).astype(self.dtype)
     for stage, channels in enumerate(self.channels, 1):
       x = nn.Conv(channels, (5, 5), padding=((2, 2), (2, 2)), use_bias=False,
-                  kernel_init=init, dtype=self.dtype,
+                  kernel_init=initializers.pytorch_uniform, dtype=self.dtype,
                   conv_general_dilated=convolution.convolve)(x)
       x = batch_norm.BatchNorm(
           use_running_average=not train, use_scale=False, use_bias=False,

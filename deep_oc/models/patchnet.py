@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution
+from deep_oc import batch_norm, convolution, initializers, models
 from deep_oc.errors import InputError
-
-_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
 
 
 class Model(nn.Module):
@@ -62,9 +60,13 @@ class Model(nn.Module):
       side = (side - 1) * stride + 3
     return side
 
-  @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """Maps f32[n, h, w, c] to pooled features f32[n, d].
+    """Maps f32[n, h, w, c] to pooled features f32[n, d]."""
+    return models.pooled(self, self.maps(image, train=train))
+
+  @nn.compact
+  def maps(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
+    """Maps f32[n, h, w, c] to the map of each layer, [n, h', w', d'].
 
     Raises:
       InputError: the image is smaller than the receptive field.
@@ -74,16 +76,15 @@ class Model(nn.Module):
           f'patchnet sees {self.receptive_field} pixels at once, more than the '
           f'{image.shape[1]}x{image.shape[2]} of the images; take fewer layers '
           'or larger crops')
-    x = image.astype(self.dtype)
+    x, found = image.astype(self.dtype), []
     for channels, stride in zip(self.channels, self.strides, strict=True):
       x = nn.Conv(channels, (3, 3), strides=(stride, stride), padding='VALID',
-                  use_bias=False, kernel_init=_init, dtype=self.dtype,
+                  use_bias=False, kernel_init=initializers.he_truncated,
+                  dtype=self.dtype,
                   conv_general_dilated=convolution.convolve)(x)
       x = batch_norm.BatchNorm(
           use_running_average=not train, momentum=0.9, epsilon=1e-5,
           dtype=self.dtype)(x)
       x = nn.relu(x)
-      pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-      self.sow('intermediates', 'stage', pool)  # free unless asked for
-    self.sow('intermediates', 'map', x)
-    return pool
+      found.append(x)
+    return found

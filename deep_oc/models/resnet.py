@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution, models, pooling
+from deep_oc import batch_norm, convolution, initializers, models, pooling
 from deep_oc.errors import InputError
 
 _STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3),
@@ -18,15 +18,13 @@ _STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3),
 _EXPANSION = 4  # of a bottleneck's last convolution
 _SMALL = 64  # largest side that gets the 3x3 stem
 
-_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
-
 
 def _conv(channels: int, kernel: int, stride: int, dtype: Any) -> nn.Conv:
   # Symmetric padding, as the published code: with stride 2, 'SAME' would pad
   # the right and bottom only.
   return nn.Conv(channels, (kernel, kernel), strides=(stride, stride),
                  padding=((kernel // 2, kernel // 2),) * 2, use_bias=False,
-                 kernel_init=_init, dtype=dtype,
+                 kernel_init=initializers.he_truncated, dtype=dtype,
                  conv_general_dilated=convolution.convolve)
 
 

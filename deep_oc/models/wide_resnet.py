@@ -10,19 +10,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution
+from deep_oc import batch_norm, convolution, initializers, models
 from deep_oc.errors import InputError
 
 _CHANNELS = 16, 32, 64  # of the stages at width 1
-
-_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 def _conv(channels: int, kernel: int, stride: int, dtype: Any,
           name: str | None = None) -> nn.Conv:
   return nn.Conv(channels, (kernel, kernel), strides=(stride, stride),
                  padding=((kernel // 2, kernel // 2),) * 2, use_bias=False,
-                 kernel_init=_init, dtype=dtype,
+                 kernel_init=initializers.he_normal, dtype=dtype,
                  conv_general_dilated=convolution.convolve, name=name)
 
 
@@ -79,17 +77,19 @@ class Model(nn.Module):
     """The number of stages, each of blocks with maps of one size."""
     return len(_CHANNELS)
 
-  @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Maps f32[n, h, w, c] to pooled features f32[n, 64 * width]."""
-    x = _conv(16, 3, 1, self.dtype)(image.astype(self.dtype))
+    return models.pooled(self, self.maps(image, train=train))
+
+  @nn.compact
+  def maps(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
+    """Maps f32[n, h, w, c] to the map of each stage, [n, h', w', d']."""
+    x, found = _conv(16, 3, 1, self.dtype)(image.astype(self.dtype)), []
     for stage, channels in enumerate(_CHANNELS):
       for block in range((self.depth - 4) // 6):
         stride = 2 if stage and not block else 1
         x = Block(channels * self.width, stride, self.dtype)(x, train=train)
       if channels == _CHANNELS[-1]:
         x = _activated(x, train, self.dtype)
-      pool = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-      self.sow('intermediates', 'stage', pool)  # free unless asked for
-    self.sow('intermediates', 'map', x)
-    return pool
+      found.append(x)
+    return found

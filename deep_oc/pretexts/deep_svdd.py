@@ -23,9 +23,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deep_oc import crops, errors, pretexts
+from deep_oc import crops, errors, initializers, pretexts
 from deep_oc.errors import InputError
-from deep_oc.models import lenet
 
 OBJECTIVES = ('one_class', 'soft_boundary')
 _FARTHER = 0.1  # a coordinate of the centre so near to 0 is pushed away from it
@@ -63,15 +62,13 @@ class Pretext(nn.Module):
       raise errors.unknown('pretext.objective', self.objective, OBJECTIVES)
     if not 0 < self.nu <= 1:
       raise InputError(f'pretext.nu={self.nu} must be above 0 and at most 1')
-    for name, least in (('warmup_steps', 0), ('dim', 1)):
-      if getattr(self, name) < least:
-        raise InputError(
-            f'pretext.{name}={getattr(self, name)} must be {least} or more')
+    errors.check_whole('pretext.warmup_steps', self.warmup_steps, 0)
+    errors.check_whole('pretext.dim', self.dim)
     super().__post_init__()
 
   def setup(self):
     self.represent = nn.Dense(
-        self.dim, use_bias=False, kernel_init=lenet.init)
+        self.dim, use_bias=False, kernel_init=initializers.pytorch_uniform)
     self.centre = self.variable('svdd', 'centre', jnp.zeros, (self.dim,))
     self.radius = self.variable('svdd', 'radius', jnp.zeros, ())
     self.steps = self.variable('svdd', 'steps', jnp.zeros, (), jnp.int32)

@@ -14,11 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deep_oc import batch_norm, convolution, crops, pretexts
+from deep_oc import (batch_norm, convolution, crops, errors, initializers,
+                     pretexts)
 from deep_oc.errors import InputError
-from deep_oc.models import lenet
-
-_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
 
 
 class Pretext(nn.Module):
@@ -50,9 +48,7 @@ class Pretext(nn.Module):
     crops.check(self.crop)
     if not self.noise >= 0:
       raise InputError(f'pretext.noise={self.noise} must be 0 or more')
-    if type(self.dim) is not int or self.dim < 0:
-      raise InputError(f'pretext.dim={self.dim!r} must be a whole number, 0 '
-                       'for no code')
+    errors.check_whole('pretext.dim', self.dim, 0)
     if not self.decoder or min(self.decoder) < 1:
       raise InputError('pretext.decoder must be positive numbers of channels, '
                        f'not {self.decoder!r}')
@@ -61,7 +57,7 @@ class Pretext(nn.Module):
   def setup(self):
     if self.dim:
       self.represent = nn.Dense(
-          self.dim, use_bias=False, kernel_init=lenet.init)
+          self.dim, use_bias=False, kernel_init=initializers.pytorch_uniform)
     self.decode = Decoder(self.decoder, dtype=self.dtype)
 
   def __call__(self, image: jax.Array, *, train: bool):
@@ -133,13 +129,14 @@ class Decoder(nn.Module):
     sizes = [[-(-side // 2**k) for side in size]
              for k in range(len(self.channels), -1, -1)]
     height, width = sizes[0]
-    x = nn.Dense(height * width * first, use_bias=False, kernel_init=_init,
+    x = nn.Dense(height * width * first, use_bias=False,
+                 kernel_init=initializers.he_truncated,
                  dtype=self.dtype)(feature)
     x = self._activated(x.reshape(-1, height, width, first), train)
     for channels, size in zip(others, sizes[1:-1], strict=True):
       x = self._activated(self._conv(
-          channels, use_bias=False, kernel_init=_init, dtype=self.dtype)(
-              _doubled(x, *size)), train)
+          channels, use_bias=False, kernel_init=initializers.he_truncated,
+          dtype=self.dtype)(_doubled(x, *size)), train)
     return self._conv(colours, dtype=jnp.float32)(_doubled(x, *sizes[-1]))
 
   def _conv(self, channels: int, **kwargs: Any) -> nn.Conv:

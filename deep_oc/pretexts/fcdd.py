@@ -19,9 +19,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deep_oc import cutpaste, errors, plugins, pretexts
+from deep_oc import cutpaste, errors, initializers, plugins, pretexts
 from deep_oc.errors import InputError
-from deep_oc.models import lenet
 
 _LEAST = 1e-6  # of a mean of A, for its logarithm
 
@@ -60,7 +59,7 @@ class Pretext(nn.Module):
     super().__post_init__()
 
   def setup(self):
-    self.phi = nn.Dense(1, kernel_init=lenet.init)
+    self.phi = nn.Dense(1, kernel_init=initializers.pytorch_uniform)
 
   def __call__(self, image: jax.Array, *, train: bool):
     """Maps f32[n, h, w, c] to the mean loss, and metrics."""

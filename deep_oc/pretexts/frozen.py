@@ -11,8 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deep_oc import crops
-from deep_oc.errors import InputError
+from deep_oc import crops, errors
 
 
 class Pretext(nn.Module):
@@ -39,9 +38,7 @@ class Pretext(nn.Module):
 
   def __post_init__(self):
     crops.check(self.crop)
-    if type(self.side) is not int or self.side < 0:
-      raise InputError(f'pretext.side={self.side!r} must be a whole number of '
-                       'pixels, 0 for images as they are')
+    errors.check_whole('pretext.side', self.side, 0)
     super().__post_init__()
 
   def __call__(self, image: jax.Array, *, train: bool):

@@ -28,9 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from deep_oc import crops, pretexts
+from deep_oc import crops, initializers, pretexts
 from deep_oc.errors import InputError
-from deep_oc.models import lenet
 
 # The directions, rows and columns, of the neighbours: classes in this order.
 NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x)
@@ -144,8 +143,10 @@ class Position(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps f32[n, d] to logits f32[n, 8]."""
     for _ in range(2):
-      x = nn.leaky_relu(nn.Dense(128, kernel_init=lenet.init)(x), 0.1)
-    kernel = self.param('kernel', lenet.init, (128, len(NEIGHBOURS)))
+      x = nn.leaky_relu(nn.Dense(
+          128, kernel_init=initializers.pytorch_uniform)(x), 0.1)
+    kernel = self.param(
+        'kernel', initializers.pytorch_uniform, (128, len(NEIGHBOURS)))
     bias = self.param('bias', nn.initializers.zeros, (len(NEIGHBOURS),))
     kernel = jax.lax.stop_gradient(kernel)  # fixed: only its scale is found
     return x @ (kernel / jnp.linalg.norm(kernel, axis=1, keepdims=True)) + bias
