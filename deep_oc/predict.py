@@ -83,7 +83,7 @@ def define_flags() -> None:
       'heat maps of windows need them.')
 
 
-class Maps:
+class MapWriter:
   """Draws heat maps, on the scale of the run's own pictures.
 
   Where it has none, the first images set the scale. An image whose name leaves
@@ -271,7 +271,7 @@ def _counts(images: unseen.Found, tally: Tally) -> dict[str, object]:
 
 
 def write(found: detector.Detector, images: unseen.Found, output: Any,
-          draw: Maps | None, about: Mapping[str, object]) -> Tally:
+          draw: MapWriter | None, about: Mapping[str, object]) -> Tally:
   """Scores the images and writes all files of the output folder.
 
   Args:
@@ -340,8 +340,8 @@ def main() -> None:
   about, draw = _about(found, args.workdir), None
   if args.maps and found.localizes:
     about['maps'] = _fit_maps(found)
-    draw = Maps(found, args.workdir, output / 'maps', args.arrays,
-                provenance.command())
+    draw = MapWriter(found, args.workdir, output / 'maps', args.arrays,
+                     provenance.command())
   tally = write(found, images, output, draw, about)
   print(f'{summary(tally, found.false_alarm_rate)}\n\n'
         f'{thresholds.described(found.calibration)}\nwrote '

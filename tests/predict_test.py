@@ -157,7 +157,7 @@ def test_heat_maps_are_those_of_the_last_prediction(run, tmp_path):
   kept = {str(_photo(output / 'maps' / 'ours.png'))}
 
   def maps(path, arrays):
-    draw = predict.Maps(found, run, output / 'maps', arrays, '')
+    draw = predict.MapWriter(found, run, output / 'maps', arrays, '')
     images = unseen.find(path)
     predict.write(found, images, output, draw if arrays is not None else None,
                   {})
@@ -176,7 +176,7 @@ def test_heat_maps_of_a_prediction_before_are_no_photos(run, tmp_path):
   mine = str(_photo(tmp_path / 'in' / 'maps' / 'b.png'))
   for output in (tmp_path / 'in' / 'out', tmp_path / 'in'):
     assert unseen.find(str(tmp_path / 'in')).paths == [photo, mine]
-    predict.write(found, unseen.find(photo), output, predict.Maps(
+    predict.write(found, unseen.find(photo), output, predict.MapWriter(
         found, run, output / 'maps', False, ''), {})
   again = unseen.find(str(tmp_path / 'in'))
   assert again.paths == [photo]
@@ -199,7 +199,7 @@ def test_a_file_that_is_gone_since_it_was_listed_is_skipped(run, tmp_path):
 def test_a_name_without_room_for_its_heat_map_is_passed_over(
     run, tmp_path, capsys):
   long = '字' * 83 + '.png'  # 253 bytes of 255
-  draw = predict.Maps(deep_oc.load(run, false_alarm_rate=0.2), str(run),
+  draw = predict.MapWriter(deep_oc.load(run, false_alarm_rate=0.2), str(run),
                       tmp_path / 'maps', arrays=True, command='')
   draw.write([long, 'a.png'], np.zeros((2, 20, 20, 3), np.uint8), np.zeros(2))
   assert sorted(each.name for each in (tmp_path / 'maps').iterdir()) == [

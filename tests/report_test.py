@@ -557,7 +557,7 @@ def test_points_spread_evenly_have_uniformity_near_minus_four():
   random = np.random.default_rng(0)
   pool = random.normal(size=(300, 100))
   run = runs.Run('run1', None, [META], 'kde', 'pool')
-  scored = runs.Scored(run, {'pool': pool}, {
+  scored = runs.ScoredRun(run, {'pool': pool}, {
       'pool': pool[:100], 'anomaly': np.arange(100) < 50}, {}, {})
   seen = uniformity.view(scored, 'pool')
   assert seen.uniformity == pytest.approx(-4 + 8 / 100, abs=0.02)

@@ -22,7 +22,7 @@ CURVES = {'loss': 'loss', 'accuracy': 'accuracy, %',
           'effective_rank': 'effective rank'}
 
 
-def roc(scored: runs.Scored) -> Element:
+def roc(scored: runs.ScoredRun) -> Element:
   """Returns the ROC curves of a run and of its baselines."""
   frame = charts.Frame(
       charts.Axis('normal images flagged, %', charts.PERCENT),
@@ -60,7 +60,7 @@ def detected(score: np.ndarray, anomaly: np.ndarray, rate: float) -> float:
   return 100 * true[false <= rate / 100].max()
 
 
-def histogram(scored: runs.Scored) -> Element:
+def histogram(scored: runs.ScoredRun) -> Element:
   """Returns how the scores of normals and of anomalies are spread.
 
   Up to where normals may lie: some classifiers score anomalies so high that

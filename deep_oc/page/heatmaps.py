@@ -21,7 +21,7 @@ _LEVELS = 256
 _SHOWN = 0.01  # of the normal images' pixels are above the threshold at first
 
 
-def gallery(scored: runs.Scored) -> list[Element]:
+def gallery(scored: runs.ScoredRun) -> list[Element]:
   """Returns the heat maps of a run, [] without any."""
   found = []
   for name in scored.maps:

@@ -21,7 +21,7 @@ def choose(score: np.ndarray, anomaly: np.ndarray) -> dict[str, np.ndarray]:
       'Most normal: the normal images that score lowest': normal[:_MOST]}
 
 
-def gallery(scored: runs.Scored) -> list[Element]:
+def gallery(scored: runs.ScoredRun) -> list[Element]:
   """Returns the pictures, or why there are none."""
   if scored.image(0) is None:
     return [tag('p', 'No images are stored with this run’s embeddings.',

@@ -83,7 +83,7 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Scored:
+class ScoredRun:
   """A run's arrays, and the scores of its test images.
 
   Attributes:
@@ -158,7 +158,7 @@ def small(arrays: Mapping[str, np.ndarray], i: int) -> np.ndarray | None:
   return None
 
 
-def read(run: Run) -> Scored:
+def read(run: Run) -> ScoredRun:
   """Returns a run with its arrays.
 
   Raises:
@@ -169,7 +169,7 @@ def read(run: Run) -> Scored:
   evaluate.choose(train, test, [run.feature], run.workdir, [
       WINDOWS] * ('map_windows' in maps))
   names = (meta | map_meta).get('class_names') or ()
-  return Scored(run, train, test, maps, names)
+  return ScoredRun(run, train, test, maps, names)
 
 
 def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],

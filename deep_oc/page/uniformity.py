@@ -39,7 +39,7 @@ class View(NamedTuple):
   apart: np.ndarray
 
 
-def view(scored: runs.Scored, feature: str) -> View:
+def view(scored: runs.ScoredRun, feature: str) -> View:
   """Returns a run's features as the picture shows them."""
   random = np.random.default_rng(0)
   test, anomaly = scored.test[feature], scored.anomaly
