@@ -238,6 +238,21 @@ def test_the_papers_cutpaste_defects_are_the_defaults():
   assert config.train.steps * config.train.batch * 3 == 6_291_456
 
 
+def test_a_folder_has_a_schedule_for_cpus_too():
+  module = importlib.import_module('configs.cutpaste_folder')
+  published, small = module.get_config(), module.get_config('small')
+  experiment.check(small)
+  experiment.pretext(small)
+  experiment.optimizer(small, 60)
+  assert runs.default_workdir(small) != runs.default_workdir(published)
+
+  def pixels(config):
+    return config.train.steps * config.train.batch * config.data.size ** 2
+  assert pixels(published) / pixels(small) > 300
+  with pytest.raises(errors.InputError, match="did you mean 'small'"):
+    module.get_config('smal')
+
+
 def test_a_misspelt_category_offers_the_nearest():
   module = importlib.import_module('configs.cutpaste_patch_mvtec')
   with pytest.raises(errors.InputError, match="did you mean 'hazelnut'"):
