@@ -33,6 +33,8 @@ def get_config(schedule: str = 'published') -> ConfigDict:
       # Where the anomalous ones are, if `path` holds normal ones only.
       anomalous_path=config_dict.placeholder(str),
       size=256,  # both sides, in pixels
+      # Whether images that cannot be read are left out, with a warning each.
+      skip_corrupt=config_dict.placeholder(bool),
       cache_dir=config_dict.placeholder(str)))
   config.train.steps = 32_768
   if schedule == 'small':

@@ -98,6 +98,7 @@ def of_category(name: str, category: str) -> dict:
       data=dict(
           source='folder', path=f'{root}/{category}', size=256,
           name=f'mvtec_ad/{category}',  # what result rows call it
+          skip_corrupt=config_dict.placeholder(bool),
           cache_dir=config_dict.placeholder(str)))
 
 

@@ -1,6 +1,5 @@
 """Whole states, written by Orbax, the newest two kept."""
 import contextlib
-import glob
 import logging
 import sys
 import tempfile
@@ -17,13 +16,6 @@ from deep_oc.errors import InputError
 
 class _Damaged(InputError):
   """A checkpoint that cannot be read."""
-
-
-def any_in(workdir: object) -> bool:
-  """Tells whether a run has checkpoints, good or damaged."""
-  folder = glob.escape(str(files.path(workdir) / 'checkpoints'))
-  return any(name.rstrip('/').rpartition('/')[2].isdigit()
-             for name in files.glob(f'{folder}/*'))
 
 
 class Checkpoints:

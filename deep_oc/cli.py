@@ -9,8 +9,10 @@
 """
 import contextlib
 import itertools
+import logging as python_logging
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -22,6 +24,7 @@ from absl import app, flags, logging
 from deep_oc import cache, errors, files
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+_INTERRUPTED = 130  # as of what SIGINT ends
 _UNREAD = 141  # as of what SIGPIPE ends
 
 
@@ -30,7 +33,15 @@ _HELP = {dashes + name for dashes in ('-', '--')
 
 
 class Stopped(BaseException):
-  """SIGTERM came. Like KeyboardInterrupt, no `except Exception` swallows it."""
+  """A signal came. Like KeyboardInterrupt, no `except Exception` swallows it.
+
+  Attributes:
+    status: to exit with.
+  """
+
+  def __init__(self, said: str, status: int = AGAIN):
+    super().__init__(said)
+    self.status = status
 
 
 def works(name: str) -> bool:
@@ -41,37 +52,59 @@ def works(name: str) -> bool:
   return name != '__main__' or _HELP.isdisjoint(sys.argv[1:])
 
 
-@contextlib.contextmanager
-def between_steps(here: bool = True) -> Iterator[threading.Event]:
-  """Within it SIGTERM sets the event; a second one ends the process at once.
+class Asked:
+  """Whether a signal has asked to stop.
 
-  Unless `here`: then something else handles it, and the event is never set.
+  Attributes:
+    by: its name, '' until one has come.
   """
-  stop = threading.Event()
+  by = ''
 
-  def ask(*_: Any) -> None:
-    if stop.is_set():
-      os._exit(AGAIN)
-    stop.set()
+  def stopped(self, step: int) -> Stopped:
+    """Returns what to raise once the state of `step` is saved."""
+    return Stopped(f'stopped by {self.by or "SIGTERM"} at step {step}; the '
+                   'same command resumes',
+                   _INTERRUPTED if self.by == 'SIGINT' else AGAIN)
 
-  with _on_sigterm(ask) if here else contextlib.nullcontext():
-    yield stop
+
+@contextlib.contextmanager
+def between_steps(here: bool = True) -> Iterator[Asked]:
+  """Within it SIGTERM and Ctrl-C only ask; another ends the process at once.
+
+  Unless `here`: then something else handles SIGTERM, and nothing is asked.
+  """
+  asked = Asked()
+
+  def ask(number: int, _: Any) -> None:
+    if asked.by:
+      os._exit(_INTERRUPTED if number == signal.SIGINT else AGAIN)
+    asked.by = signal.Signals(number).name
+    if number == signal.SIGINT:  # somebody waits; print may be under way
+      os.write(2, b'\nstopping after this step; Ctrl-C again: at once\n')
+
+  with contextlib.ExitStack() as stack:
+    if here:
+      stack.enter_context(_on(signal.SIGTERM, ask))
+      # What a shell has put into the background ignores it.
+      if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        stack.enter_context(_on(signal.SIGINT, ask))
+    yield asked
 
 
 def _raise(*_: Any) -> None:
-  raise Stopped('stopped by SIGTERM; the same command resumes')
+  raise Stopped('stopped by SIGTERM')
 
 
 @contextlib.contextmanager
-def _on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
+def _on(number: int, handler: Callable[..., None]) -> Iterator[None]:
   if threading.current_thread() is not threading.main_thread():
     yield  # Python lets no other thread do it
     return
-  before = signal.signal(signal.SIGTERM, handler)
+  before = signal.signal(number, handler)
   try:
     yield
   finally:
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(number, before)
 
 
 def fail(error: object, status: int = 2) -> None:
@@ -88,6 +121,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
   try:
     _find_neighbours(argv)
     return flags.FLAGS(argv)
+  except SystemExit:  # after --help; absl ends with 1
+    sys.exit(0)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
           OSError, SyntaxError, ImportError) as error:
     # ml_collections loads the config and its overrides while parsing.
@@ -129,8 +164,8 @@ def config_file(value: str) -> pathlib.Path:
     beside = sorted(each.stem for each in path.parent.glob('*.py'))
     raise errors.unknown(f'config in {path.parent}/', path.stem, beside) if (
         beside and path.name) else errors.InputError(
-            f"no config at '{value}'; for example "
-            '--config=configs/quickstart.py')
+            f"no config at '{value}'; this package's are in the folder configs "
+            'of its repository: start there, or give the whole path')
   return path
 
 
@@ -139,13 +174,18 @@ def _reason(error: Exception) -> str:
   if isinstance(error, (AttributeError, KeyError)):
     return str(errors.unknown_key(error))
   text = str(error)
+  if isinstance(error, flags.UnrecognizedFlagError) and '.' in error.flagname:
+    return f'{text}; fields of a config are set by --config.{error.flagname}'
+  number = re.search(r"invalid literal for int\(\) with base 10: ('.*')$", text)
+  if number:
+    return f'{text[:number.start()]}{number[1]} is not a whole number'
   if 'Traceback' in text:
     text = f'{text[:text.index("Traceback")]}{text.strip().splitlines()[-1]}'
   return text
 
 
 def run(main: Callable[..., None], define_flags: Callable[[], None],
-        arguments: Sequence[str] = ()) -> None:
+        arguments: Sequence[str] = (), resumes: bool = False) -> None:
   """Defines and parses the flags, then calls `main`.
 
   Flags are defined here and not on import, so that one binary can import from
@@ -155,9 +195,13 @@ def run(main: Callable[..., None], define_flags: Callable[[], None],
     main: called with the positional arguments, none by default.
     define_flags: calls `flags.DEFINE_...`.
     arguments: names of the positional arguments; all of them are required.
+    resumes: whether the same command goes on where a signal has ended it.
   """
+  again = '; the same command resumes' * resumes
   define_flags()
   logging.set_verbosity(logging.WARNING)  # JAX tells of absent TPUs
+  logging.get_absl_handler().setFormatter(
+      python_logging.Formatter('warning: %(message)s'))
 
   def guarded(argv: Sequence[str]) -> None:
     given = argv[1:]
@@ -179,17 +223,18 @@ def run(main: Callable[..., None], define_flags: Callable[[], None],
       sys.stdout.flush()
       os._exit(2)  # Orbax may have threads that wait for what never comes
     except KeyboardInterrupt:
-      print('interrupted; the same command resumes', file=sys.stderr)
-      sys.exit(130)
+      print(f'interrupted{again}', file=sys.stderr)
+      sys.exit(_INTERRUPTED)
     except Exception as error:
       said = errors.explained(error)
       if said is None:
         raise
       fail(said, 2 if said is error else 1)
 
-  with _on_sigterm(_raise):
+  with _on(signal.SIGTERM, _raise):
     try:
       app.run(guarded, flags_parser=_parse)
     except Stopped as error:
-      print(error, file=sys.stderr)
-      sys.exit(AGAIN)
+      said = str(error)
+      print(said if again in said else said + again, file=sys.stderr)
+      sys.exit(error.status)

@@ -160,8 +160,10 @@ def main() -> None:
                               bool(other_classifier))
       if a != b or key != other]
   if not rows:
-    raise InputError('there is nothing to compare: no feature and classifier '
-                     f'of {a} has one to go with in {b}')
+    raise InputError(
+        f'there is nothing to compare: {a} with itself' if a == b else
+        f'there is nothing to compare: {a} and {b} have no score of the same '
+        'feature and classifier')
   print(f'a: {a}\nb: {b}\n\n{show(rows)}')
   if chosen.output:
     tables.write(chosen.output, COLUMNS, rows)

@@ -139,7 +139,9 @@ def main() -> None:
     print('give --config=configs/<name>.py for what a run of it costs')
     return
   config = experiment.from_flag()
-  print(f'\n{config.experiment}:')
+  print(f'\n{config.experiment}:', flush=True)
+  print('compiles the train step and times it with the real images; on a CPU '
+        'that may take minutes', flush=True)
   try:
     _print(cost(estimate.estimate(config, flags.FLAGS.seconds),
                 len(experiment.points(config_flags.get_config_filename(

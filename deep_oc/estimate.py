@@ -12,6 +12,7 @@ import json
 import time
 
 import ml_collections
+import numpy as np
 from absl import flags
 
 from deep_oc import cli, experiment
@@ -21,6 +22,9 @@ if cli.works(__name__):
   import jax.numpy as jnp
 
   from deep_oc import distribution, sharding, step, storage
+
+
+_LONG = 4  # times as long as steps are to be timed
 
 
 def define_flags() -> None:
@@ -61,16 +65,15 @@ def estimate(config: ml_collections.ConfigDict, seconds: float
   compiled = take_steps.lower(
       state, stored.images, jnp.asarray(batch), key).compile()
 
-  began = taken = 0
-  while not taken or time.perf_counter() - began < seconds:
+  took = []  # the first call is slower, and counts only if it is very long
+  while not took or (sum(took[1:]) < seconds
+                     and sum(took) < _LONG * seconds):
+    began = time.perf_counter()
     state = jax.block_until_ready(
         compiled(state, stored.images, jnp.asarray(batch), key)[0])
-    if began:
-      taken += len(batch)
-    else:  # the first call is slower
-      began = time.perf_counter()
+    took.append(time.perf_counter() - began)
   devices = jax.devices()
-  return {'seconds_per_step': (time.perf_counter() - began) / taken,
+  return {'seconds_per_step': np.mean(took[1:] or took).item() / len(batch),
           'steps': plan.total_steps(len(images)), 'images': len(images),
           'placement': placement, 'bytes': memory(compiled),
           'device': f'{len(devices)} × {devices[0].device_kind}'}

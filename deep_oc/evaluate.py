@@ -71,6 +71,7 @@ from deep_oc.scored import EVERYTHING, Key, Request, Score, Scored
 _BASELINES = ('random', 'pixels', 'random_windows', 'random_gradcam',
               'random_task')
 _PIXEL_CLASSIFIERS = ('ocsvm_rbf', 'kde')
+_WORSE = 1  # points of AUROC that are worth a warning
 _ESCAPED = re.compile(r'\[([*?[])\]')  # by glob.escape
 
 
@@ -123,8 +124,12 @@ def find_runs(pattern: str) -> list[pathlib.Path]:
            for name in ('train.npz', 'test.npz')
            for path in files.glob(f'{pattern}{below}/embeddings/{name}')}
   if not found:
+    begun = [path for below in ('', '/**')
+             for path in files.glob(f'{pattern}{below}/config.json')]
+    hint = ('it has not been trained to its end: the same command of `train` '
+            'goes on' if begun else 'train one, or give --runs=...')
     raise InputError(f"no run at '{pattern}': no folder there holds "
-                     'embeddings/test.npz; train one, or give --runs=...')
+                     f'embeddings/test.npz; {hint}')
   return sorted(found)
 
 
@@ -388,12 +393,28 @@ def _explained(workdir, name, maps, meta):
 
 
 def warn(workdir: pathlib.Path, rows: Iterable[Mapping[str, str]]) -> None:
-  """Says which learnt scores are worse than guessing."""
+  """Says which learnt scores are worse than guessing, or than none."""
+  rows = list(rows)
   low = [f"{row['feature']}/{row['classifier']} {row['auroc']}" for row in rows
          if float(row['auroc']) < 50 and row['feature'] not in _BASELINES]
   if low:
-    print(f"warning: {workdir}: AUROC below 50: {', '.join(low)}; is the sign "
-          'of `anomaly` right (True = anomalous)?', file=sys.stderr)
+    print(f"warning: {workdir}: AUROC below 50: {', '.join(low)}: worse "
+          'than guessing, or `anomaly` is inverted (True = anomalous)',
+          file=sys.stderr)
+  trained, untrained = ({
+      row['classifier']: float(row['auroc']) for row in rows
+      if row['feature'] == name and row.get('level', 'image') == 'image'}
+      for name in ('pool', 'random'))
+  both = sorted(trained.keys() & untrained.keys())
+  if not both:
+    return
+  learnt, random = (np.mean([each[name] for name in both])
+                    for each in (trained, untrained))
+  if random - learnt > _WORSE:
+    print(f'warning: {workdir}: the trained encoder is worse than the same '
+          f'with random weights: AUROC {learnt:.1f} against {random:.1f}, mean '
+          f'of {len(both)} classifiers; train for longer, or by another task',
+          file=sys.stderr)
 
 
 def root(pattern: str) -> pathlib.Path:

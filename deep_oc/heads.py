@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm
+from deep_oc import batch_norm, errors
 
 
 class MLP(nn.Module):
@@ -23,6 +23,11 @@ class MLP(nn.Module):
   dims: tuple[int, ...]
   bias: bool
   dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    for dim in self.dims:
+      errors.check_whole('a width of pretext.head', dim)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -57,5 +57,5 @@ def warnings(metrics: Mapping[str, float], progress: float) -> Iterator[str]:
   if None not in (accuracy, chance) and progress >= 0.1 and (
       accuracy < chance + min(0.5 * chance, 0.1 * (1 - chance))):
     yield (f'the pretext task is no better than guessing (accuracy '
-           f'{accuracy:.3f}, chance {chance:.3f}): another seed or a lower '
-           'learning rate may learn')
+           f'{accuracy:.3f}, chance {chance:.3f}): more steps, another '
+           'seed or a lower learning rate may learn')

@@ -52,6 +52,7 @@ from PIL import PngImagePlugin
 
 from deep_oc import (cli, embeddings, files, oneclass, pictures, progress,
                      provenance, thresholds, unseen)
+from deep_oc.data import _layout
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -240,14 +241,15 @@ def _rows(paths, judged, found):
            f'{found.false_alarm_rate:g}', found.classifier, found.feature)
 
 
-def summary(tally: Tally, rate: float) -> str:
+def summary(tally: Tally, rate: float, threshold: float | None = None) -> str:
   """Returns what is printed at the end."""
+  above = '' if threshold is None else f' (a score above {threshold:.6g})'
   lines = [f'scored {tally.scored} images in {tally.seconds:.1f} s '
            f'({tally.scored / tally.seconds:.1f} images/s); could not read '
            f'{len(tally.unreadable)}',
            f'anomalous: {tally.anomalous}, '
            f'{100 * tally.anomalous / tally.scored:.1f} %; of normal images '
-           f'{100 * rate:g} % may be', '', 'most anomalous:']
+           f'{100 * rate:g} % may be{above}', '', 'most anomalous:']
   return '\n'.join(lines + [
       f'{score:12.6g}  p = {p:<8.4g}  {_shown(path)}'
       for score, p, path in tally.top])
@@ -336,14 +338,15 @@ def main() -> None:
       false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir,
       calibration=others)
   print(f"{len(images.paths)} images; {found.classifier} on '{found.feature}' "
-        f'of {args.workdir}, step {found.about["step"]}', flush=True)
+        f'of {args.workdir}, step {found.about["step"]}'
+        f'{_layout.left_out(images.ignored)}', flush=True)
   about, draw = _about(found, args.workdir), None
   if args.maps and found.localizes:
     about['maps'] = _fit_maps(found)
     draw = MapWriter(found, args.workdir, output / 'maps', args.arrays,
                      provenance.command())
   tally = write(found, images, output, draw, about)
-  print(f'{summary(tally, found.false_alarm_rate)}\n\n'
+  print(f'{summary(tally, found.false_alarm_rate, found.threshold_)}\n\n'
         f'{thresholds.described(found.calibration)}\nwrote '
         f'{output}/predictions.csv')
 

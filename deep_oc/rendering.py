@@ -87,9 +87,9 @@ def _block(key, lines):
             'AUPRO', 'false alarms', 'detected', 'seeds', 'classes', 'paper',
             'gap')]
   table += [_cells(line, single) for line in kept]
-  for column, name in reversed(list(enumerate(_OPTIONAL, 4))):
-    if not any(line.get(name) for line in kept):
-      table = [row[:column] + row[column + 1:] for row in table]
+  shown = [cells for cells in zip(*table, strict=True) if any(cells[1:])
+           and not (single and cells[0] in ('seeds', 'classes'))]
+  table = list(zip(*shown, strict=True))
   return f"{title.strip() or 'results'}\n{aligned(table)}"
 
 

@@ -1,6 +1,7 @@
 """A run's folder: its config, and the file names that the binaries share."""
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -19,6 +20,8 @@ from deep_oc.errors import InputError
 _NOT_HASHED = re.compile(
     r'data\.(data|cache)_dir|train\.(log|monitor|checkpoint)_every|'
     r'train\.placement|(localize|embed)\..*')
+# Without a value they are as if they were not there.
+_UNASKED = 'encoder.weights', 'data.skip_corrupt'
 
 
 def default_workdir(config: ml_collections.ConfigDict,
@@ -37,6 +40,7 @@ def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True,
   """Writes `config.json`, or checks that the run there has the same config.
 
   Fields that change no result may differ; the file then gets the new values.
+  Nor does a run hold its folder that has left no checkpoint there.
 
   Args:
     workdir: the run's folder.
@@ -49,7 +53,7 @@ def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True,
       written to.
   """
   path, about = files.path(workdir) / 'config.json', provenance.about()
-  there = files.exists(path)
+  there, differing = files.exists(path), []
   if there:
     about = _read(path)  # the versions stay those that began the run
     old, new = _flat(about['config']), _flat(config.to_dict())
@@ -58,17 +62,30 @@ def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True,
                  if old.get(key) != new.get(key)
                  and not _NOT_HASHED.fullmatch(key)
                  and key != 'data.anomalous_path']  # for tests alone
+    if differing and (has_checkpoints(workdir) or files.exists(
+        path.parent / 'embeddings' / 'train.npz')):
+      raise InputError(
+          f'{workdir} holds a run of another config ('
+          f'{"; ".join(differing[:3])}); choose another --workdir or '
+          '--config.experiment, or delete that folder')
     if differing:
-      raise InputError(f'{workdir} holds a run of another config ('
-                       f'{"; ".join(differing[:3])}); choose another --workdir')
+      about = provenance.about()
     there = old == new
   if weights and about.get('weights') != weights:
     about, there = {**about, 'weights': dict(weights)}, False
   if there or not write:
     return
-  with files.replacing(path) as file:
+  with held(workdir) if differing else contextlib.nullcontext(), \
+      files.replacing(path) as file:
     json.dump({**about, 'config': config.to_dict()}, file, indent=2)
     file.write('\n')
+
+
+def has_checkpoints(workdir: object) -> bool:
+  """Tells whether a run has checkpoints, good or damaged."""
+  folder = glob.escape(str(files.path(workdir) / 'checkpoints'))
+  return any(name.rstrip('/').rpartition('/')[2].isdigit()
+             for name in files.glob(f'{folder}/*'))
 
 
 @contextlib.contextmanager
@@ -132,7 +149,7 @@ def config_hash(config: ml_collections.ConfigDict) -> str:
   flat = _flat(config.to_dict())
   kept = {key: value for key, value in flat.items()
           if not _NOT_HASHED.fullmatch(key)
-          and (value or key != 'encoder.weights')}  # to begin with none
+          and (value or key not in _UNASKED)}
   text = json.dumps(kept, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -143,7 +160,12 @@ def _read(path: Any) -> dict:
     content['config'].items()  # a mapping, or this raises
     return content
   except FileNotFoundError as error:
-    raise InputError(f'no run in {path.parent}: {path} is missing') from error
+    below = sorted(files.glob(f'{glob.escape(str(path.parent))}/**/config.json')
+                   )[:3]
+    hint = '; below are ' + ', '.join(
+        each.removesuffix('/config.json') for each in below) if below else ''
+    raise InputError(
+        f'no run in {path.parent}: {path} is missing{hint}') from error
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise InputError(f'cannot read {path} ({error})') from error
 

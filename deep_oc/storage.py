@@ -68,9 +68,13 @@ class Storage:
           np.pad(images, padding) if missing else images, sharding.split(mesh))
 
   def __str__(self) -> str:
-    return (f'{self._host.nbytes / 2**20:.1f} MiB of training images, '
-            f'{self.placement} ({self._mesh.size} devices, '
-            f'{jax.process_count()} processes)')
+    where = {'replicated': 'whole on each of', 'sharded': 'in parts on',
+             'streamed': 'streamed from the host to'}[self.placement]
+    devices = f'{self._mesh.size} device' + 's' * (self._mesh.size > 1)
+    processes = (f' of {jax.process_count()} processes' *
+                 (jax.process_count() > 1))
+    return (f'{self._host.nbytes / 2**20:.1f} MiB of training images, {where} '
+            f'{devices}{processes}')
 
   def batches(self, index: Callable[[int, int], np.ndarray], start: int,
               total: int, at_once: int) -> Iterator[jax.Array]:

@@ -157,7 +157,9 @@ def main() -> None:
   ranking = rank(workdir, chosen.classifier, chosen.feature, chosen.seed,
                  chosen.folds)
   tables.write(workdir / 'suspicious.csv', _COLUMNS, ranking.rows())
-  print(f'{show(ranking)}\n\nwrote {workdir}/suspicious.csv')
+  print(f"{chosen.classifier} on '{chosen.feature}', fitted to the others; the "
+        f'first of {len(ranking.score)} images\n\n{show(ranking)}\n\n'
+        f'wrote {workdir}/suspicious.csv')
 
 
 if __name__ == '__main__':

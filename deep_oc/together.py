@@ -328,31 +328,31 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
     bar = stack.enter_context(tqdm.tqdm(
         initial=start, total=total, unit='step', disable=None,
         desc=f'train {len(members)}'))
-    stop = stack.enter_context(cli.between_steps())
-    rows, now = [], start
-    since = told = saved_at = time.perf_counter()
+    asked = stack.enter_context(cli.between_steps())
+    rows, now, pace = [], start, train.Pace(start)
+    saved_at = time.perf_counter()
     while now < total and len(failed) < len(members):
       count = min(dispatch - now % dispatch, total - now)
       states, metrics = fleet.take_steps(
           states, fleet.images, fleet.batches(now, count), fleet.keys)
       now += count
       rows.append(metrics)
+      train.keep_up(rows)
       bar.update(count)
       clock = time.perf_counter()
-      if bar.disable and clock - told > train.TELL:
+      if bar.disable and now > start + count and pace.silent():
         jax.block_until_ready(metrics)
-        told = time.perf_counter()
-        print(f'{name}: ' + train.line(
-            now, total, len(rows) * count / (told - since)), flush=True)
+        print(f'{name}: {train.line(now, total, pace.rate(now))}', flush=True)
       last = now == total
       watch = last or train.due(plan.monitor_every, now, count)
-      save = (last or stop.is_set() or clock - saved_at > train.SAVE
+      save = (last or asked.by or clock - saved_at > train.SAVE
               or train.due(plan.checkpoint_every, now, count))
       if not (watch or save or train.due(plan.log_every, now, count)):
+        if now == start + count:
+          jax.block_until_ready(metrics)
+          pace.restart(now)  # what follows is compiled
         continue
-      means = train.mean(rows)
-      rate = sum(len(row['loss']) for row in rows) / (
-          time.perf_counter() - since)
+      means, rate = train.mean(rows), pace.rate(now)
       host = jax.device_get(states) if watch or save else None
       for i, each in enumerate(members):
         if each in failed:
@@ -377,10 +377,10 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
               ended[each] = jax.device_get(state)
             saved[i].save(state)
             saved_at = time.perf_counter()
-      if stop.is_set():
-        raise cli.Stopped(
-            f'stopped by SIGTERM at step {now}; the same command resumes')
-      rows, since = [], time.perf_counter()
+      if asked.by:
+        raise asked.stopped(now)
+      rows = []
+      pace.restart(now)
   if start == total:  # trained before, but not embedded
     host = jax.device_get(states)
     ended = {each: jax.tree.map(lambda x, i=i: x[i], host)
@@ -454,4 +454,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main, define_flags)
+  cli.run(main, define_flags, resumes=True)

@@ -104,33 +104,34 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
           else contextlib.nullcontext()) as log, tqdm.tqdm(
         initial=start, total=total, unit='step', desc='train',
         disable=None if first else True) as bar, cli.between_steps(
-            not jax.distributed.is_initialized()) as stop:
-      rows, now = [], start
-      since = told = saved_at = time.perf_counter()
+            not jax.distributed.is_initialized()) as asked:
+      rows, now, pace = [], start, Pace(start)
+      saved_at = time.perf_counter()
       for dispatched, batch in enumerate(batches):
         state, metrics = take_steps(state, stored.images, batch, key)
         count = len(batch)
         now += count
         rows.append(metrics)
+        keep_up(rows)
         bar.update(count)
         clock = time.perf_counter()
-        if first and bar.disable and clock - told > TELL:
+        if first and bar.disable and dispatched and pace.silent():
           jax.block_until_ready(metrics)  # for it tells of what is done
-          told = time.perf_counter()
-          print(line(now, total, len(rows) * count / (told - since)),
-                flush=True)
+          print(line(now, total, pace.rate(now)), flush=True)
         last = now == total
         watch = last or due(plan.monitor_every, now, count)
-        stopped = stop.is_set() or distributed.stopping(dispatched)
+        stopped = bool(asked.by) or distributed.stopping(dispatched)
         overdue = jax.process_count() == 1 and clock - saved_at > SAVE
         save = (last or stopped or overdue
                 or due(plan.checkpoint_every, now, count))
         if not (watch or save or due(plan.log_every, now, count)):
+          if not dispatched:
+            jax.block_until_ready(metrics)
+            pace.restart(now)  # what follows is compiled
           continue
         means = mean(rows)
         check_loss(means['loss'], now, workdir)
-        means['steps_per_second'] = sum(
-            len(row['loss']) for row in rows) / (time.perf_counter() - since)
+        means['steps_per_second'] = pace.rate(now)
         if watch:
           means |= monitor.statistics(
               look(state.variables, problem.train.image[:PROBES])['pool'])
@@ -145,9 +146,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
           saved.save(state)
           saved_at = time.perf_counter()
         if stopped:
-          raise cli.Stopped(
-              f'stopped by SIGTERM at step {now}; the same command resumes')
-        rows, since = [], time.perf_counter()
+          raise asked.stopped(now)
+        rows = []
+        pace.restart(now)
     export(workdir, config, problem, pretext, state)
   if first:
     print(_next(workdir, problem))
@@ -181,7 +182,7 @@ def begins_with(config: ml_collections.ConfigDict, pretext: nn.Module,
   Raises:
     InputError: that is not there, or of another encoder.
   """
-  if checkpoints.any_in(workdir):
+  if runs.has_checkpoints(workdir):
     return None
   found = weights.read(config, pretext, like)
   if found and distributed.is_first():
@@ -219,6 +220,30 @@ def announce(config: ml_collections.ConfigDict, problem: protocols.Problem,
     print(f'resuming at step {start} of {total}')
 
 
+class Pace:
+  """How many steps a second there are, and when that was told last."""
+
+  def __init__(self, step: int):
+    self.restart(step)
+    self._told = self._since
+
+  def restart(self, step: int) -> None:
+    """Counts from this step on, and from now."""
+    self._step, self._since = step, time.perf_counter()
+
+  def rate(self, step: int) -> float:
+    """Returns the steps per second, `step` being done now."""
+    return (step - self._step) / (time.perf_counter() - self._since)
+
+  def silent(self) -> bool:
+    """Tells, once, that for `TELL` seconds nothing was told."""
+    now = time.perf_counter()
+    if now - self._told <= TELL:
+      return False
+    self._told = now
+    return True
+
+
 def line(now: int, total: int, rate: float) -> str:
   """Returns how far a run is."""
   left = datetime.timedelta(seconds=round((total - now) / rate))
@@ -229,6 +254,16 @@ def line(now: int, total: int, rate: float) -> str:
 def due(every: int, now: int, count: int) -> bool:
   """Tells whether one of the last `count` steps up to `now` was to be so."""
   return now % every < count
+
+
+def keep_up(rows: list[dict[str, jax.Array]]) -> None:
+  """Waits for the dispatch before the last one of the train step.
+
+  So that not more than two are under way: a signal is heeded soon, and what is
+  told is done. The device has work meanwhile.
+  """
+  if len(rows) > 1:
+    jax.block_until_ready(rows[-2])
 
 
 def mean(rows: list[dict[str, jax.Array]]) -> dict[str, np.ndarray]:
@@ -271,4 +306,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main, define_flags)
+  cli.run(main, define_flags, resumes=True)

@@ -112,7 +112,7 @@ def _is_image(path: pathlib.Path, ignored: collections.Counter) -> bool:
   elif path.is_file() and is_image_name(path.name):
     return True
   elif not path.is_dir():
-    ignored['not images'] += 1
+    ignored[f'{path.suffix or "other"} files'] += 1
   return False
 
 

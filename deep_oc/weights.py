@@ -159,6 +159,9 @@ def _file(where: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   except ImportError as error:
     raise InputError(f'encoder.weights={where} is read by a package that is '
                      'not here: pip install safetensors') from error
+  if not files.exists(where):
+    raise InputError(f"there is no file encoder.weights={where}; deep_oc/"
+                     "README.md says under 'Trained weights' how to make one")
   try:
     content = files.path(where).read_bytes()
     arrays = safetensors.numpy.load(content)

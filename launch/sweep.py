@@ -382,4 +382,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main, define_flags)
+  cli.run(main, define_flags, resumes=True)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from deep_oc import checkpoints, errors, files, step
+from deep_oc import checkpoints, errors, files, runs, step
 
 
 def _state(k):
@@ -126,11 +126,11 @@ def test_several_runs_that_stop_say_once_where_they_go_on(run, tmp_path):
 
 def test_a_folder_named_like_a_pattern_has_its_checkpoints(run, tmp_path):
   workdir = tmp_path / 'exp[1]*'
-  assert not checkpoints.any_in(workdir)
+  assert not runs.has_checkpoints(workdir)
   shutil.copytree(run, workdir)
-  assert checkpoints.any_in(workdir)
+  assert runs.has_checkpoints(workdir)
   (tmp_path / 'exp1').mkdir()
-  assert not checkpoints.any_in(tmp_path / 'exp1')
+  assert not runs.has_checkpoints(tmp_path / 'exp1')
 
 
 def test_a_folder_that_cannot_be_opened_is_not_one_that_cannot_be_written(

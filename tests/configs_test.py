@@ -282,9 +282,9 @@ def test_a_misspelt_field_offers_the_nearest(key, said, monkeypatch, capsys):
      "you mean 'dacl_cifar10'?"),
     ('configs/smal_fmnist.py:rotation', "unknown config in configs/ "
      "'smal_fmnist'; did you mean 'small_fmnist'?"),
-    ('nowhere/mine.py', "no config at 'nowhere/mine.py'; for example "
-     '--config=configs/quickstart.py'),
-    ('', "no config at ''; for example --config=configs/quickstart.py")])
+    *((name, f"no config at '{name}'; this package's are in the folder configs "
+       'of its repository: start there, or give the whole path')
+      for name in ('nowhere/mine.py', ''))])
 def test_a_config_that_is_not_there_offers_the_nearest(
     given, said, monkeypatch, capsys):
   monkeypatch.chdir(ROOT)

@@ -235,8 +235,8 @@ def test_given_images_calibrate_the_random_network_too(run, problem):
     (('--workdir={run}', '--score=rotatoin'), "did you mean 'rotation'"),
     (('--workdir={run}', '--score=lof'), 'LOF has no gradient .* choose one of '
      'ocsvm_linear, ocsvm_rbf, kde'),
-    (('--workdir={run}', '--feature=score'), "of the task's own it is "
-     '--score=rotation or upright'),
+    (('--workdir={run}', '--feature=score'), "explain the task's own "
+     'score give --score=rotation or upright'),
     (('--workdir={run}', '--method=grad_cam'), "did you mean 'gradcam'"),
     (('--workdir={run}', '--baseline=men'), "did you mean 'mean'"),
     (('--workdir={run}', '--side=99'), '--side=99 is larger than the images'),

@@ -206,7 +206,7 @@ def test_a_map_is_spread_over_pixels_by_gaussians_of_sum_one():
     (dict(share=0.), r'pretext.share=0.0 must be between 0 and 1'),
     (dict(share=1), r'pretext.share=1 must be between 0 and 1'),
     (dict(defects=dict(confetti_blur=-1.)), 'defects.confetti_blur=-1.0 must'),
-    (dict(encoder=dict(name='convnet', channels=(4, 8))),
+    (dict(encoder=dict(name='lenet', channels=(4, 8))),
      'needs an encoder that has `maps`')])
 def test_a_task_that_cannot_be_is_one_line(kwargs, words):
   with pytest.raises(errors.InputError, match=words):

@@ -174,12 +174,13 @@ def test_what_is_no_image_is_left_out_and_told(bottle, caplog):
   put(good / 'more/000.png')
   assert len(load(bottle).train) == 5
   assert _layout.find(str(bottle)).ignored == {
-      'not images': 2, 'hidden': 1, 'symbolic links': 1,
+      '.db files': 1, '.txt files': 1, 'hidden': 1, 'symbolic links': 1,
       'files in no class folder': 1, 'folders further down': 1}
   assert [each.getMessage().removeprefix(f'{bottle}: ')
           for each in caplog.records] == [
+              'left out: 1 .db files', 'left out: 1 .txt files',
               'left out: 1 files in no class folder',
-              'left out: 1 folders further down', 'left out: 2 not images',
+              'left out: 1 folders further down',
               'left out: 1 symbolic links']
 
 
@@ -331,7 +332,7 @@ def test_an_empty_plain_folder_is_named_with_what_lies_there(tmp_path):
       tmp_path / 'a')
   (tmp_path / 'a/x.gif').write_text('')
   plain(tmp_path / 'a/inside')
-  assert '(left out: 1 not images)' in line(tmp_path / 'a')
+  assert '(left out: 1 .gif files)' in line(tmp_path / 'a')
   plain(tmp_path / 'a/odd, even')
   assert ("give a folder in it as data.path, and one of anomalous images as "
           "data.anomalous_path: 'inside', 'odd, even'") in line(tmp_path / 'a')
@@ -355,6 +356,28 @@ def test_an_anomalous_folder_beside_a_test_folder_is_an_error(bottle):
 def test_normal_and_anomalous_images_need_two_folders(tmp_path):
   root = plain(tmp_path / 'a')
   assert 'are one folder' in line(root, anomalous_path=str(root))
+
+
+def test_a_folder_of_good_beside_those_of_defects_is_a_data_set(tmp_path):
+  plain(tmp_path / 'good', 10), plain(tmp_path / 'bent', 3)
+  plain(tmp_path / 'crack', 2)
+  found = _layout.find(str(tmp_path))
+  assert found.layout == 'folder good beside those of anomalous images'
+  split = load(tmp_path)
+  assert split.class_names == ('good', 'bent', 'crack')
+  assert len(split.train) == 8 and not split.train.anomaly.any()
+  assert split.test.label.tolist() == [0, 0, 1, 1, 1, 2, 2]
+  assert split.test.anomaly.tolist() == [False] * 2 + [True] * 5
+  # Images beside it are what is normal, as where no folder has that name.
+  plain(tmp_path, 5)
+  assert _layout.find(str(tmp_path)).layout == 'folder of normal images'
+
+
+def test_good_alone_can_be_trained_on_and_the_note_says_what_is_missing(
+    tmp_path):
+  plain(tmp_path / 'good', 10)
+  assert any(f'belong in folders beside {tmp_path}/good' in each
+             for each in _layout.find(str(tmp_path)).notes)
 
 
 def test_one_normal_image_is_too_few_to_hold_one_out(tmp_path):
@@ -584,7 +607,7 @@ def test_the_check_notes_what_is_odd(bottle, capsys):
   (bottle / 'test/crack/Thumbs.db').write_text('')
   check.check(str(bottle), size=8)
   out = capsys.readouterr().out
-  assert 'left out: 1 not images' in out
+  assert 'left out: 1 .db files' in out
   assert f'mask without image: {bottle}/ground_truth/crack/099_mask' in out
   assert f'no abnormal pixel in {bottle}/ground_truth/bent/000_mask.png' in out
   assert f'{bottle}/test/good/000.png is tested on, but is the same' in out

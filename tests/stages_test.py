@@ -189,7 +189,7 @@ def test_a_place_that_is_changed_is_found():
     (dict(neighbourhood=0), 'localize.neighbourhood=0 must be a whole'),
     (dict(border=-1), 'localize.border=-1 .* a whole number from 0 on'),
     (dict(border=None), 'localize.border=None must be a whole number'),
-    (dict(border=False), 'localize.border is False; it must be'),
+    (dict(border=False), 'localize.border=False must be'),
     (dict(border=2.0), r'localize.border=2.0 must be a whole number'),
     (dict(side=8), "unknown config key 'localize.side'"),
     (dict(sigma=0), 'localize.sigma is 0; it must be above 0'),
@@ -220,7 +220,7 @@ def test_a_task_that_greys_images_sees_them_grey():
 def test_an_encoder_without_maps_is_refused():
   with pytest.raises(InputError, match='of an encoder that has `maps`, as'):
     maps.create(dict(name='windows', stages=(1,)), pretexts.create(
-        'rotation', encoder=dict(name='convnet', channels=(8,)),
+        'rotation', encoder=dict(name='lenet', channels=(8,)),
         dtype='float32'), 0)
 
 

@@ -128,7 +128,8 @@ def test_the_binary_writes_all_images_and_says_how_good_the_list_is(tmp_path):
   assert [row['contaminant'] for row in rows] == ['1'] * 6 + ['0'] * 54
   assert all(row['path'] == f"normal/{int(row['index']) - 100}.png"
              for row in rows)
-  lines = done.stdout.splitlines()
+  head, _, *lines = done.stdout.splitlines()
+  assert head == "kde on 'pool', fitted to the others; the first of 60 images"
   assert lines[0].split() == list(rows[0]) and len(lines[1:11]) == 10
   assert lines[10].split()[0] == '10' and not lines[11]
   assert lines[12] == (

@@ -70,6 +70,12 @@ def find(path: str, anomalous_path: str | None = None) -> Found:
   if (root / 'train').is_dir():
     found = Found(root, 'MVTec AD layout')
     _find_mvtec(found, anomalous_path)
+  elif (root / NORMAL).is_dir() and not anomalous_path and not _images(
+      Found(root, ''), root, collections.Counter()):
+    found = Found(root, f'folder {NORMAL} beside those of anomalous images')
+    for folder in _subfolders(found, root):
+      part = 'train' if folder.name == NORMAL else 'test'
+      _add(found, part, folder.name, folder)
   else:
     found = Found(root, 'folder of normal images')
     _find_plain(found, anomalous_path)
@@ -81,6 +87,7 @@ def find(path: str, anomalous_path: str | None = None) -> Found:
       item.part != 'train', item.kind != NORMAL, item.kind, item.path.name))
   if all(item.kind == NORMAL for item in found.items):
     place = (f'folders of {root}/test' if (root / 'train').is_dir() else
+             f'folders beside {root}/{NORMAL}' if (root / NORMAL).is_dir() else
              'the folder that data.anomalous_path names')
     found.notes.append('no anomalous images: a model can be trained on these, '
                        f'but not evaluated; they belong in {place}')
@@ -183,7 +190,7 @@ def _images(found: Found, folder: pathlib.Path, ignored: collections.Counter
     elif entry.suffix.lower() in SUFFIXES:
       images.append(entry)
     else:
-      ignored['not images'] += 1
+      ignored[f'{entry.suffix or "other"} files'] += 1
   return images
 
 

@@ -6,6 +6,11 @@
 
 or, where there is no `train`,
 
+  <path>/good/*                                 normal images
+  <path>/<defect>/*                             optional: anomalous ones
+
+or
+
   <path>/*                                      normal images
   <anomalous_path>/*                            optional: anomalous ones
   <anomalous_path>/<defect>/*                   more of them, by kind
@@ -66,7 +71,8 @@ def load(path: str, *, size: int = 256, anomalous_path: str | None = None,
   lines = [say(item, each) for item, each in zip(found.items, error,
                                                  strict=True) if each]
   if not skip_corrupt:
-    _fail_at_first(lines, 'data.skip_corrupt=True leaves such images out')
+    _fail_at_first(lines, '--config.data.skip_corrupt=True leaves such images '
+                   'out')
   for line in lines:
     logging.warning('skipped: %s', line)
   good = np.array([not each for each in error])
