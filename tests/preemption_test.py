@@ -119,6 +119,61 @@ def test_a_process_told_to_stop_ends_with_the_status_for_again(
   assert int(embed.restore(str(run))[3].step) == int(k)
 
 
+def test_ctrl_c_saves_after_the_step_and_another_one_ends_at_once(
+    binary, tmp_path):
+  run = tmp_path / 'run'
+  process = binary('train', f'--workdir={run}', '--config.train.steps=100000',
+                   '--config.train.checkpoint_every=1000000', wait=False)
+  _wait_for(process, (run / 'metrics.jsonl').exists)
+  process.send_signal(signal.SIGINT)
+  _, error = process.communicate(timeout=300)
+  assert process.returncode == 130
+  [k] = re.fullmatch(r'\nstopping after this step; Ctrl-C again: at once\n'
+                     r'stopped by SIGINT at step (\d+); the same command '
+                     r'resumes\n', error).groups()
+  assert _saved(run) == {int(k)}
+  process = _script('steps', tmp_path)
+  for line in ('ready\n', 'asked\n'):
+    assert process.stdout.readline() == line
+    process.send_signal(signal.SIGINT)
+  process.communicate(timeout=60)
+  assert process.returncode == 130
+
+
+def test_what_is_to_ignore_ctrl_c_does(monkeypatch):
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with cli.between_steps() as asked:
+      signal.raise_signal(signal.SIGINT)
+      assert not asked.by
+      signal.raise_signal(signal.SIGTERM)
+      assert asked.by == 'SIGTERM'
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def test_steps_are_not_taken_long_before_they_are_done(
+    digits_npz, tmp_path, monkeypatch):
+  make_steps, ahead = step.make_steps, []
+
+  def make(*args):
+    take, given = make_steps(*args), []
+
+    def steps(*args):
+      ahead.append(sum(not each.is_ready() for each in given))
+      state, metrics = take(*args)
+      given.append(metrics['loss'])
+      return state, metrics
+    return steps
+  monkeypatch.setattr(step, 'make_steps', make)
+  train.train(_config(digits_npz, **{
+      'train.steps': 40, 'train.log_every': 40, 'train.monitor_every': 40,
+      'train.checkpoint_every': 40, 'train.batch': 64,
+      'encoder.channels': (64, 64)}), str(tmp_path))
+  assert len(ahead) == 40 and max(ahead) <= 1
+
+
 _SCRIPT = """
 import pathlib, sys, time
 from deep_oc import cli, files, logs

@@ -23,6 +23,7 @@ def imported(*args):
   done = subprocess.run(
       [sys.executable, '-X', 'importtime', *args], cwd=ROOT, text=True,
       capture_output=True, check=False)
+  assert done.returncode == 0, done.stderr
   return {line.rsplit('|', 1)[-1].strip() for line in done.stderr.splitlines()
           if line.startswith('import time:')}, done.stdout
 

@@ -190,7 +190,7 @@ def test_several_runs_too_are_saved_and_told_of_by_the_clock(
   for seed in range(2):
     saved = (tmp_path / f'tiny/3/seed{seed}/checkpoints').iterdir()
     assert {path.name for path in saved} == {'2', '3'}  # the newest two
-  assert '3, seed 0 and 1 others: step 1 of 3' in capsys.readouterr().out
+  assert '3, seed 0 and 1 others: step 2 of 3' in capsys.readouterr().out
 
 
 def test_one_run_that_cannot_be_leaves_the_others(digits_npz, tmp_path):
@@ -235,7 +235,8 @@ def test_a_run_that_cannot_be_embedded_leaves_the_others(
     raise files.WriteError('the disk is full')
   monkeypatch.setattr(train.features, 'export', full)
   with pytest.raises(files.WriteError):
-    together.train_together(_members(digits_npz, tmp_path), at_once=1)
+    together.train_together(
+        _members(digits_npz, tmp_path / 'full'), at_once=1)
 
 
 def test_runs_that_cannot_be_trained_leave_those_of_other_shapes(

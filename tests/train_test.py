@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import the_error
 
-from deep_oc import embed, embeddings, evaluate, features, step, train
+from deep_oc import embed, embeddings, evaluate, features, runs, step, train
 from deep_oc.scored import Request
 from tests import tiny, untrained
 
@@ -152,7 +152,8 @@ def test_a_process_alone_saves_and_tells_by_the_clock_too(
       'train.steps': 3, 'train.log_every': 100}), str(tmp_path))
   saved = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
   assert saved == {'2', '3'}  # every step, and two are kept
-  assert 'step 1 of 3' in capsys.readouterr().out
+  out = capsys.readouterr().out  # of the first it is known how long it took
+  assert 'step 2 of 3' in out and 'step 1 of 3' not in out
 
 
 def test_the_steps_that_it_tells_of_are_done(
@@ -224,6 +225,38 @@ def test_a_checkpoint_of_another_config_is_refused(finished, digits_npz):
   assert (finished / 'results.csv').exists()
 
 
+def test_a_folder_without_a_checkpoint_is_another_runs_to_take(
+    digits_npz, tmp_path, monkeypatch):
+  def interrupt(*_):
+    raise KeyboardInterrupt
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(step, 'make_steps', interrupt)
+    train.train(_config(digits_npz, **{'train.steps': 9}), str(tmp_path))
+  config = _config(digits_npz, **{'train.steps': 3})
+  with runs.held(str(tmp_path)), pytest.raises(
+      train.InputError, match='another process is training'):
+    train.train(config, str(tmp_path))
+  assert json.loads((tmp_path / 'config.json').read_text())[
+      'config']['train']['steps'] == 9
+  train.train(config, str(tmp_path))
+  assert json.loads((tmp_path / 'config.json').read_text())[
+      'config']['train']['steps'] == 3
+  shutil.rmtree(tmp_path / 'checkpoints')  # but what was made of them is there
+  with pytest.raises(train.InputError, match='steps=3 there, 9 here.*delete'):
+    train.train(_config(digits_npz, **{'train.steps': 9}), str(tmp_path))
+
+
+def test_the_time_of_the_first_step_is_not_in_the_rate(monkeypatch):
+  clock = [0.0]
+  monkeypatch.setattr(train.time, 'perf_counter', lambda: clock[0])
+  pace = train.Pace(10)
+  clock[0] = train.TELL + 1
+  assert pace.silent() and not pace.silent()
+  pace.restart(11)
+  clock[0] += 4
+  assert pace.rate(13) == 0.5
+
+
 def test_a_checkpoint_of_another_network_names_the_array(
     finished, digits_npz, tmp_path):
   shutil.copytree(finished / 'checkpoints', tmp_path / 'checkpoints')
@@ -291,7 +324,9 @@ def test_a_collapse_is_reported(digits_npz, tmp_path, capfd):
     (['--config.protocol.normal=11'], ["normal class", '11']),
     (['--config.data.name=x', '--config.data.source=npy'], ["'npz'"]),
     (['--config.train.batch=0'], ['train.batch=0', 'positive']),
-    (['--config.seed=x'], ['seed']),
+    (['--config.seed=x'], ['seed', "'x' is not a whole number"]),
+    (['--config.pretext.head=(8'], ["pretext.head='(8'", 'whole number']),
+    (['--train.steps=3'], ["'train.steps'", '--config.train.steps']),
     (['surplus'], ["'surplus'"])])
 def test_bad_flags_give_one_line_and_status_two(binary, arguments, words,
                                                 tmp_path):

@@ -1,4 +1,5 @@
 """What a run begins with: another one's weights, or a PyTorch network's."""
+import hashlib
 import json
 import pathlib
 import shutil
@@ -17,7 +18,7 @@ from deep_oc import (checkpoints, embeddings, evaluate, experiment, models,
                      weights)
 from deep_oc.errors import InputError
 from deep_oc.models import resnet
-from tests import tiny, untrained
+from tests import saved, tiny, untrained
 
 EPSILON = 1e-5
 
@@ -223,10 +224,13 @@ def test_runs_together_begin_each_with_its_own(
 
 
 @pytest.mark.parametrize('where, said', [
-    ('nothing', 'weights=nothing is no run, .* config.json, and no .safetens'),
-    ('some.pth', 'weights=some.pth is no run, .*README.md says how'),
-    ('some.safetensors', r'cannot read encoder.weights=some.safet\w+ \(File'),
-])
+    ('nothing', 'weights=nothing is no run, .* config.json, and no file that '
+                'ends with .safetensors or .pth or .pt'),
+    ('some.pth', "no file encoder.weights=some.pth; see 'Trained weights' in"),
+    ('some.safetensors', 'no file encoder.weights=some.safetensors; see'),
+    ('some_package/a.pth', 'some_package/a.pth, nor in an installed package '
+                           'some_package; see'),
+    ('sklearn/a.pth', 'sklearn/a.pth, nor in an installed package sklearn')])
 def test_what_is_not_there_is_said_and_nothing_written(
     where, said, digits_npz, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
@@ -479,6 +483,27 @@ def test_a_file_of_another_network_is_refused(
   with pytest.raises(InputError, match=said) as error:
     weights.read(config, task, like)
   assert '\n' not in str(error.value)
+
+
+def test_a_file_of_torch_save_in_an_installed_package_is_read_alike(
+    published, tmp_path, monkeypatch):
+  torch = saved.modules(monkeypatch)
+  config = imagenet(written(tmp_path / 'x.safetensors', published))
+  task = experiment.pretext(config)
+  like = experiment.state_like(config, task, (72, 72, 3))
+  wanted = weights.read(config, task, like)
+  folder = tmp_path / 'packages' / 'published_weights' / 'models'
+  folder.mkdir(parents=True)
+  (folder.parent / '__init__.py').write_text('raise RuntimeError("imported")')
+  (folder / 'x.pth').write_bytes(saved.archived(torch, {
+      name: saved.whole(each) for name, each in published.items()}))
+  monkeypatch.syspath_prepend(tmp_path / 'packages')
+  config.encoder.weights = 'published_weights/models/x.pth'
+  found = weights.read(config, task, like)
+  jax.tree.map(np.testing.assert_array_equal, found.parts, wanted.parts)
+  assert found.about['path'] == 'published_weights/models/x.pth'
+  assert found.about['sha256'] == hashlib.sha256(
+      (folder / 'x.pth').read_bytes()).hexdigest()
 
 
 def test_a_file_that_is_no_safetensors_is_refused_and_not_unpickled(
