@@ -3,7 +3,7 @@
   export MVTEC_AD=/where/mvtec_ad/lies
   python -m deep_oc.train \\
       --config=configs/cutpaste_efficientnet_mvtec.py:bottle \\
-      --config.encoder.weights=tf_efficientnet_b4.safetensors
+      --config.encoder.weights=tf_efficientnet_b4.pth
   python -m deep_oc.evaluate --runs='runs/cutpaste_efficientnet_mvtec_*/**'
 
 Li et al., CVPR 2021, table 3: mean AUROC over the 15 categories 96.6 ± 0.1

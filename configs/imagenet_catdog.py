@@ -1,7 +1,7 @@
 """ImageNet's features on cats and dogs, one of them normal: nothing is trained.
 
   python -m deep_oc.train --config=configs/imagenet_catdog.py \\
-      --config.encoder.weights=resnet50.safetensors --config.protocol.normal=dog
+      --config.encoder.weights=resnet50.pth --config.protocol.normal=dog
   python -m deep_oc.evaluate --runs='runs/imagenet_catdog/**'
 
 Sohn et al., ICLR 2021, table 7: mean AUROC of the two 74.6 (KDE), 74.5 (RBF

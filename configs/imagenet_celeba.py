@@ -1,7 +1,7 @@
 """ImageNet's features on CelebA, faces without glasses normal: no training.
 
   python -m deep_oc.train --config=configs/imagenet_celeba.py \\
-      --config.encoder.weights=resnet50.safetensors
+      --config.encoder.weights=resnet50.pth
   python -m deep_oc.evaluate --runs='runs/imagenet_celeba/**'
 
 Sohn et al., ICLR 2021, table 7: AUROC 82.4 (KDE), 81.4 (RBF OC-SVM), 58.0

@@ -1,7 +1,7 @@
 """ImageNet's features on CIFAR-100's 20 superclasses: nothing is trained.
 
   python -m deep_oc.train --config=configs/imagenet_cifar20.py \\
-      --config.encoder.weights=resnet50.safetensors --config.protocol.normal=1
+      --config.encoder.weights=resnet50.pth --config.protocol.normal=1
   python -m deep_oc.evaluate --runs='runs/imagenet_cifar20/**'
 
 Sohn et al., ICLR 2021, table 7: mean AUROC over the 20 superclasses 83.7 (KDE

@@ -1,7 +1,7 @@
 """ImageNet's features on Fashion-MNIST, one class normal: nothing is trained.
 
   python -m deep_oc.train --config=configs/imagenet_fmnist.py \\
-      --config.encoder.weights=resnet50.safetensors --config.protocol.normal=1
+      --config.encoder.weights=resnet50.pth --config.protocol.normal=1
   python -m deep_oc.evaluate --runs='runs/imagenet_fmnist/**'
 
 Sohn et al., ICLR 2021, table 7: mean AUROC 91.8 (RBF OC-SVM), 90.5 (KDE), 77.0
