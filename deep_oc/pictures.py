@@ -171,7 +171,7 @@ def outline(mask: np.ndarray, width: int = 1) -> np.ndarray:
 
 def panel(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None,
           score: float, name: str, limits: Scale,
-          side: int | None = None) -> Image.Image:
+          side: int | None = None, verdict: str = '') -> Image.Image:
   """Draws input | heat map over it | the same with the mask's outline.
 
   Args:
@@ -183,6 +183,7 @@ def panel(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None,
     limits: from `scale`.
     side: longer side of each picture; as in the file by default, small images
       enlarged by a whole number to 256 pixels or more.
+    verdict: stands behind the score.
   """
   size = _size(*image.shape[:2], side)
   hot = _resized(overlay(image, heat, limits), size)
@@ -193,7 +194,8 @@ def panel(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None,
   wide = len(tiles) * (size[0] + _GAP) - _GAP
   width, top = max(wide, _NARROW), _line(font)
   canvas = Image.new('RGB', (width, top + size[1]), 'white')
-  _heading(canvas, name, f'score {_number(score)}', font)
+  said = ', '.join(filter(None, (f'score {_number(score)}', verdict)))
+  _heading(canvas, name, said, font)
   for i, tile in enumerate(tiles):
     left = (width - wide) // 2 + i * (size[0] + _GAP)
     canvas.paste(Image.fromarray(tile), (left, top))

@@ -101,11 +101,11 @@ class MapWriter:
     self._limits = _limits(workdir, f'map_{found.localizes}')
     self.written: set[str] = set()
 
-  def write(self, names: Sequence[str], images: np.ndarray, scores: np.ndarray,
-            maps: np.ndarray | None = None) -> None:
+  def write(self, names: Sequence[str], images: np.ndarray,
+            judged: detector.Judged, maps: np.ndarray | None = None) -> None:
     """Writes `<folder>/<name>.png` for each of u8[n, h, w, 3].
 
-    Of maps f32[n, h, w], if they are known.
+    With what is said of it, and of maps f32[n, h, w], if they are known.
     """
     if maps is None:
       maps = self._found.heat_maps(images)
@@ -113,10 +113,12 @@ class MapWriter:
       self._limits = pictures.scale(maps)
     info = PngImagePlugin.PngInfo()
     info.add_itxt('command', self._command)
-    for name, image, heat, score in zip(names, images, maps, scores,
-                                        strict=True):
+    for name, image, heat, score, p, anomalous in zip(
+        names, images, maps, *judged, strict=True):
+      verdict = f"p = {p:.2g}: {'anomalous' if anomalous else 'normal'}"
       picture = pictures.with_legend(pictures.panel(
-          image, heat, None, score, name, self._limits), self._limits, False)
+          image, heat, None, score, name, self._limits, verdict=verdict),
+                                     self._limits, False)
       with _where_it_fits(), self._replacing(f'{name}.png') as file:
         picture.save(file, 'png', compress_level=4, pnginfo=info)
       if self._arrays:
@@ -295,7 +297,7 @@ def write(found: detector.Detector, images: unseen.Found, output: Any,
       writer.writerows(_rows(paths, judged, found))
       if draw:
         draw.write([_relative(path, images.root) for path in paths], pixels,
-                   judged.score, maps)
+                   judged, maps)
 
     tally = predict(found, images.paths, add)
     if not tally.scored:

@@ -11,7 +11,7 @@ from conftest import peak_memory, the_error
 from PIL import Image
 
 import deep_oc
-from deep_oc import predict, thresholds, unseen
+from deep_oc import detector, predict, thresholds, unseen
 from deep_oc.errors import InputError
 from tests import untrained
 
@@ -204,7 +204,8 @@ def test_a_name_without_room_for_its_heat_map_is_passed_over(
   long = '字' * 83 + '.png'  # 253 bytes of 255
   draw = predict.MapWriter(deep_oc.load(run, false_alarm_rate=0.2), str(run),
                       tmp_path / 'maps', arrays=True, command='')
-  draw.write([long, 'a.png'], np.zeros((2, 20, 20, 3), np.uint8), np.zeros(2))
+  draw.write([long, 'a.png'], np.zeros((2, 20, 20, 3), np.uint8),
+             detector.Judged(np.zeros(2), np.ones(2), np.zeros(2, bool)))
   assert sorted(each.name for each in (tmp_path / 'maps').iterdir()) == [
       'a.png.npz', 'a.png.png']
   said = capsys.readouterr().err.splitlines()
