@@ -121,8 +121,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
   try:
     _find_neighbours(argv)
     return flags.FLAGS(argv)
-  except SystemExit:  # after --help; absl ends with 1
-    sys.exit(0)
+  except SystemExit as error:  # absl ends with 1 after --help
+    sys.exit(0 if not _HELP.isdisjoint(argv) else error.code)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
           OSError, SyntaxError, ImportError) as error:
     # ml_collections loads the config and its overrides while parsing.

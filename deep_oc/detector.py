@@ -371,7 +371,7 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
     classifier = _own_score(differentiable.task_scores(pretext), classifier)
   else:
     classifier = classifier or oneclass.recommended(
-        config.method, *train[feature].shape)
+        config.pretext.name, *train[feature].shape)
     oneclass.create(classifier)  # an unknown one fails before the checkpoint
   others = None
   if calibration is not None:

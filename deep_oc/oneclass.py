@@ -65,7 +65,8 @@ def recommended(task: str, n: int, d: int) -> str:
   columns a Gaussian, 'gde_ledoit_wolf'.
 
   Args:
-    task: a config's `method`.
+    task: the name of the pretext task, or of what is made of it:
+      'cutpaste', 'cutpaste_3way'.
     n: rows to fit.
     d: columns.
   """

@@ -40,7 +40,6 @@ def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True,
   """Writes `config.json`, or checks that the run there has the same config.
 
   Fields that change no result may differ; the file then gets the new values.
-  Nor does a run hold its folder that has left no checkpoint there.
 
   Args:
     workdir: the run's folder.
@@ -53,7 +52,7 @@ def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True,
       written to.
   """
   path, about = files.path(workdir) / 'config.json', provenance.about()
-  there, differing = files.exists(path), []
+  there = files.exists(path)
   if there:
     about = _read(path)  # the versions stay those that began the run
     old, new = _flat(about['config']), _flat(config.to_dict())
@@ -62,21 +61,17 @@ def claim(workdir: str, config: ml_collections.ConfigDict, write: bool = True,
                  if old.get(key) != new.get(key)
                  and not _NOT_HASHED.fullmatch(key)
                  and key != 'data.anomalous_path']  # for tests alone
-    if differing and (has_checkpoints(workdir) or files.exists(
-        path.parent / 'embeddings' / 'train.npz')):
+    if differing:
       raise InputError(
           f'{workdir} holds a run of another config ('
           f'{"; ".join(differing[:3])}); choose another --workdir or '
           '--config.experiment, or delete that folder')
-    if differing:
-      about = provenance.about()
     there = old == new
   if weights and about.get('weights') != weights:
     about, there = {**about, 'weights': dict(weights)}, False
   if there or not write:
     return
-  with held(workdir) if differing else contextlib.nullcontext(), \
-      files.replacing(path) as file:
+  with files.replacing(path) as file:
     json.dump({**about, 'config': config.to_dict()}, file, indent=2)
     file.write('\n')
 
@@ -160,8 +155,9 @@ def _read(path: Any) -> dict:
     content['config'].items()  # a mapping, or this raises
     return content
   except FileNotFoundError as error:
-    below = sorted(files.glob(f'{glob.escape(str(path.parent))}/**/config.json')
-                   )[:3]
+    here = '' if files.is_remote(path) else glob.escape(str(path.parent))
+    below = [each for depth in ('*', '*/*', '*/*/*') if here
+             for each in sorted(files.glob(f'{here}/{depth}/config.json'))][:3]
     hint = '; below are ' + ', '.join(
         each.removesuffix('/config.json') for each in below) if below else ''
     raise InputError(

@@ -345,7 +345,8 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
         print(f'{name}: {train.line(now, total, pace.rate(now))}', flush=True)
       last = now == total
       watch = last or train.due(plan.monitor_every, now, count)
-      save = (last or asked.by or clock - saved_at > train.SAVE
+      stopped = bool(asked.by)  # a signal may come while it is saved
+      save = (last or stopped or clock - saved_at > train.SAVE
               or train.due(plan.checkpoint_every, now, count))
       if not (watch or save or train.due(plan.log_every, now, count)):
         if now == start + count:
@@ -367,6 +368,7 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
                 state.variables,
                 each.problem.train.image[:train.PROBES])['pool'])
           train.report(now, total, found, watch, log[i], bar, each.name)
+          pace.told()
           if save:
             state = sharding.put(state, whole)
             train.check_state(state, each.workdir)
@@ -377,7 +379,7 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
               ended[each] = jax.device_get(state)
             saved[i].save(state)
             saved_at = time.perf_counter()
-      if asked.by:
+      if stopped:
         raise asked.stopped(now)
       rows = []
       pace.restart(now)

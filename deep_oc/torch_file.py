@@ -25,7 +25,9 @@ _MAGIC = 0x1950a86a20f9469cfc6c  # the first thing in a file of the old format
 _VERSION = 1001
 _DTYPES = {'Double': '<f8', 'Float': '<f4', 'Half': '<f2', 'Long': '<i8',
            'Int': '<i4', 'Short': '<i2', 'Char': 'i1', 'Byte': 'u1',
-           'Bool': '?', 'BFloat16': ml_dtypes.bfloat16}
+           'Bool': '?', 'BFloat16': ml_dtypes.bfloat16,
+           'ComplexFloat': '<c8', 'ComplexDouble': '<c16'}
+_DIMENSIONS = 32  # of a tensor at most
 _WRAPPED = 'state_dict', 'model'  # by what training scripts add to it
 
 _MARK = object()
@@ -87,8 +89,6 @@ def _array(tensor: _Tensor, load: Callable[[_Storage], np.ndarray]
            ) -> np.ndarray:
   """Returns a tensor's part of its storage, which is not copied."""
   flat, (_, offset, shape, stride) = load(tensor.storage), tensor
-  if len(shape) != len(stride) or min((offset, *shape, *stride)) < 0:
-    raise ValueError(f'a tensor of shape {shape} and strides {stride}')
   count = math.prod(shape)
   last = offset + sum((n - 1) * step for n, step in zip(
       shape, stride, strict=True))
@@ -136,17 +136,21 @@ def _legacy(content: bytes) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
   places = {}
   for key in keys.found:  # one storage after the other: its size, its bytes
     size, = struct.unpack_from('<q', content, at)
+    if type(key) is not str or key not in described.storages:
+      raise ValueError('numbers of an unknown kind')
+    if size != described.storages[key].size:
+      raise ValueError(f'storage {key} is of another size than it says')
     places[key] = at + 8
     at += 8 + size * described.storages[key].dtype.itemsize
 
   def load(storage: _Storage) -> np.ndarray:
     begin = places[storage.key]
-    return _elements(storage, content[
+    return _elements(storage, memoryview(content)[
         begin:begin + storage.size * storage.dtype.itemsize])
   return described.found, load
 
 
-def _elements(storage: _Storage, content: bytes) -> np.ndarray:
+def _elements(storage: _Storage, content: bytes | memoryview) -> np.ndarray:
   if len(content) != storage.size * storage.dtype.itemsize:
     raise ValueError(f'storage {storage.key} is cut off')
   return np.frombuffer(content, storage.dtype)
@@ -197,6 +201,8 @@ class _Machine:
 
   def name_of_stack(self, _: None) -> None:
     name, module = self.stack.pop(), self.stack.pop()
+    if type(name) is not str or type(module) is not str:
+      raise ValueError('a name that is no text')
     self.push(_Name(f'{module}.{name}'))
 
   def since_mark(self) -> list:
@@ -232,14 +238,22 @@ class _Machine:
 
   def update(self, taken: list) -> None:
     if isinstance(self.stack[-1], dict):
-      self.stack[-1].update(zip(taken[::2], taken[1::2], strict=True))
+      # To hash what is nested may take for ever.
+      self.stack[-1].update(
+          (key, value) for key, value in zip(
+              taken[::2], taken[1::2], strict=True) if type(key) in (str, int))
 
   def storage(self, _: None) -> None:
     kind, name, key, _, size, *view = self.stack.pop()
-    if kind != 'storage' or type(size) is not int or size < 0 or any(view):
+    if kind != 'storage' or type(key) is not str or type(size) is not int or (
+        size < 0 or any(view)):
       raise ValueError('no storage')
-    dtype = _DTYPES[name.name.removeprefix('torch.').removesuffix('Storage')]
-    self.storages[key] = _Storage(np.dtype(dtype), str(key), size)
+    dtype = _DTYPES.get(
+        name.name.removeprefix('torch.').removesuffix('Storage'))
+    if dtype is None:
+      self.push(Opaque())
+      return
+    self.storages[key] = _Storage(np.dtype(dtype), key, size)
     self.push(self.storages[key])
 
   def call(self, _: None) -> None:
@@ -247,23 +261,28 @@ class _Machine:
     make = _KNOWN.get(name.name) if isinstance(name, _Name) else None
     self.push(make(*arguments) if make else Opaque())
 
-  def new(self, _: None) -> None:
-    del self.stack[-2:]
+  def new(self, count: int) -> None:
+    del self.stack[-count:]
     self.push(Opaque())
 
   def build(self, _: None) -> None:
     self.stack.pop()  # attributes
 
 
-def _tensor(storage, offset, shape, stride, *_) -> _Tensor:
-  if not isinstance(storage, _Storage) or not all(
-      type(each) is int for each in (offset, *shape, *stride)):
+def _tensor(storage, offset, shape, stride, *_) -> _Tensor | Opaque:
+  if isinstance(storage, Opaque):
+    return storage
+  if not isinstance(storage, _Storage) or not (
+      type(shape) is type(stride) is tuple
+      and len(shape) == len(stride) <= _DIMENSIONS) or not all(
+          type(each) is int and 0 <= each < 2**63
+          for each in (offset, *shape, *stride)):
     raise ValueError('no tensor')
-  return _Tensor(storage, offset, tuple(shape), tuple(stride))
+  return _Tensor(storage, offset, shape, stride)
 
 
 _KNOWN: Mapping[str, Callable] = {
-    'collections.OrderedDict': lambda items=(): dict(items),
+    'collections.OrderedDict': lambda: {},  # its items follow
     'torch._utils._rebuild_tensor_v2': _tensor,
     'torch._utils._rebuild_parameter': lambda data, *_: data}
 
@@ -278,6 +297,11 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
     'EMPTY_LIST': lambda machine, _: machine.push([]),
     'EMPTY_TUPLE': lambda machine, _: machine.push(()),
     'EMPTY_SET': lambda machine, _: machine.push(Opaque()),
+    'FROZENSET': lambda machine, _: machine.push(
+        Opaque() if machine.since_mark() else Opaque()),
+    'DUP': lambda machine, _: machine.push(machine.stack[-1]),
+    'POP': lambda machine, _: machine.stack.pop(),
+    'POP_MARK': lambda machine, _: machine.since_mark(),
     **dict.fromkeys((
         'BININT', 'BININT1', 'BININT2', 'LONG1', 'LONG4', 'BINFLOAT',
         'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'SHORT_BINBYTES',
@@ -292,4 +316,6 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
     'APPEND': _Machine.append, 'APPENDS': _Machine.extend,
     'ADDITEMS': _Machine.extend, 'SETITEM': _Machine.set_item,
     'SETITEMS': _Machine.set_items, 'BINPERSID': _Machine.storage,
-    'REDUCE': _Machine.call, 'NEWOBJ': _Machine.new, 'BUILD': _Machine.build}
+    'REDUCE': _Machine.call, 'BUILD': _Machine.build,
+    'NEWOBJ': lambda machine, _: machine.new(2),
+    'NEWOBJ_EX': lambda machine, _: machine.new(3)}

@@ -137,6 +137,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
               look(state.variables, problem.train.image[:PROBES])['pool'])
         if first:
           report(now, total, means, watch, log, bar)
+          pace.told()
         if last:
           state = features.concluded(pretext, state, problem.fitted.image)
         if save:
@@ -237,11 +238,14 @@ class Pace:
 
   def silent(self) -> bool:
     """Tells, once, that for `TELL` seconds nothing was told."""
-    now = time.perf_counter()
-    if now - self._told <= TELL:
+    if time.perf_counter() - self._told <= TELL:
       return False
-    self._told = now
+    self.told()
     return True
+
+  def told(self) -> None:
+    """Notes that something was told now."""
+    self._told = time.perf_counter()
 
 
 def line(now: int, total: int, rate: float) -> str:
@@ -295,8 +299,8 @@ def check_state(state: step.State, workdir: str) -> None:
   if not step.finite(state):
     raise InputError(
         f'a parameter or its velocity became infinite by step '
-        f'{int(state.step)}; the last good checkpoint stays in {workdir}; '
-        'lower optimizer.learning_rate')
+        f'{int(state.step)}, which is not saved; what was saved before stays '
+        f'in {workdir}; lower optimizer.learning_rate')
 
 
 def main() -> None:

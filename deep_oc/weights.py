@@ -210,7 +210,7 @@ def _converted(where: str, arrays: Mapping[str, np.ndarray],
     if name not in arrays:
       raise InputError(f'encoder.weights={where} is of another encoder: it '
                        f'lacks {name}')
-    array = np.asarray(arrays[name], np.float32)
+    array = arrays[name]
     if leaf == 'kernel':  # out, in, height, width there
       array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
     if array.shape != tuple(like.shape):
@@ -218,7 +218,7 @@ def _converted(where: str, arrays: Mapping[str, np.ndarray],
           f'encoder.weights={where} is of another encoder: {name} is '
           f'{array.shape} there, in the order of Flax, and '
           f'{tuple(like.shape)} here')
-    flat[path] = array
+    flat[path] = np.asarray(array, np.float32)
   return flax.traverse_util.unflatten_dict(flat)
 
 

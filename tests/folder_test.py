@@ -368,9 +368,22 @@ def test_a_folder_of_good_beside_those_of_defects_is_a_data_set(tmp_path):
   assert len(split.train) == 8 and not split.train.anomaly.any()
   assert split.test.label.tolist() == [0, 0, 1, 1, 1, 2, 2]
   assert split.test.anomaly.tolist() == [False] * 2 + [True] * 5
-  # Images beside it are what is normal, as where no folder has that name.
-  plain(tmp_path, 5)
-  assert _layout.find(str(tmp_path)).layout == 'folder of normal images'
+  assert "anomalous, by the names of folders: 'bent', 'crack'" in found.notes
+
+
+def test_what_is_no_defect_beside_good_is_left_out_or_told(tmp_path):
+  plain(tmp_path / 'good', 10), plain(tmp_path / 'bent', 3)
+  (tmp_path / 'notes').mkdir()
+  plain(tmp_path / 'ground_truth/bent', 3)
+  found = _layout.find(str(tmp_path))
+  assert not found.problems
+  assert {item.kind for item in found.items} == {'good', 'bent'}
+  assert "folders without images: 'ground_truth', 'notes'" in found.notes
+  plain(tmp_path, 2)
+  assert 'holds images beside a folder good' in line(tmp_path)
+  (tmp_path / 'linked').mkdir()
+  (tmp_path / 'linked/good').symlink_to(tmp_path / 'good')
+  assert 'good is a symbolic link' in line(tmp_path / 'linked')
 
 
 def test_good_alone_can_be_trained_on_and_the_note_says_what_is_missing(

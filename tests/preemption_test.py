@@ -119,8 +119,16 @@ def test_a_process_told_to_stop_ends_with_the_status_for_again(
   assert int(embed.restore(str(run))[3].step) == int(k)
 
 
+@pytest.fixture
+def heard():
+  """Processes that are begun here hear of SIGINT, as not in the background."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_saves_after_the_step_and_another_one_ends_at_once(
-    binary, tmp_path):
+    heard, binary, tmp_path):
   run = tmp_path / 'run'
   process = binary('train', f'--workdir={run}', '--config.train.steps=100000',
                    '--config.train.checkpoint_every=1000000', wait=False)
@@ -140,7 +148,7 @@ def test_ctrl_c_saves_after_the_step_and_another_one_ends_at_once(
   assert process.returncode == 130
 
 
-def test_what_is_to_ignore_ctrl_c_does(monkeypatch):
+def test_what_is_to_ignore_ctrl_c_does():
   before = signal.signal(signal.SIGINT, signal.SIG_IGN)
   try:
     with cli.between_steps() as asked:

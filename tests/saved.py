@@ -55,11 +55,13 @@ class _Pickler(pickle.Pickler):
   def persistent_id(self, value):
     if not isinstance(value, np.ndarray):
       return None
-    self.flat[str(id(value))] = value
+    key = next((key for key, flat in self.flat.items() if flat is value),
+               str(len(self.flat)))
+    self.flat[key] = value
     name = STORAGES[value.dtype.name]
     view = (None,) if self.legacy else ()
-    return ('storage', getattr(self.torch, f'{name}Storage'), str(id(value)),
-            'cpu', value.size, *view)
+    return ('storage', getattr(self.torch, f'{name}Storage'), key, 'cpu',
+            value.size, *view)
 
   def reducer_override(self, value):
     utils = self.torch._utils

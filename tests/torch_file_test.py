@@ -3,7 +3,6 @@ import collections
 import io
 import os
 import pickle
-import pickletools
 import zipfile
 
 import ml_dtypes
@@ -159,14 +158,70 @@ def test_a_damaged_file_is_refused_or_read_and_never_breaks(write, torch):
   assert refused > 300
 
 
-def test_a_list_of_itself_does_not_hang():
-  content = legacy_of(pickletools.optimize(b'\x80\x02]q\x00h\x00a.'))
-  with pytest.raises(ValueError, match='no arrays by name'):
-    torch_file.read(content)
+# Pickles of a few bytes that would take for ever, or all memory, to hash, to
+# print or to copy what they nest: (t, t), of which t is one, and so on.
+_NESTED = b'(t' + b'q\x000h\x00h\x00\x86' * 60
+_HOSTILE = {
+    'a list of itself': b']q\x00h\x00a',
+    'a key in a key': b'}' + b'(t' + b'\x85' * 10**6 + b'K\x01s',
+    'a key of twice a key': b'}' + _NESTED + b'K\x01s',
+    'a storage of it': (b'(X\x07\x00\x00\x00storagectorch\nFloatStorage\n'
+                        + _NESTED + b'X\x03\x00\x00\x00cpuK\x01tQ'),
+    'a name of it': b'X\x01\x00\x00\x00m' + _NESTED + b'\x93',
+    'the same items again and again': (
+        b']q\x01(' + b']' * 10**5 + b'ec' + b'collections\nOrderedDict\nq\x02'
+        + b'h\x02h\x01\x85R0' * 10**4),
+    'a size without end': b'\x8b' + b'\xff\xff\xff\x7f',
+    'a tensor of many dimensions': (
+        b'ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch'
+        b'\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQK\x00('
+        + b'K\x01' * 99 + b't(' + b'K\x01' * 99 + b't\x89NtR')}
 
 
-def legacy_of(described):
-  """Returns a file of the old format with this pickle as its object."""
-  return b''.join(pickle.dumps(part, 2) for part in (
+@pytest.mark.parametrize('name', _HOSTILE)
+def test_what_would_take_for_ever_is_refused_or_left_out(name):
+  content = b''.join(pickle.dumps(part, 2) for part in (
       0x1950a86a20f9469cfc6c, 1001, {'little_endian': True})) + (
-          described + pickle.dumps([], 2))
+          b'\x80\x02' + _HOSTILE[name] + b'.' + pickle.dumps([], 2))
+  resource = pytest.importorskip('resource')
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  with pytest.raises(ValueError):
+    torch_file.read(content)
+  grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+  assert grown < 2**18  # KiB on Linux
+
+
+@WRITERS
+def test_tensors_of_one_storage_do_not_copy_it(write, torch):
+  flat = np.zeros(10**6, np.uint8)
+  found = torch_file.read(write(torch, {
+      str(i): Tensor(flat, i, (1,), (1,)) for i in range(2000)}))
+  assert len(found) == 2000 and np.shares_memory(
+      np.lib.stride_tricks.as_strided(found['0'], (10,)), found['5'])
+
+
+@WRITERS
+def test_numbers_of_an_unknown_kind_are_left_out_or_named(write, torch):
+  torch.QInt8Storage = type('QInt8Storage', (), {'__module__': 'torch'})
+
+  def saved_as(kind):
+    content = write(torch, {'a': whole(np.ones(3, np.float32)),
+                            'b': whole(np.ones(2, np.int8))})
+    return content.replace(b'CharStorage', kind)
+  assert list(torch_file.read(saved_as(b'CharStorage'))) == ['a', 'b']
+  if write is archived:
+    with pytest.raises(ValueError):  # the check sum of the archive
+      torch_file.read(saved_as(b'CharStoragX'))
+  else:
+    with pytest.raises(ValueError, match='of an unknown kind'):
+      torch_file.read(saved_as(b'OddlStorage'))
+
+
+def test_a_size_that_is_not_the_one_described_is_refused(torch):
+  content = legacy(torch, {'a': whole(np.ones(3, np.float32)),
+                           'b': whole(np.ones(2, np.float32))})
+  for size in (2, 4, -1):
+    with pytest.raises(ValueError, match='of another size'):
+      torch_file.read(content.replace(
+          (3).to_bytes(8, 'little') + np.float32(1).tobytes(),
+          size.to_bytes(8, 'little', signed=True) + np.float32(1).tobytes()))

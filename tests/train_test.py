@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import the_error
 
-from deep_oc import embed, embeddings, evaluate, features, runs, step, train
+from deep_oc import embed, embeddings, evaluate, features, step, train
 from deep_oc.scored import Request
 from tests import tiny, untrained
 
@@ -225,36 +225,24 @@ def test_a_checkpoint_of_another_config_is_refused(finished, digits_npz):
   assert (finished / 'results.csv').exists()
 
 
-def test_a_folder_without_a_checkpoint_is_another_runs_to_take(
+def test_the_time_of_the_first_step_is_not_in_the_rate(
     digits_npz, tmp_path, monkeypatch):
-  def interrupt(*_):
-    raise KeyboardInterrupt
-  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(step, 'make_steps', interrupt)
-    train.train(_config(digits_npz, **{'train.steps': 9}), str(tmp_path))
-  config = _config(digits_npz, **{'train.steps': 3})
-  with runs.held(str(tmp_path)), pytest.raises(
-      train.InputError, match='another process is training'):
-    train.train(config, str(tmp_path))
-  assert json.loads((tmp_path / 'config.json').read_text())[
-      'config']['train']['steps'] == 9
-  train.train(config, str(tmp_path))
-  assert json.loads((tmp_path / 'config.json').read_text())[
-      'config']['train']['steps'] == 3
-  shutil.rmtree(tmp_path / 'checkpoints')  # but what was made of them is there
-  with pytest.raises(train.InputError, match='steps=3 there, 9 here.*delete'):
-    train.train(_config(digits_npz, **{'train.steps': 9}), str(tmp_path))
+  make_steps, clock = step.make_steps, [0.0]
 
+  def make(*args):
+    take, taken = make_steps(*args), []
 
-def test_the_time_of_the_first_step_is_not_in_the_rate(monkeypatch):
-  clock = [0.0]
+    def steps(*args):
+      taken.append(1)
+      clock[0] += 1 if taken[1:] else 1000
+      return take(*args)
+    return steps
+  monkeypatch.setattr(step, 'make_steps', make)
   monkeypatch.setattr(train.time, 'perf_counter', lambda: clock[0])
-  pace = train.Pace(10)
-  clock[0] = train.TELL + 1
-  assert pace.silent() and not pace.silent()
-  pace.restart(11)
-  clock[0] += 4
-  assert pace.rate(13) == 0.5
+  train.train(_config(digits_npz, **{
+      'train.steps': 20, 'train.log_every': 10}), str(tmp_path))
+  rows = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(row)['steps_per_second'] for row in rows] == [1, 1]
 
 
 def test_a_checkpoint_of_another_network_names_the_array(
@@ -307,7 +295,7 @@ def test_a_state_from_which_no_step_could_follow_is_not_saved(
     leaves[-1] = leaves[-1].at[0].set(np.inf)
     return finite(state.replace(**{part: tree.unflatten(leaves)}))
   monkeypatch.setattr(step, 'finite', spoilt)
-  with pytest.raises(train.InputError, match='infinite by step 20; the last'):
+  with pytest.raises(train.InputError, match='infinite by step 20, which'):
     train.train(_config(digits_npz), str(tmp_path))
   assert not list((tmp_path / 'checkpoints').iterdir())
 

@@ -70,12 +70,9 @@ def find(path: str, anomalous_path: str | None = None) -> Found:
   if (root / 'train').is_dir():
     found = Found(root, 'MVTec AD layout')
     _find_mvtec(found, anomalous_path)
-  elif (root / NORMAL).is_dir() and not anomalous_path and not _images(
-      Found(root, ''), root, collections.Counter()):
+  elif (root / NORMAL).is_dir() and not anomalous_path:
     found = Found(root, f'folder {NORMAL} beside those of anomalous images')
-    for folder in _subfolders(found, root):
-      part = 'train' if folder.name == NORMAL else 'test'
-      _add(found, part, folder.name, folder)
+    _find_kinds(found)
   else:
     found = Found(root, 'folder of normal images')
     _find_plain(found, anomalous_path)
@@ -118,6 +115,28 @@ def _find_mvtec(found: Found, anomalous_path: str | None) -> None:
   if any(masks.values()):
     _check_masks(found, masks)
   found.layout += ', with masks' if found.masked else ', without masks'
+
+
+def _find_kinds(found: Found) -> None:
+  root, empty = found.root, []
+  if (root / NORMAL).is_symlink():
+    raise InputError(f'{root}/{NORMAL} is a symbolic link, which is not '
+                     'followed; give the folder itself as data.path')
+  if _images(found, root, collections.Counter()):
+    raise InputError(f'{root} holds images beside a folder {NORMAL}; normal '
+                     f'ones belong into that, anomalous ones into others')
+  for folder in _subfolders(found, root):
+    if folder.name == NORMAL or _images(
+        Found(root, ''), folder, collections.Counter()):
+      part = 'train' if folder.name == NORMAL else 'test'
+      _add(found, part, folder.name, folder)
+    else:
+      empty.append(folder.name)
+  kinds = sorted({item.kind for item in found.items} - {NORMAL})
+  if kinds:
+    found.notes.append(f'anomalous, by the names of folders: {_quoted(kinds)}')
+  if empty:
+    found.notes.append(f'folders without images: {_quoted(empty)}')
 
 
 def _find_plain(found: Found, anomalous_path: str | None) -> None:

@@ -199,10 +199,11 @@ def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
     raise errors.unknown(f'feature in {workdir}', feature,
                          [*known, *unfitted])
   wanted = classifier or oneclass.recommended(
-      rows[0]['pretext'], *train[feature].shape)
+      str(meta.get('task') or rows[0]['pretext']), *train[feature].shape)
   there = by_feature.get(feature)
   if classifier is None and there and wanted not in there:
-    wanted = there[0]  # evaluated last by others than those of the papers
+    # Evaluated last by others than those of the papers, or by older code.
+    wanted = next(name for name in ('gde', 'kde', *there) if name in there)
   return Run(key, workdir, rows, wanted, feature, limit)
 
 
