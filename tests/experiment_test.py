@@ -39,7 +39,7 @@ def oblong(tmp_path_factory):
 @pytest.mark.parametrize('overrides, words', [
     ({'localize': dict(name='window')}, "unknown localize.name 'window'"),
     ({'localize': dict(side=18)}, 'windows of 18 pixels'),
-    ({'localize': dict(side=8, stride=0)}, 'localize.stride is 0; it must be'),
+    ({'localize': dict(side=8, stride=0)}, 'localize.stride=0 must be'),
     ({'pretext': CONTRASTIVE, 'train.batch': 1}, 'compares images'),
     ({'pretext': CONTRASTIVE, 'train.accumulate': 16}, '2 at least, not 1'),
     ({'pretext.augment.turn': True}, 'augment.turn turns the images'),

@@ -89,7 +89,7 @@ def _stopped_once(config, workdir, monkeypatch):
 
   def fail(self, step, metrics):
     if step == 50:
-      raise cli.Stopped
+      raise cli.Stopped('at step 50')
     write(self, step, metrics)
   with monkeypatch.context() as patch, pytest.raises(cli.Stopped):
     patch.setattr(train.logs.Metrics, 'write', fail)

@@ -234,7 +234,7 @@ def test_the_time_of_the_first_step_is_not_in_the_rate(
 
     def steps(*args):
       taken.append(1)
-      clock[0] += 1 if taken[1:] else 1000
+      clock[0] += 1 if taken[1:] else 100
       return take(*args)
     return steps
   monkeypatch.setattr(step, 'make_steps', make)
