@@ -10,9 +10,9 @@ inputs of 256 pixels, 0.05 EFLOP: for a GPU. On CPUs
 
   --config=configs/cutpaste_folder.py:small
 
-takes half an hour on two cores: 128 pixels, half of the width, one hidden
-layer, 800 steps of 48 network inputs, in runs/cutpaste_folder_small. What it
-finds on MVTec AD, `results/mvtec_cpu.sh` measures.
+takes ten to thirty minutes on two cores: 128 pixels, half of the width, one
+hidden layer, 800 steps of 48 network inputs, in runs/cutpaste_folder_small.
+What it finds on MVTec AD, `results/mvtec_cpu.sh` measures.
 
 A second set of images needs a name of its own:
 --config.experiment=my_other_parts. `deep_oc/data/folder.py` tells how a folder
