@@ -219,6 +219,10 @@ class _Machine:
     taken = [self.stack.pop() for _ in range(count)]
     self.push(tuple(taken[::-1]))
 
+  def frozen_set(self, _: None) -> None:
+    self.since_mark()
+    self.push(Opaque())
+
   def extend(self, _: None) -> None:
     self.add(self.since_mark())
 
@@ -297,8 +301,7 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
     'EMPTY_LIST': lambda machine, _: machine.push([]),
     'EMPTY_TUPLE': lambda machine, _: machine.push(()),
     'EMPTY_SET': lambda machine, _: machine.push(Opaque()),
-    'FROZENSET': lambda machine, _: machine.push(
-        Opaque() if machine.since_mark() else Opaque()),
+    'FROZENSET': _Machine.frozen_set,
     'DUP': lambda machine, _: machine.push(machine.stack[-1]),
     'POP': lambda machine, _: machine.stack.pop(),
     'POP_MARK': lambda machine, _: machine.since_mark(),
