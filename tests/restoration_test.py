@@ -214,7 +214,7 @@ def _config(digits_npz, **overrides):
 
 def test_an_encoder_without_maps_is_one_line(digits_npz):
   config = _config(digits_npz)
-  config.encoder = ConfigDict(dict(name='convnet', channels=(8, 16)))
+  config.encoder = ConfigDict(dict(name='lenet', channels=(8, 16)))
   with pytest.raises(InputError, match="'restoration' needs an encoder that "
                      'has `maps`'):
     experiment.pretext(config)
