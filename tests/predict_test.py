@@ -203,7 +203,7 @@ def test_a_name_without_room_for_its_heat_map_is_passed_over(
     run, tmp_path, capsys):
   long = '字' * 83 + '.png'  # 253 bytes of 255
   draw = predict.MapWriter(deep_oc.load(run, false_alarm_rate=0.2), str(run),
-                      tmp_path / 'maps', arrays=True, command='')
+                           tmp_path / 'maps', arrays=True, command='')
   draw.write([long, 'a.png'], np.zeros((2, 20, 20, 3), np.uint8),
              detector.Judged(np.zeros(2), np.ones(2), np.zeros(2, bool)))
   assert sorted(each.name for each in (tmp_path / 'maps').iterdir()) == [
@@ -240,6 +240,24 @@ def test_the_most_anomalous_are_those_of_the_highest_scores(run, tmp_path):
   tally = predict.predict(found, paths, lambda *_: None)
   assert [path for _, _, path in tally.top] == [
       paths[i] for i in np.argsort(-scores)[:5]]
+
+
+def test_a_heat_map_has_the_verdict_above_it(run, tmp_path, monkeypatch):
+  drawn, panel = [], predict.pictures.panel
+
+  def seen(*args, **kwargs):
+    drawn.append((args[3], kwargs))
+    return panel(*args, **kwargs)
+  monkeypatch.setattr(predict.pictures, 'panel', seen)
+  draw = predict.MapWriter(deep_oc.load(run, false_alarm_rate=0.2), str(run),
+                           tmp_path, arrays=False, command='')
+  draw.write(['a.png', 'b.png'], np.zeros((2, 20, 20, 3), np.uint8),
+             detector.Judged(np.array([7., 3.]), np.array([0.0123, 1.]),
+                             np.array([True, False])))
+  assert drawn == [(7, {'verdict': 'p = 0.012: anomalous'}),
+                   (3, {'verdict': 'p = 1: normal'})]
+  one, other = ((tmp_path / f'{name}.png.png').read_bytes() for name in 'ab')
+  assert one != other
 
 
 def test_images_are_found_in_folders_by_pattern_and_by_name(
