@@ -214,8 +214,10 @@ def test_what_cannot_be_loaded_is_an_error(folder, kwargs, words):
 
 def test_a_folder_without_a_run_or_with_a_part_of_one_is_an_error(
     folder, tmp_path):
-  with pytest.raises(InputError, match='no run in'):
+  with pytest.raises(InputError, match='no run in .* is missing$'):
     deep_oc.load(tmp_path / 'nowhere')
+  with pytest.raises(InputError, match=f'missing; below are .*{folder.name}'):
+    deep_oc.load(folder.parent)
   workdir = tmp_path / 'run'
   shutil.copytree(folder, workdir)
   shutil.rmtree(workdir / 'checkpoints' / '0')

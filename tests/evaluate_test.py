@@ -748,3 +748,11 @@ def test_a_run_that_has_not_ended_is_told_from_none(tmp_path):
   for pattern in (tmp_path / 'run', f'{tmp_path}/**'):
     with pytest.raises(InputError, match='not been trained to its end'):
       evaluate.find_runs(str(pattern))
+
+
+@pytest.mark.parametrize('task, n, more', [
+    ('rotation', 8, ()), ('rotation', 7, ('gde_ledoit_wolf',)),
+    ('cutpaste', 8, ('gde_ledoit_wolf',))])
+def test_the_recommended_classifier_is_among_those_fitted(task, n, more):
+  assert evaluate._default('pool', np.zeros((n, 8)), task) == (
+      *oneclass.PUBLISHED, *more)

@@ -205,12 +205,14 @@ def test_a_single_run_is_shown_with_its_interval():
   text = rendering.text(tables.summarize([_row(), _row(feature='pixels')]))
   assert 'airplane' in text
   assert text.count('89.00-91.00') == 2
+  assert 'seeds' not in text and 'classes' not in text
   assert '88.5 ± 0.3' in text and '+1.50' in text
 
 
 def test_many_runs_are_shown_as_means():
   text = rendering.text(tables.summarize(_sweep()))
   assert '89.00' not in text and 'airplane' not in text
+  assert 'seeds' in text and 'classes' in text
   assert '-0.35' in text
   assert '7 of 10' in rendering.text(tables.summarize(_sweep(7)))
 

@@ -278,6 +278,9 @@ def test_a_run_is_shown_by_what_it_was_evaluated_by_last(tmp_path):
   assert found.runs[0].classifier == 'nn' and found.runs[0].row('pool')
   content = report.page(found, '').decode()
   assert not found.failures and 'scores of nn on pool' in content
+  header, rows = _table(_parse(content.encode()), 'results')
+  assert {_text(row[header.index('Class')]) for row in rows} == {
+      found.runs[0].about['normal_name']}  # no mean of one class beside it
   [asked] = report.find(str(tmp_path / 'run'), classifier='kde').runs
   assert asked.classifier == 'kde'
 
