@@ -181,7 +181,7 @@ def _reason(error: Exception) -> str:
     return f'{text[:number.start()]}{number[1]} is not a whole number'
   if 'Traceback' in text:
     text = f'{text[:text.index("Traceback")]}{text.strip().splitlines()[-1]}'
-  return text
+  return text.rpartition('deep_oc.errors.InputError: ')[2]  # of a config's file
 
 
 def run(main: Callable[..., None], define_flags: Callable[[], None],

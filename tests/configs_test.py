@@ -296,6 +296,18 @@ def test_a_config_that_is_not_there_offers_the_nearest(
   assert capsys.readouterr().err == f'error: {said}\n'
 
 
+def test_what_a_config_refuses_is_said_without_where(monkeypatch, capsys):
+  argv = ['train', '--config=configs/cutpaste_folder.py:smal']
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(flags, 'FLAGS', flags.FlagValues())
+  config_flags.DEFINE_config_file(
+      'config', flag_values=flags.FLAGS, sys_argv=argv)
+  with pytest.raises(SystemExit):
+    cli._parse(argv)
+  assert capsys.readouterr().err == (
+      "error: unknown schedule 'smal'; did you mean 'small'?\n")
+
+
 def test_home_is_found_after_an_equals_sign(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   values = flags.FlagValues()
