@@ -238,6 +238,7 @@ def test_a_score_that_is_no_number_is_never_close(folder):
     parity._scores(judged, got, found)
 
 
+@pytest.mark.slow
 def test_few_images_of_many_dimensions_are_scored_alike(tmp_path):
   config = untrained.parts(tmp_path / 'data')
   with config.unlocked():

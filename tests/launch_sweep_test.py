@@ -294,6 +294,7 @@ def test_runs_of_one_job_are_all_of_the_sweep():
   assert sweep.jobs(found) == {run.job: [run] for run in found}
 
 
+@pytest.mark.slow
 def test_runs_together_that_fail_leave_the_others_done(tiny_sweep):
   found = launch(*tiny_sweep, '--noevaluate', '--together=9')
   assert found.returncode == 1

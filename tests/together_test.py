@@ -106,6 +106,7 @@ def test_what_is_finished_is_not_trained_again(crew, digits_npz):
   assert before == (root / '3/seed0/embeddings/test.npz').stat().st_mtime_ns
 
 
+@pytest.mark.slow
 def test_a_run_that_was_begun_together_is_resumed_alone(
     binary, digits_npz, alone, tmp_path):
   process = start(tmp_path, digits_npz, *RUNS, '--at_once=1',
@@ -158,6 +159,7 @@ def test_more_models_than_fit_are_not_tried_again(monkeypatch, capsys):
     together.what_pays(None, of, 8)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_and_no_ones_matter_but_its_run_s(
     digits_npz, tmp_path):
   runs_ = [*RUNS[:2], '--at_once=1', '--set=train.steps=20',

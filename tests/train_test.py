@@ -120,6 +120,7 @@ def test_seed_zero_twice_gives_the_same_csv_and_seed_one_another(
   assert _csv(other) != wanted
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(binary, finished, tmp_path):
   workdir = tmp_path / 'killed'
   arguments = 'train', f'--workdir={workdir}'
