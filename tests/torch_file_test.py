@@ -1,6 +1,5 @@
 """Files of torch.save are read as they are defined; nothing in them runs."""
 import collections
-import io
 import os
 import pickle
 import zipfile
