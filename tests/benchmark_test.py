@@ -168,6 +168,7 @@ def test_operations_are_counted_for_each_unit_of_work():
   assert 2 <= float(total['calls']) <= 4
 
 
+@pytest.mark.slow
 def test_windows_of_an_image_are_counted_where_a_config_has_them():
   config = _config()
   with config.unlocked():

@@ -371,6 +371,7 @@ def test_running_statistics_move_by_a_hundredth(lite, stepped):
       new['var'], 0.99 * old['var'] + 0.01 * x.var(axes), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_number(monkeypatch):
   few = efficientnet._STAGES[:2]  # the others take long to compile
   monkeypatch.setattr(efficientnet, '_STAGES', few)

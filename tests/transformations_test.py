@@ -411,6 +411,7 @@ def test_it_judges_and_is_explained_by_its_density(geom):
     assert np.isfinite(gradient).all() and np.ptp(gradient) > 0
 
 
+@pytest.mark.slow
 def test_its_density_is_exported(geom, tmp_path):
   found = detector.load(str(geom[0]), feature='score', classifier='dirichlet')
   about = export.export(found, tmp_path / 'bundle', [], '')
