@@ -179,8 +179,12 @@ def train_together(members: Sequence[Member], at_once: int = 0) -> list[str]:
     shapes.setdefault(each.shape, []).append(each)
   for alike in shapes.values():
     most = -(-len(alike) // jax.device_count())
-    program = _Program(alike[0])
-    local = min(at_once or what_pays(program, alike[0], most), most)
+    try:
+      program = _Program(alike[0])
+      local = min(at_once or what_pays(program, alike[0], most), most)
+    except InputError as error:
+      failed += [f'{each.name}: {error}' for each in alike]
+      continue
     for chunk in chunks(alike, jax.device_count(), local):
       try:
         failed += _train(program, chunk)
