@@ -286,6 +286,10 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
                                      leave=False))
   except InputError as error:  # of arrays that know no run
     raise InputError(f'{workdir}: {error}') from error
+  if not found.scores:
+    raise InputError(f'{workdir}: {" and ".join(chosen)} score neither images '
+                     'nor, without masks of both kinds, pixels; ask for other '
+                     '--features')
   return found
 
 

@@ -187,7 +187,8 @@ def _mean(members: Sequence[Scored], folder: pathlib.Path) -> Scored:
                      'them')
   about = dict(first.about) | {
       'seed': '+'.join(each.about.get('seed', '') for each in members),
-      'pretext': first.about['pretext'] + '_ensemble', 'config_hash': ''}
+      'pretext': first.about.get('pretext', '') + '_ensemble',
+      'config_hash': ''}
   params = json.dumps({'mean_of': len(members)})
   return dataclasses.replace(first, about=about, scores={
       key: Score(sum(each.scores[key].values.astype(np.float64)

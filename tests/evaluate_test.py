@@ -188,6 +188,15 @@ def test_an_ensemble_needs_scores_and_so_evaluates_again(run, main):
   assert len(main(ensemble=True)) == 2
 
 
+def test_an_ensemble_of_runs_that_name_no_task(tmp_path, main):
+  for seed in (0, 1):
+    _write(tmp_path / f'runs/{seed}', seed, {'seed': seed})
+  main(ensemble=True)
+  rows = tables.read(tmp_path / 'runs/ensemble_0/results.csv')
+  assert {(row['seed'], row['pretext']) for row in rows} == {
+      ('0+1', '_ensemble')}
+
+
 def test_ensembles_side_by_side_keep_their_results(run, main, tmp_path):
   for seed in (1, 2, 3):
     _write(run.parent / f'seed{seed}', seed, META | {
@@ -719,6 +728,16 @@ def test_20000_rows_take_less_than_4_gib(tmp_path):
   kilobytes = peak_memory('-c', _BIG, str(tmp_path))
   print(f'{kilobytes / 2 ** 20:.2f} GiB')
   assert kilobytes < 4 * 2 ** 20
+
+
+def test_features_without_any_score_leave_the_results_as_they_are(run):
+  evaluate.evaluate(run, Request(('kde',)))
+  before = (run / 'results.csv').read_bytes()
+  embeddings.write(run / 'embeddings/maps.npz', {
+      'map_gradcam': np.ones((30, 4, 4), np.float32)}, META)  # and no masks
+  with pytest.raises(InputError, match=f'{run}: gradcam score neither images'):
+    evaluate.evaluate(run, Request(features=('gradcam',)))
+  assert (run / 'results.csv').read_bytes() == before
 
 
 @pytest.mark.parametrize('name', ['gradcam', 'windows'])
