@@ -13,6 +13,7 @@ A config has these groups; each is the arguments of one function:
   embed      Embed                       what else is embedded, or no such group
 """
 import dataclasses
+import math
 import runpy
 import typing
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,8 @@ class Plan:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if field.name not in ('placement', 'ema') and (
-          value < 0 or (value == 0 and field.name != 'steps')):
+          not 0 <= value < math.inf  # nor is it NaN
+          or (value == 0 and field.name != 'steps')):
         raise InputError(f'train.{field.name}={value} must be positive')
     if not 0 <= self.ema < 1:
       raise InputError(f'train.ema={self.ema} must be from 0 to less than 1')

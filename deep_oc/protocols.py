@@ -223,6 +223,9 @@ def _hold_out(rows: _Rows, seed: int, share: float) -> _Rows:
   if not len(drawn):
     raise InputError(f'protocol.calibration={share} of {len(fitted)} images is '
                      'not one whole image; raise it')
+  if len(fitted) - len(drawn) < 2:
+    raise InputError(f'protocol.calibration={share} of {len(fitted)} images '
+                     'leaves fewer than two to fit a classifier to; lower it')
   train = np.setdiff1d(rows.train, drawn)
   clean = None if rows.clean is None else np.flatnonzero(
       np.isin(train, fitted))

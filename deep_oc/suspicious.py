@@ -36,7 +36,8 @@ def define_flags() -> None:
       'classifier', 'kde', 'One of those that evaluate --classifiers takes.')
   flags.DEFINE_string('feature', 'pool', 'Name of an array in the embeddings.')
   flags.DEFINE_integer('folds', 5, 'Parts, each scored by the others.', 2)
-  flags.DEFINE_integer('seed', 0, 'Of the folds, and of the order of ties.', 0)
+  flags.DEFINE_integer('seed', 0, 'Of the folds, and of the order of ties.', 0,
+                       2**32 - 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

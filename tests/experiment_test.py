@@ -45,6 +45,8 @@ def oblong(tmp_path_factory):
     ({'pretext.augment.turn': True}, 'augment.turn turns the images'),
     ({'pretext.augment.vertical_flip': 0.5}, 'vertical_flip turns the images'),
     ({'train.steps': 0, 'train.epochs': 0.01}, 'not one step'),
+    ({'train.epochs': float('nan')}, 'train.epochs=nan must be positive'),
+    ({'train.epochs': float('inf')}, 'train.epochs=inf must be positive'),
     ({'seed': 2**32}, 'from 0 to 2**32-1')])
 def test_what_cannot_be_is_said_before_the_folder_is_made(
     overrides, words, digits_npz, tmp_path):

@@ -361,6 +361,8 @@ def test_the_protocol_of_a_row_says_all_its_numbers(kwargs, protocol):
     (dict(calibration=float('nan')), 'calibration=nan must be'),
     (dict(calibration=True), 'calibration=True must be'),
     (dict(calibration=0.004), '0.004 of 105 images is not one whole'),
+    (dict(name='semi_supervised', clean=2, calibration=0.5),
+     'calibration=0.5 of 2 images leaves fewer than two'),
     (dict(name='contaminted'), "did you mean 'contaminated'"),
     (dict(name='one_vs_all'), "did you mean 'one_vs_rest'"),
     (dict(normal='dig'), "'dig'; did you mean 'dog'"),

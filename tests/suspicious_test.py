@@ -138,6 +138,11 @@ def test_the_binary_writes_all_images_and_says_how_good_the_list_is(tmp_path):
   assert lines[-1] == f'wrote {tmp_path}/suspicious.csv'
 
 
+def test_a_seed_beyond_32_bits_is_one_line(tmp_path):
+  done = _main(f'--workdir={_write(tmp_path)}', '--seed=4294967296')
+  assert '--seed=4294967296' in the_error(done)
+
+
 def test_a_path_in_another_encoding_is_shown_escaped(tmp_path):
   path = np.full(60, os.fsdecode(b'caf\xe9.png'))
   shown = suspicious.show(suspicious.rank(_write(tmp_path, path=path)))
