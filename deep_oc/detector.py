@@ -98,7 +98,8 @@ class Detector:
                variables: Mapping[str, Any], train: Mapping[str, np.ndarray],
                calibrating: Mapping[str, np.ndarray], about: Mapping[str, Any],
                classifier: str, feature: str, false_alarm_rate: float,
-               others: np.ndarray | None = None):
+               others: np.ndarray | None = None,
+               pixels: np.ndarray | None = None):
     """Fits the classifier.
 
     Args:
@@ -111,6 +112,7 @@ class Detector:
       about: what result rows say of the run, and `image_shape`.
       classifier, feature, false_alarm_rate: as `load`.
       others: images to calibrate by instead, u8[m, h, w, 3], if any.
+      pixels: `features.pixels` of the training images, if they are known.
     """
     self.image_shape = tuple(about['image_shape'])
     self.classifier, self.feature = classifier, feature
@@ -122,7 +124,7 @@ class Detector:
     self.about = dict(about)
     self.prepare = unseen.reader(config.data, self.image_shape)
     self._config, self._pretext, self._variables = config, pretext, variables
-    self._train, self._others = train, others
+    self._train, self._others, self._pixels = train, others, pixels
     self._calibrated = (self._calibrate(calibrating) if others is None else
                         self._calibrate_by(others))
     self.threshold_ = self._calibrated.threshold(false_alarm_rate)
@@ -287,6 +289,7 @@ class Detector:
       raise InputError(
           'heat maps of windows need the training images, which cannot be read '
           f'({error}); give data_dir, where they lie now') from error
+    features.check_same(self._pixels, problem.fitted.image, problem.dataset)
     images, others = problem.fitted.image, problem.calibration.image
     if self._others is not None or len(others) or self.feature != WINDOWS:
       return images, others
@@ -319,7 +322,7 @@ def batched(values: Iterable, size: int) -> Iterator[list]:
 def load(workdir: str | os.PathLike, *, classifier: str | None = None,
          feature: str = 'pool', false_alarm_rate: float = 0.05,
          calibration: Iterable[unseen.Picture] | None = None,
-         data_dir: str | None = None) -> Detector:
+         data_dir: str | os.PathLike | None = None) -> Detector:
   """Returns the detector of a trained run.
 
   Args:
@@ -385,7 +388,8 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   return Detector(
       config=config, pretext=pretext, variables=variables, train=train,
       calibrating=calibrating, about=about, classifier=classifier,
-      feature=feature, false_alarm_rate=false_alarm_rate, others=others)
+      feature=feature, false_alarm_rate=false_alarm_rate, others=others,
+      pixels=arrays.get('pixels'))
 
 
 def check_statistics(variables: Mapping[str, Any]) -> None:

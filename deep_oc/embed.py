@@ -17,7 +17,6 @@ that mirror in training; an encoder of digits, say, has only --views=rot. With
 from __future__ import annotations
 
 import ml_collections
-import numpy as np
 from absl import flags
 
 from deep_oc import (cli, distributed, embeddings, experiment, files,
@@ -75,11 +74,8 @@ def _check_same(workdir: str, problem: protocols.Problem, data_dir: str
   path = files.path(workdir) / 'embeddings' / 'train.npz'
   if not files.exists(path):
     return
-  stored = embeddings.read(path)[0].get('pixels')
-  if stored is not None and not np.array_equal(
-      stored, features.pixels(problem.fitted.image)):
-    raise InputError(f'--data_dir={data_dir} holds other normal images than '
-                     f'those of {path}')
+  features.check_same(embeddings.read(path)[0].get('pixels'),
+                      problem.fitted.image, f'--data_dir={data_dir}')
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ A config has these groups; each is the arguments of one function:
 """
 import dataclasses
 import math
+import os
 import runpy
 import typing
 from collections.abc import Mapping, Sequence
@@ -200,7 +201,7 @@ def points(path: str) -> list[dict[str, object]]:
   return list(sweep()) if sweep else [{}]
 
 
-def of_run(workdir: str, data_dir: str | None = None
+def of_run(workdir: str, data_dir: str | os.PathLike | None = None
            ) -> ml_collections.ConfigDict:
   """Returns the config of a trained run.
 
@@ -214,7 +215,7 @@ def of_run(workdir: str, data_dir: str | None = None
   check(config)
   if data_dir is not None:
     prepared = 'data_dir' in config.data and not config.data.get('path')
-    config.data['data_dir' if prepared else 'path'] = data_dir
+    config.data['data_dir' if prepared else 'path'] = str(data_dir)
   return config
 
 

@@ -34,13 +34,14 @@ import numpy as np
 from absl import flags
 
 from deep_oc import (cli, embeddings, errors, experiment, files, oneclass,
-                     progress, protocols, provenance, runs, tables, unseen)
+                     progress, protocols, provenance, tables, unseen)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
   from deep_oc import (allocator, attributions, chosen, detector,
                        differentiable, explainer, explanation_pictures,
-                       explanation_tables, faithfulness, pretexts, step)
+                       explanation_tables, faithfulness, features, pretexts,
+                       step)
 
 
 def define_flags() -> None:
@@ -211,7 +212,7 @@ def _possible(methods: tuple[str, ...], asked: bool,
 def _load(args: Any) -> tuple[detector.Detector, str]:
   """Returns the detector, and the name of the score to explain."""
   own = differentiable.task_scores(
-      experiment.pretext(runs.read_config(args.workdir)))
+      experiment.pretext(experiment.of_run(args.workdir)))
   detector.check_pooled(args.feature, 'this explains')
   if args.feature == detector.SCORE:
     raise InputError('--feature names what a classifier is fitted to; to '
@@ -244,6 +245,8 @@ def _problem(found: detector.Detector, stored: Mapping[str, Any]
     raise InputError(
         f'the data set has {len(problem.fitted)} normal training images, '
         f'embeddings/train.npz {len(stored[found.feature])}; embed again')
+  features.check_same(
+      stored.get('pixels'), problem.fitted.image, problem.dataset)
   return problem
 
 

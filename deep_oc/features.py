@@ -189,6 +189,20 @@ def _files(problem: protocols.Problem
                                           'index': problem.test_index})}
 
 
+def check_same(stored: np.ndarray | None, image: np.ndarray, said: str
+               ) -> None:
+  """Raises InputError if u8[n, h, w, c] are not the images of `pixels`.
+
+  Args:
+    stored: what `pixels` once made, if that is known.
+    image: the normal images that are there now.
+    said: where they are.
+  """
+  if stored is not None and not np.array_equal(stored, pixels(image)):
+    raise InputError(f'{said} holds other normal images than those that were '
+                     'embedded; embed again, or say where they lie: data_dir')
+
+
 def pixels(image: np.ndarray) -> np.ndarray:
   """Flattens u8[n, h, w, c], shrunk to about PIXEL_SIDE by block means."""
   n, h, w, c = image.shape

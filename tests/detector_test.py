@@ -476,6 +476,13 @@ def test_maps_of_windows_are_told_where_the_training_images_lie_now(
     lost.heat_maps(image)
   np.testing.assert_array_equal(deep_oc.load(
       workdir, false_alarm_rate=0.2, data_dir=here).heat_maps(image), maps)
+  shutil.copytree(here, tmp_path / 'other')
+  path = sorted((tmp_path / 'other').rglob('train/good/*.png'))[0]
+  path.write_bytes(sorted((tmp_path / 'other').rglob('test/*/*.png'))[0]
+                   .read_bytes())
+  with pytest.raises(InputError, match='other holds other normal images'):
+    deep_oc.load(workdir, false_alarm_rate=0.2,
+                 data_dir=tmp_path / 'other').heat_maps(image)
 
 
 def test_maps_by_grad_cam_need_no_training_images(parts, tmp_path):

@@ -450,6 +450,12 @@ def test_gradcam_is_left_out_of_an_encoder_without_a_map(monkeypatch):
   assert explain._possible(methods, True, found, 'kde') == methods
 
 
+def test_a_config_without_a_task_is_one_line(tmp_path):
+  (tmp_path / 'config.json').write_text('{"config": {"experiment": "a"}}')
+  with pytest.raises(InputError, match='the config lacks'):
+    explain._load(types.SimpleNamespace(workdir=str(tmp_path)))
+
+
 def test_settings_that_cannot_be_are_errors():
   class Args:
     method, baseline, side, stride = ['occlusion'], 'mean', None, None
