@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -665,3 +666,17 @@ def test_a_real_set_of_64_pixels_is_whole(source, name, train, test):
   split = data.load(source, data_dir=REAL)
   assert split.train.image.shape == (train, 64, 64, 3)
   assert split.test.image.shape == (test, 64, 64, 3)
+
+
+def test_a_picture_of_one_row_is_cut_before_it_is_averaged():
+  image = np.random.default_rng(0).integers(
+      0, 256, (1, 20_000, 3), np.uint8)
+  tracemalloc.start()
+  small = cat_vs_dog.square(image, 64)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  # Each column is of the 64 parts of one pixel: the one in the middle.
+  np.testing.assert_array_equal(
+      small, np.broadcast_to(image[:, 9_999:10_001].repeat(32, 1),
+                             (64, 64, 3)))
+  assert peak < 2**28  # 64 rows in float64, thrice

@@ -50,16 +50,16 @@ def _square(image: Image.Image, height: int, width: int) -> np.ndarray:
   shorter = min(array.shape[:2])
   for axis, want in enumerate((height, width)):
     side = height * array.shape[axis] // shorter
-    array = _averages(array, side, axis).take(
-        np.arange(want) + (side - want) // 2, axis)
+    array = _averages(array, side, axis, (side - want) // 2, want)
   return np.uint8(np.rint(array))
 
 
-def _averages(array, side, axis):
-  """Returns the means of `side` equal parts of an axis; pixels are divided."""
+def _averages(array, side, axis, first, want):
+  """Returns the means of `want` parts from the `first` on, of `side` equal
+  ones of an axis; pixels are divided."""
   array = np.moveaxis(array, axis, 0)
   count = len(array)
-  edge = np.arange(side + 1) * count / side
+  edge = (first + np.arange(want + 1)) * count / side
   whole = edge.astype(int)
   total = np.zeros((count + 1, *array.shape[1:]))
   np.cumsum(array, axis=0, out=total[1:])

@@ -184,16 +184,17 @@ def square(image: np.ndarray, size: int) -> np.ndarray:
   shorter = min(image.shape[:2])
   for axis in (0, 1):
     side = size * image.shape[axis] // shorter
-    image = _average(image, side, axis).take(
-        np.arange(size) + (side - size) // 2, axis)
+    image = _average(image, side, axis, (side - size) // 2, size)
   return np.uint8(np.rint(image))
 
 
-def _average(image: np.ndarray, side: int, axis: int) -> np.ndarray:
-  """Returns the means over `side` equal parts of an axis, pixels divided."""
+def _average(image: np.ndarray, side: int, axis: int, first: int, want: int
+             ) -> np.ndarray:
+  """Returns the means over `want` parts from the `first` on, of `side` equal
+  ones of an axis, pixels divided."""
   image = np.moveaxis(image, axis, 0)
   n = len(image)
-  edge = np.arange(side + 1) * n / side
+  edge = (first + np.arange(want + 1)) * n / side
   whole = edge.astype(int)
   part = (edge - whole)[:, None, None]
   total = np.zeros((n + 1, *image.shape[1:]))
