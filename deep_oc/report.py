@@ -65,7 +65,7 @@ class Found(NamedTuple):
 
   Attributes:
     runs: that can be shown.
-    rows: all result rows, with 'run'.
+    rows: all their result rows, with 'run'.
     evaluated: folders that had no results.csv before.
     failures: what could not be read, a sentence each.
   """
@@ -88,9 +88,9 @@ def find(pattern: str, feature: str = 'pool', classifier: str | None = None,
       progress.bar(workdirs, 'results', unit='runs'), 1):
     try:
       rows = _rows(workdir, limit, found.evaluated)
-      found.rows.extend(rows)
       found.runs.append(runs.find(f'run{i}', workdir, rows, feature,
                                   classifier, limit))
+      found.rows.extend(rows)  # of none that is left out
     except InputError as error:  # the others are worth a page
       found.failures.append(error)
   return found

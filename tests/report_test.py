@@ -664,8 +664,10 @@ def test_results_of_another_training_are_refused(root, tmp_path):
   shutil.copytree(root / 'dacl', tmp_path / 'run')
   embeddings.write(tmp_path / 'run/embeddings/train.npz', _split(0, 40),
                    META | {'step': 8})
-  found = report.find(str(tmp_path / 'run'))
-  assert not found.runs
+  shutil.copytree(root / 'dacl_4', tmp_path / 'right')
+  found = report.find(str(tmp_path))
+  assert [run.workdir for run in found.runs] == [tmp_path / 'right']
+  assert {row['run'] for row in found.rows} == {str(tmp_path / 'right')}
   assert "its step is '7', not '8'; evaluate again" in str(found.failures[0])
 
 
