@@ -121,7 +121,8 @@ def page(found: Found, command: str, details: int = 20) -> bytes:
   shown = choose(found.runs, details)
   sections |= {
       'Runs': tag('section', _folded(found, shown), id='runs'),
-      'Uniformity': _guarded(uniformity.section, found, 'uniformity'),
+      'Uniformity': _guarded(lambda: uniformity.section(found.runs), found,
+                             'uniformity'),
       'Contamination': contamination.section(found.runs),
       'Protocol': protocols.section(
           found.runs, {run.key for run in shown})}
@@ -155,13 +156,12 @@ def _folded(found, shown):
                                  'shows more.'
                                  if len(shown) < len(found.runs) else ''))
   for run in progress.bar(shown, 'plots and pictures', unit='runs'):
-    yield _guarded(lambda found, run=run: _run(
-        run, run is shown[0]), found, run.key)
+    yield _guarded(lambda run=run: _run(run, run is shown[0]), found, run.key)
 
 
 def _guarded(make, found, key):
   try:
-    return make(found if key != 'uniformity' else found.runs)
+    return make()
   except InputError as error:
     if str(error) not in map(str, found.failures):
       found.failures.append(error)
