@@ -511,6 +511,22 @@ def test_the_threshold_tells_how_much_is_above_it(root, tree):
   assert _text(box.find('output')) == told[start]
 
 
+def test_maps_without_images_have_a_sentence_instead(root):
+  scored = _scored(root, 'mapped')
+  maps = {name: x for name, x in scored.maps.items() if name != 'image'}
+  said, = heatmaps.gallery(dataclasses.replace(scored, maps=maps))
+  assert "No array 'image' in maps.npz" in _text(said)
+
+
+def test_a_mask_of_0_and_255_is_one_of_true_and_false(root):
+  scored = _scored(root, 'mapped')
+  maps = scored.maps | {'mask': 255 * scored.maps['mask'].astype(np.uint8)}
+  found, wanted = (
+      [etree.tostring(each) for each in heatmaps.gallery(one)]
+      for one in (dataclasses.replace(scored, maps=maps), scored))
+  assert found == wanted
+
+
 def test_the_filter_cuts_between_two_levels(tree):
   cut, = (each for each in tree.iter('fefunca'))
   slider, = (each for each in tree.iter('input') if each.get('type') == 'range')

@@ -23,18 +23,19 @@ _SHOWN = 0.01  # of the normal images' pixels are above the threshold at first
 
 def gallery(scored: runs.ScoredRun) -> list[Element]:
   """Returns the heat maps of a run, [] without any."""
-  found = []
-  for name in scored.maps:
-    if name.startswith('map_') and 'random' not in name:
-      found += _gallery(scored, name)
-  return found
+  names = [name for name in scored.maps
+           if name.startswith('map_') and 'random' not in name]
+  if names and 'image' not in scored.maps:
+    return [tag('p', "No array 'image' in maps.npz: heat maps are missing.",
+                class_='quiet')]
+  return [each for name in names for each in _gallery(scored, name)]
 
 
 def _gallery(scored, name):
   maps, anomaly = scored.maps[name], scored.anomaly
   limits = pictures.scale(maps, anomaly)
   level = levels(maps, limits)
-  mask = scored.maps.get('mask')
+  mask = scored.maps['mask'] != 0 if 'mask' in scored.maps else None
   peak = maps.max(axis=(1, 2))
   chosen = [*np.flatnonzero(anomaly)[pictures.spread(peak[anomaly],
                                                      _ANOMALIES)],
