@@ -427,6 +427,16 @@ def test_training_curves_show_what_was_logged(tree):
            if each[0].get('id') == 'run1-accuracy'))
 
 
+def test_the_last_step_is_on_a_training_curve_of_too_many(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text(''.join(
+      f'{{"step": {step}, "loss": 1}}\n' for step in range(1, 1000)))
+  run = runs.Run('run1', tmp_path, [META], 'kde', 'pool')
+  figure, = curves.training(run)
+  _, rows = _table(figure, 'run1-loss-numbers')
+  shown = [int(_text(row[0])) for row in rows]
+  assert shown == list(range(3, 1000, 4))
+
+
 def test_histograms_add_up_to_all_images(tree):
   _, rows = _table(tree, 'run1-scores-numbers')
   total = np.array([[float(_value(cell)) for cell in row[1:]]

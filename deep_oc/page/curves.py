@@ -131,7 +131,9 @@ def training(run: runs.Run) -> list[Element]:
     kept = [row for row in rows if isinstance(row.get(metric), int | float)
             and np.isfinite(row[metric])]
     if kept:
-      found.append(_curve(run, metric, label, kept[::-(-len(kept) // _MOST)]))
+      every = -(-len(kept) // _MOST)
+      found.append(_curve(run, metric, label,
+                          kept[::-every][::-1]))  # with the last
   return found
 
 
