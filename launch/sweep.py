@@ -374,11 +374,17 @@ def main() -> None:
       'folder': f'{folder}/.launch'}, args.together)
   done = list(states.values()).count('done')
   print(f'{done} of {len(states)} runs done')
+  status = int(done < len(states))
   if args.evaluate and done:
-    subprocess.run([sys.executable, '-m', 'deep_oc.evaluate',
-                    f'--runs={pattern(sweep, args.root)}'], check=False)
-  if done < len(states):
-    sys.exit(1)
+    evaluated = subprocess.run([
+        sys.executable, '-m', 'deep_oc.evaluate',
+        f'--runs={pattern(sweep, args.root)}'], check=False).returncode
+    if evaluated:
+      print(f'deep_oc.evaluate ended with status {evaluated}: the table is '
+            'missing or not of all runs', file=sys.stderr)
+    status = status or evaluated
+  if status:
+    sys.exit(status)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """What a sweep is made of, what of it is left to do, and a real one."""
+import contextlib
 import fnmatch
 import functools
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 
 import numpy as np
 import pytest
@@ -279,6 +281,26 @@ def test_what_is_done_is_skipped_and_what_fails_is_named(tiny_sweep, tmp_path):
   assert 'tiny/4/seed0 failed (status 2): error: the training set has' in (
       found.stderr)
   assert not pathlib.Path(skipped.job.log).exists()
+
+
+@pytest.mark.parametrize('states, evaluated, status', [
+    (['done', 'done'], 2, 2), (['done', 'failed'], 2, 1),
+    (['done', 'failed'], 0, 1), (['done', 'done'], 0, 0)])
+def test_a_table_that_fails_is_no_success(
+    states, evaluated, status, tmp_path, monkeypatch, capsys):
+  args = dict(config=SMALL, engine='local', set=[], classes=['0'], seeds=None,
+              root=str(tmp_path), dry_run=False, together=1, evaluate=True)
+  monkeypatch.setattr(sweep, 'flags', types.SimpleNamespace(
+      FLAGS=types.SimpleNamespace(**args, flag_values_dict=lambda: args)))
+  monkeypatch.setattr(sweep, 'carry_out', lambda *_: dict(enumerate(states)))
+  monkeypatch.setattr(subprocess, 'run', lambda command, **_:
+                      subprocess.CompletedProcess(command, evaluated))
+  with pytest.raises(SystemExit) if status else contextlib.nullcontext() as end:
+    sweep.main()
+  assert not status or end.value.code == status
+  said = capsys.readouterr().err.splitlines()
+  assert len(said) == (evaluated != 0)
+  assert not said or 'deep_oc.evaluate ended with status 2' in said[0]
 
 
 def test_runs_of_one_job_are_all_of_the_sweep():
