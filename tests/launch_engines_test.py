@@ -399,6 +399,22 @@ def test_a_setup_that_fails_ends_the_sweep(job, fake_gcloud):
   assert job.starts('a') == 0 and not list(fake_gcloud.glob('*.state'))
 
 
+def test_whatever_goes_wrong_with_a_slice_ends_the_sweep(
+    job, fake_gcloud, monkeypatch):
+  def make_ready(_):
+    raise PermissionError('gcloud')
+
+  monkeypatch.setattr(tpu_vm._Slice, 'make_ready', make_ready)
+  with pytest.raises(PermissionError, match='gcloud'):
+    for event in tpu_vm.submit([job('a', '0')], zone='z', accelerator='t'):
+      assert event, 'nobody tells what has become of the job'
+  assert len(calls(fake_gcloud, 'delete')) == 1
+
+
+def test_what_gcloud_says_need_not_be_utf_8():
+  assert tpu_vm._call('printf', r'\377').stdout == '\N{REPLACEMENT CHARACTER}'
+
+
 def test_what_the_launcher_cannot_write_ends_the_sweep_in_one_line(
     tmp_path, fake_gcloud, fake_slurm):
   (tmp_path / 'file').touch()

@@ -92,7 +92,8 @@ def submit(queue: Sequence[engines.Job], *, retries: int = 2, folder: str = '',
 
 
 def _serve(slice_, waiting, events, stop):
-  """Runs jobs on a slice until told to stop; tells events and statuses."""
+  """Runs jobs on a slice until told to stop; tells events, statuses, errors.
+  """
   while not stop.is_set():
     try:
       job = waiting.get(timeout=1.0)
@@ -106,7 +107,7 @@ def _serve(slice_, waiting, events, stop):
       status = slice_.run(job)
       lost = status and not slice_.alive()
       events.put((job, engines.AGAIN if lost else status))
-    except InputError as error:
+    except Exception as error:  # whatever it is, `submit` must not wait
       events.put(error)
 
 
@@ -185,7 +186,8 @@ class _Slice:
 
 def _call(*command: str) -> subprocess.CompletedProcess:
   try:
-    return subprocess.run(command, capture_output=True, text=True, check=False,
+    return subprocess.run(command, capture_output=True, text=True,
+                          errors='replace', check=False,
                           stdin=subprocess.DEVNULL, start_new_session=True)
   except FileNotFoundError as error:
     raise engines.missing(
