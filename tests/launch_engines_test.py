@@ -297,6 +297,20 @@ def test_slurm_jobs_of_a_killed_launcher_are_found_again(
   assert job.starts('long') == job.saves('long') == 1
 
 
+@pytest.mark.parametrize('silent', [2, 99])
+def test_slurm_is_asked_again_what_is_left_to_cancel(
+    silent, monkeypatch, capsys):
+  monkeypatch.setattr(slurm, '_POLL', 0)
+  called = []
+  listed = iter([None] * silent + [{('sweep', 0): ('7_0', 'PENDING')}, {}])
+  monkeypatch.setattr(slurm, '_listed', lambda: next(listed))
+  monkeypatch.setattr(slurm, '_call', lambda *command: called.append(command))
+  slurm._cancel([('sweep', 0)])
+  given_up = silent == 99
+  assert called == [('scancel', '--state=PENDING', '7_0')] * (not given_up)
+  assert ('jobs may remain' in capsys.readouterr().err) == given_up
+
+
 def test_what_sbatch_refuses_is_one_line(job, tmp_path, fake_slurm):
   with pytest.raises(InputError, match='sbatch refused .*invalid partition'):
     next(slurm.submit([job('a', '0')], folder=str(tmp_path), sbatch='--fail'))

@@ -18,6 +18,7 @@ from deep_oc.errors import InputError
 from launch import engines
 
 _POLL = 5.0  # seconds
+_ASKED = 5  # times, before no answer counts as such
 _ENDED = ('BOOT_FAIL', 'CANCELLED', 'COMPLETED', 'DEADLINE', 'FAILED',
           'NODE_FAIL', 'OUT_OF_MEMORY', 'PREEMPTED', 'TIMEOUT')
 
@@ -165,10 +166,22 @@ def _ended(attempts, job, status, state):
 
 def _cancel(places: Collection[tuple[str, int]]) -> None:
   """Cancels jobs and waits; what runs has its time to save."""
-  told = set()
-  while places and (left := {
-      id: state for place, (id, state) in (_listed() or {}).items()
-      if place in places and state not in _ENDED}):
+  told, unanswered = set(), 0
+  while places:
+    listed = _listed()
+    if listed is None:
+      unanswered += 1
+      if unanswered == _ASKED:
+        print('squeue does not answer: jobs may remain; squeue --me tells, '
+              'scancel ends them', file=sys.stderr)
+        return
+      time.sleep(_POLL)
+      continue
+    unanswered = 0
+    left = {id: state for place, (id, state) in listed.items()
+            if place in places and state not in _ENDED}
+    if not left:
+      return
     _call('scancel', '--state=PENDING', *left)
     running = [id for id, state in left.items()
                if state == 'RUNNING' and id not in told]
