@@ -63,7 +63,8 @@ def define_flags() -> None:
       'size', None, 'Side of the images in pixels; by default data.size or '
       '32.', 8)
   flags.DEFINE_integer('rounds', 5, 'Rounds of which the median counts.', 1)
-  flags.DEFINE_float('seconds', 2.0, 'At least so long per part and round.')
+  flags.DEFINE_float(
+      'seconds', 2.0, 'At least so long per part and round, and one call.', 0.0)
   tables.define_flag('output', 'CSV file for the table.')
   tables.define_flag(
       'profile', 'CSV file for the operations of a train step: how often each '
@@ -347,7 +348,8 @@ def _matrix_product(dtype: jnp.dtype) -> tuple[Callable[[], object], float]:
 def _rates(parts: dict[str, tuple[Callable[[], object], float]], rounds: int,
            seconds: float) -> dict[str, float]:
   """Returns the median work per second of each part, in turns."""
-  calls = {name: math.ceil(seconds / min(_seconds(call, 1), _seconds(call, 1)))
+  calls = {name: max(1, math.ceil(
+      seconds / min(_seconds(call, 1), _seconds(call, 1))))
            for name, (call, _) in parts.items()}
   seen = {name: [] for name in parts}
   for _ in tqdm.trange(rounds, desc='rounds', leave=False):

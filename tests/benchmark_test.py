@@ -56,6 +56,12 @@ def test_every_rate_is_positive_and_the_shares_agree(measured):
   assert math.isclose(value['share of the measured peak'], share, rel_tol=1e-2)
 
 
+def test_in_no_time_each_part_is_called_once():
+  called = []
+  rates = benchmark._rates({'part': (lambda: called.append(0), 3)}, 2, 0.0)
+  assert len(called) == 2 + 2 and rates['part'] > 0  # two to see how long
+
+
 class _Pipe:
   """Tells the process to take one step more, and then is closed."""
 
@@ -112,6 +118,11 @@ def test_too_large_a_batch_is_one_line(binary):
   assert done.returncode == 2
   assert done.stderr.splitlines()[-1].startswith('error: ')
   assert 'Warning' not in done.stderr
+
+
+def test_seconds_are_not_negative(binary):
+  done = binary('benchmark', '--seconds=-1')
+  assert done.returncode == 2 and '--seconds=-1' in done.stderr
 
 
 def test_each_step_of_a_dispatch_has_its_own_augmentation():
