@@ -240,16 +240,21 @@ def _straightforward(config: ml_collections.ConfigDict, size: int
   process.start()
   there.close()  # so that its end is seen
 
+  def wait() -> None:
+    try:
+      here.recv()
+    except (EOFError, OSError):
+      raise InputError('the process of the straightforward step has ended; the '
+                       'memory may not be enough for both') from None
+
   def take() -> None:
-    here.send(None)
-    here.recv()
+    with contextlib.suppress(OSError):  # `wait` tells
+      here.send(None)
+    wait()
 
   try:
-    here.recv()  # compiled
+    wait()  # compiled
     yield take
-  except (EOFError, OSError):
-    raise InputError('the process of the straightforward step has ended; the '
-                     'memory may not be enough for both') from None
   finally:
     process.terminate()
     process.join()

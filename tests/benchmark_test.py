@@ -112,6 +112,13 @@ def test_the_end_of_its_process_is_told():
     take()
 
 
+def test_what_goes_wrong_beside_its_process_is_not_blamed_on_it():
+  with pytest.raises(FileNotFoundError), \
+      benchmark._straightforward(_config(), 16):
+    raise FileNotFoundError
+  assert not multiprocessing.active_children()
+
+
 def test_too_large_a_batch_is_one_line(binary):
   done = binary('benchmark', '--config=tests/tiny.py', '--size=16',
                 '--config.train.batch=4096')
