@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from scipy import stats
 from tests import tiny
 
-from deep_oc import (batch_norm, benchmark, classifier_benchmark, convolution,
-                     jitted, oneclass, pretexts, step, trace)
+from deep_oc import (batch_norm, classifier_benchmark, convolution, jitted,
+                     oneclass, pretexts, step, step_benchmark, trace)
 from deep_oc.errors import InputError
 
 
@@ -25,7 +25,7 @@ def _config():
 def test_the_work_of_a_call_is_what_it_does(monkeypatch):
   """Here many steps, as on an accelerator."""
   monkeypatch.setattr(step, 'steps_per_dispatch', lambda _: 3)
-  parts, *_ = benchmark._parts(_config(), 16)
+  parts, *_ = step_benchmark._parts(_config(), 16)
   for name, count in {
       'train step': lambda found: len(found['loss']), 'augmentation': len,
       'embedding': lambda found: len(found['pool']),
@@ -38,8 +38,8 @@ def test_the_work_of_a_call_is_what_it_does(monkeypatch):
 def measured(tmp_path_factory):
   """The rows of a benchmark, and the file of its profile."""
   path = tmp_path_factory.mktemp('profile') / 'p.csv'
-  return benchmark.benchmark(_config(), size=16, rounds=1, seconds=0.01,
-                             profile=str(path)), path
+  return step_benchmark.benchmark(_config(), size=16, rounds=1, seconds=0.01,
+                                  profile=str(path)), path
 
 
 def test_every_rate_is_positive_and_the_shares_agree(measured):
@@ -58,7 +58,7 @@ def test_every_rate_is_positive_and_the_shares_agree(measured):
 
 def test_in_no_time_each_part_is_called_once():
   called = []
-  rates = benchmark._rates({'part': (lambda: called.append(0), 3)}, 2, 0.0)
+  rates = step_benchmark._rates({'part': (lambda: called.append(0), 3)}, 2, 0.0)
   assert len(called) == 2 + 2 and rates['part'] > 0  # two to see how long
 
 
@@ -87,16 +87,16 @@ def test_the_straightforward_step_has_nothing_of_ours(
   monkeypatch.setattr(module, name, ours)
   config = _config()
   config.encoder.channels = (8, 16, 16)  # Winograd's from 16 to 16
-  training = benchmark._training(config, 16)
+  training = step_benchmark._training(config, 16)
   with pytest.raises(AssertionError, match='ours'):
     training.steps()(training.initial(), *training.inputs)
   pipe = _Pipe()
-  benchmark._take_steps(pipe, config.to_dict(), 16)
+  step_benchmark._take_steps(pipe, config.to_dict(), 16)
   assert pipe.said == 2
 
 
 def test_its_process_takes_steps_and_ends():
-  with benchmark._straightforward(_config(), 16) as take:
+  with step_benchmark._straightforward(_config(), 16) as take:
     process, = multiprocessing.active_children()
     take()
     assert process.is_alive()
@@ -105,7 +105,7 @@ def test_its_process_takes_steps_and_ends():
 
 def test_the_end_of_its_process_is_told():
   with pytest.raises(InputError, match='has ended'), \
-      benchmark._straightforward(_config(), 16) as take:
+      step_benchmark._straightforward(_config(), 16) as take:
     process, = multiprocessing.active_children()
     process.kill()
     process.join()
@@ -114,7 +114,7 @@ def test_the_end_of_its_process_is_told():
 
 def test_what_goes_wrong_beside_its_process_is_not_blamed_on_it():
   with pytest.raises(FileNotFoundError), \
-      benchmark._straightforward(_config(), 16):
+      step_benchmark._straightforward(_config(), 16):
     raise FileNotFoundError
   assert not multiprocessing.active_children()
 
@@ -133,18 +133,18 @@ def test_seconds_are_not_negative(binary):
 
 
 def test_each_step_of_a_dispatch_has_its_own_augmentation():
-  training = benchmark._training(_config(), 16)
+  training = step_benchmark._training(_config(), 16)
   images, index, key = training.inputs
   index = jnp.concatenate([index, index, index[:, ::-1]])
-  sums = jax.jit(benchmark._augmented, static_argnums=0)(
+  sums = jax.jit(step_benchmark._augmented, static_argnums=0)(
       training.pretext, images, index, key)
-  alone = benchmark._augmented(training.pretext, images, index[:1], key)
+  alone = step_benchmark._augmented(training.pretext, images, index[:1], key)
   assert sums.shape == (3,) and len(set(sums.tolist())) == 3
   assert sums[0] == pytest.approx(float(alone[0]), rel=1e-5)
 
 
 def test_the_operations_of_a_step_are_three_forward_passes():
-  rows = {row['part']: row for row in benchmark.benchmark(
+  rows = {row['part']: row for row in step_benchmark.benchmark(
       _config(), size=16, rounds=1, seconds=0.01)}
   # Multiply-adds of a 16 px image: 8x8 maps of 8, 4x4 of 16, the dense layers.
   macs = 64 * 27 * 8 + 16 * 72 * 16 + 16 * 16 + 16 * 16 + 16 * 4
@@ -192,7 +192,7 @@ def test_windows_of_an_image_are_counted_where_a_config_has_them():
   with config.unlocked():
     config.encoder = dict(name='patchnet', channels=(8, 8), strides=(2, 2))
     config.localize = dict(name='windows', side=16, stride=2)
-  rows = {row['part']: row for row in benchmark.benchmark(
+  rows = {row['part']: row for row in step_benchmark.benchmark(
       config, size=32, rounds=1, seconds=0.01)}
   alone, together, ratio = (float(rows[name]['value']) for name in (
       'a window by itself', 'windows of an image', 'speed-up'))
@@ -205,7 +205,7 @@ def test_of_several_sizes_the_windows_counted_are_the_smallest():
   variables = step.init(pretext, 0, (32, 32, 3))
   image = np.zeros((1, 32, 32, 3), np.uint8)
   group = dict(name='windows', side=(16, 8), stride=(4, 12))
-  parts = benchmark._window_parts(
+  parts = step_benchmark._window_parts(
       ConfigDict(dict(localize=group)), pretext, variables, image)
   assert [count for _, count in parts.values()] == [1, 9]
   for call, count in parts.values():
