@@ -9,8 +9,8 @@ Li et al., CVPR 2021, table 1: mean AUROC over the 15 categories 95.2 ± 0.6
 category takes 65,536 steps of 96 network inputs, 0.09 EFLOP. Half as many steps
 (--config.train.steps=32768) cost nothing measurable: 95.4 ± 0.5, table 7.
 `--config.pretext.task=cutpaste_scar` and its like, with --config.method of the
-same name, are the rows of tables 1, 4 and 5. Heat maps are by Grad-CAM: 88.3
-pixel AUROC in section 4.2.
+same name, are the rows of tables 1, 4 and 5; table 1's Cutout is cutout_grey.
+Heat maps are by Grad-CAM: 88.3 pixel AUROC in section 4.2.
 """
 import os
 

@@ -227,6 +227,7 @@ def test_categories_are_the_classes_of_their_family():
     (dict(feature='gradcam', level='pixel'), None),  # published as a mean only
     (dict(feature='windows', level='image'), None),
     (dict(classifier='kde'), None),
+    (dict(pretext='cutout_grey'), '88.7'),
     (dict(pretext='cutpaste_3way_ensemble'), '98.2')])
 def test_a_number_stands_beside_its_own_kind(kwargs, paper):
   line = _line(tables.summarize([_mvtec() | kwargs]), 'bottle')
