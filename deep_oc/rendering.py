@@ -104,13 +104,17 @@ def _cells(line, single):
              ', plain mean' * (line['normal_class'] == 'plain_mean'))
   return (feature, line['classifier'], line['auroc_mean'], spread,
           *(line.get(name, '') for name in _OPTIONAL), str(line['n_seeds']),
-          classes,
-          _spread(line.get('paper', ''), line.get('paper_spread')),
-          line.get('gap', ''))
+          classes, _paper(line), line.get('gap', ''))
 
 
 def _spread(mean, spread):
   return f'{mean} ± {spread}' if spread else str(mean)
+
+
+def _paper(line):
+  """Returns the paper's cell, which says so if its spread is no SD."""
+  cell = _spread(line.get('paper', ''), line.get('paper_spread'))
+  return cell + ' SE' * (line.get('paper_spread_kind') == 'se5')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,8 +209,7 @@ def _mean_cells(by_class, size, noun, seeds):
              f"seed{'s' * (n_seeds > 1)})")
   return (cell, _spread(plain['auroc_mean'], plain['auroc_sd']),
           *(mean.get(name, '') for name in _OPTIONAL),
-          _spread(mean.get('paper', ''), mean.get('paper_spread')),
-          mean.get('gap', ''))
+          _paper(mean), mean.get('gap', ''))
 
 
 def _baselines_last(rows):

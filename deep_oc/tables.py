@@ -24,7 +24,7 @@ SUMMARY = (
     'classifier', 'level', 'normal_class', 'normal_name', 'n_seeds',
     'n_classes', 'of_classes', 'auroc_mean', 'auroc_sd', 'auroc_low',
     'auroc_high', 'aupro_mean', 'false_alarms_mean', 'detected_mean',
-    'calibration', 'paper', 'paper_spread', 'gap')
+    'calibration', 'paper', 'paper_spread', 'paper_spread_kind', 'gap')
 _GROUP = SUMMARY[:8]
 _MEANS = ('aupro', 'false_alarms', 'detected')  # averaged where all have them
 
@@ -93,6 +93,9 @@ def read(path: str | os.PathLike, columns: Sequence[str] = RESULTS
 
 def summarize(rows: Iterable[Mapping[str, str]]) -> list[dict[str, object]]:
   """Averages results over seeds: a row per class, and one for their mean.
+
+  Our spread is the standard deviation over seeds; 'paper_spread_kind' tells
+  what the paper's is, of five: 'sd5', or 'se5', the mean's standard error.
 
   Rows are those of `read`, with 'run', where each comes from. A data set named
   family/category, as 'mvtec_ad/bottle', is a class of its family. The row of
@@ -235,7 +238,8 @@ def _line(head, normal_class, normal_name, values, n_classes, of_classes,
       line[f'{name}_mean'] = f'{statistics.fmean(map(float, found)):.2f}'
   paper = _paper(head, normal_class)
   if paper:
-    line |= {'paper': paper['auroc'], 'paper_spread': paper['spread']}
+    line |= {'paper': paper['auroc'], 'paper_spread': paper['spread'],
+             'paper_spread_kind': paper['spread_kind']}
     if of_classes == n_classes:  # else a mean over other classes
       line['gap'] = f"{mean - float(paper['auroc']):+.2f}"
   return line

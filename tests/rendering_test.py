@@ -65,6 +65,18 @@ def test_the_caption_tells_of_the_seeds():
   assert 'AUROC in percent, of one seed.' in text
 
 
+def test_a_spread_of_the_paper_that_is_a_standard_error_says_so():
+  summary = tables.summarize([_row(
+      dataset='mvtec_ad/bottle', pretext='cutpaste_3way',
+      experiment='cutpaste_mvtec_bottle', classifier='gde', seed=str(seed))
+      for seed in range(2)])
+  for render, cell in (
+      (rendering.text, '95.2 ± 0.6 SE'), (rendering.markdown, '95.2 ± 0.6 SE'),
+      (rendering.latex, r'95.2 $\pm$ 0.6 SE')):
+    assert cell in render(summary)
+    assert 'SE' not in render(tables.summarize(_sweep()))
+
+
 def test_incomplete_sweeps_are_marked():
   rows = _sweep() + _sweep(7, 1, experiment='other')
   rows += [row for row in _sweep(experiment='third')

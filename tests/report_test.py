@@ -297,6 +297,20 @@ def test_the_summary_counts_the_seeds_that_have_the_number(tmp_path):
   assert {_text(row[header.index('Seeds')]) for row in rows} == {'2'}
 
 
+@pytest.mark.parametrize('meta, classifier, shown', [
+    (dict(dataset='mvtec_ad/bottle', pretext='cutpaste_3way'),
+     'gde_ledoit_wolf', '98.3 ± 0.5 SE'),
+    (dict(dataset='cifar10', pretext='rotation'), 'kde', '78.3 ± 1.0')])
+def test_the_papers_spread_says_where_it_is_a_standard_error(
+    tmp_path, meta, classifier, shown):
+  folder = _write(tmp_path / 'run', evaluated=False, **meta)
+  evaluate.evaluate(folder, Request([classifier]))
+  found = report.find(str(folder))
+  for table in ('overview', 'results'):
+    header, rows = _table(_parse(report.page(found, '')), table)
+    assert shown in {_text(row[header.index('Paper')]) for row in rows}
+
+
 def test_beside_false_alarms_stands_what_calibrates_them(tree, tmp_path):
   _write(tmp_path / 'run', evaluated=False)
   evaluate.evaluate(tmp_path / 'run', Request(['kde'], ['pool'],

@@ -78,6 +78,12 @@ def test_the_gap_is_ours_less_the_papers():
   assert _line(lines, '0')['gap'] == '+1.50'
 
 
+def test_the_kind_of_the_papers_spread_stands_beside_it():
+  for row, spread in ((_row(), ('0.3', 'sd5')), (_mvtec(), ('0.5', 'se5'))):
+    line, _ = tables.summarize([row])
+    assert (line['paper_spread'], line['paper_spread_kind']) == spread
+
+
 def test_classes_are_in_the_order_of_numbers():
   lines = tables.summarize([_row(x) for x in ('10', '9', '0')])
   assert [x['normal_class'] for x in lines] == ['0', '9', '10', 'mean']

@@ -101,7 +101,11 @@ def _spread(line):
 def _paper(line: Line) -> Part | list[Part]:
   spread = line.get('paper_spread')
   mean = number(line.get('paper'))
-  return tag('span', mean, f' ± {spread}') if spread else mean
+  if not spread:
+    return mean
+  kind = [' ', tag('abbr', 'SE', title='standard error of the mean')]
+  return tag('span', mean, f' ± {spread}',
+             kind if line.get('paper_spread_kind') == 'se5' else [])
 
 
 def _search():
