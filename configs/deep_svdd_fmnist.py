@@ -21,4 +21,5 @@ def get_config() -> ConfigDict:
   config.experiment = 'deep_svdd_fmnist'
   config.data.name = 'fashion_mnist'
   config.data.pad = 2  # 28 px to 32
+  config.pretext.warmup_steps = 300  # ten epochs, of 6,000 images
   return config

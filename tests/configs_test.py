@@ -136,6 +136,13 @@ def test_its_data_group_has_keys_that_its_source_takes(module):
   inspect.signature(read).bind(**given)
 
 
+@pytest.mark.parametrize('name, images', [('cifar10', 5000), ('fmnist', 6000)])
+def test_a_soft_boundary_is_warmed_up_for_ten_epochs(name, images):
+  config = importlib.import_module(f'configs.deep_svdd_{name}').get_config()
+  assert config.pretext.warmup_steps == (
+      10 * experiment.plan(config).steps_per_epoch(images))
+
+
 @pytest.mark.parametrize('pretext, name, classes', [
     ('deep_svdd', 'fmnist', 10), *(
         (pretext, *each) for pretext in ('rotnet', 'rotation', 'simclr', 'dacl',
@@ -148,6 +155,8 @@ def test_a_data_set_differs_from_cifar10_in_its_data_only(
   cifar10 = importlib.import_module(
       f'configs.{pretext}_cifar10').get_config()
   config = module.get_config()
+  if pretext == 'deep_svdd':  # in steps, of which an epoch has more or fewer
+    config.pretext.warmup_steps = cifar10.pretext.warmup_steps
   for key in cifar10:
     if key not in ('experiment', 'data'):
       assert config[key] == cifar10[key]
