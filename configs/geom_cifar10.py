@@ -13,7 +13,9 @@ vectors of each transformation; `transformation`, the mean probability of what
 was applied, is the paper's simple one. Different from the published code:
 copies are drawn, each image once a pass, where the code shuffles all; images
 are in [0, 1], not [-1, 1]; edges reflect without the outermost pixel;
-convolutions with stride 2 are padded on all sides; L2 is on all parameters.
+convolutions with stride 2 are padded on all sides, and begin with a deviation
+of sqrt(2 / outputs), not sqrt(2 / inputs); the classifier begins by Glorot and
+Bengio's rule, not uniformly within 1 / sqrt(inputs).
 """
 from ml_collections import ConfigDict, config_dict
 
