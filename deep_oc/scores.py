@@ -108,8 +108,9 @@ def dirichlet_parameters(mean_log_p: np.ndarray) -> np.ndarray:
   """Returns the α > 0 of greatest likelihood, given the means of log p.
 
   By Newton's method, whose step is of order k for a Dirichlet density (Minka,
-  "Estimating a Dirichlet distribution", 2000), where Golan and El-Yaniv iterate
-  to the same fixed point.
+  "Estimating a Dirichlet distribution", 2000), until it has converged. Golan
+  and El-Yaniv iterate towards the same fixed point and stop at a step below
+  1e-9 or after a thousand, converged or not.
 
   Args:
     mean_log_p: f64[m, k].
