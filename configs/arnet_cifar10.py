@@ -6,10 +6,12 @@
 
 Huang et al., IEEE TMM 2020: mean AUROC over the ten classes 86.6 (as quoted by
 Sohn et al., ICLR 2021), of the task's own score. Network and schedule are those
-of the one public implementation, which is not the authors' and keeps the epoch
-with the best test AUROC, where the last step counts here; what else differs
-stands in `deep_oc.pretexts.restoration`. A class takes 19,500 steps of 32
-network inputs.
+of the one public implementation, which is not the authors'. It keeps the epoch
+with the best test AUROC, where the last step counts here, and divides anew,
+where the standard split is used here: it trains on 4/5 of the normal images of
+both parts, and tests on the other 1/5 and the abnormal ones of both. What else
+differs stands in `deep_oc.pretexts.restoration`. A class takes 19,500 steps of
+32 network inputs.
 """
 from ml_collections import ConfigDict, config_dict
 

@@ -8,6 +8,8 @@ range of what it restores are those of the one implementation that is
 (github.com/yuxiao-ash/ITAE-Pytorch-Anomaly_Detection), but that maps are
 enlarged between the centres of pixels, not from corner to corner, and that the
 network sees what is in [-1, 1], too: there it is rounded to 8 bits on its way.
+It also mixes the training and test images of the normal class and divides them
+80 to 20; here a data set's own split stands.
 """
 from collections.abc import Callable
 from typing import Any, ClassVar
