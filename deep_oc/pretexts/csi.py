@@ -4,8 +4,10 @@ Tack et al., "CSI: Novelty Detection via Contrastive Learning on
 Distributionally Shifted Instances", NeurIPS 2020: contrastive
 learning with distribution augmentation, the four turns of an image in one
 batch, and a linear classifier of the turn on the encoder's features. The turns
-are made here, so `config.distribution` is 'none'. CSI's test score, of ten
-copies of each image and the training set's features, is not computed.
+are made here, so `config.distribution` is 'none'. Each of the eight views of an
+image is augmented on its own and then turned; in CSI the four turns of a view
+share one flip. CSI's test score, of ten copies of each image and the training
+set's features, is not computed.
 """
 from collections.abc import Sequence
 from typing import ClassVar
