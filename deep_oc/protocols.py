@@ -151,8 +151,8 @@ def _one_vs_rest(split: data.Split, seed: int) -> _Rows:
 def _validation(split: data.Split, seed: int) -> _Rows:
   """Takes a tenth of the normal training images and as many outliers.
 
-  The split by which Sohn et al. chose hyper-parameters, from seed 1 as theirs:
-  no test image is seen.
+  As Sohn et al. chose hyper-parameters, but of other images: theirs are drawn
+  from seed 1 too, by NumPy's old generator. No test image is seen.
   """
   del seed
   rng = np.random.default_rng(1)
