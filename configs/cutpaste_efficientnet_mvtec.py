@@ -32,8 +32,9 @@ def get_config(category: str = 'bottle') -> ConfigDict:
         remat=False)  # True: less memory, a forward pass more a step
   config.optimizer.update(learning_rate=1e-4)
   with config.optimizer.unlocked():
-    config.optimizer.update(
-        head_steps=2_560, head_learning_rate=0.03)  # the encoder rests
+    # The encoder rests at first. That the head's rate is constant then, and
+    # the cosine is of the steps after, is how section A.4 is read here.
+    config.optimizer.update(head_steps=2_560, head_learning_rate=0.03)
   config.train.update(batch=8, steps=18_944)
   return config
 
