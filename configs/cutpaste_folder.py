@@ -39,6 +39,8 @@ def get_config(schedule: str = 'published') -> ConfigDict:
   config.train.steps = 32_768
   if schedule == 'small':
     config.experiment = 'cutpaste_folder_small'
+    # Scars stay those of 256 pixels, 2 to 16 by 10 to 25: in the image twice as
+    # large as the paper's. Patches are parts of its area.
     config.data.size = 128
     config.encoder.width = 0.5
     config.pretext.head = (128,)
