@@ -166,7 +166,9 @@ def test_pictures_are_prepared_as_the_detector_prepares_them(
   read, how = unseen.reader(config, shape), unseen.described(config)
   paths = _pictures(tmp_path)
   arrays = [_noise(1, (9, 30))[0], _noise(1, (9, 30, 1))[0],
-            _noise(1, (30, 9, 4))[0], _noise(1, shape)[0]]
+            _noise(1, (30, 9, 4))[0], _noise(1, shape)[0],
+            _noise(1, (1, 99, 3))[0], _noise(1, (210, 3, 3))[0],
+            _noise(1, (1100, 1000, 3))[0]]
   for picture in (*paths, str(paths[0]), *map(Image.open, paths), *arrays):
     got = bundle.pictures.prepare(picture, shape, how)
     assert got.dtype == np.uint8 and got.shape == shape and got.std() > 0

@@ -243,6 +243,53 @@ def test_any_factor_divides_pixels_by_their_area(h, w):
       atol=0.5 + 1e-9)
 
 
+def whole_square(image, size):
+  """As `square`, by the means of all parts, those that are cut off, too."""
+  shorter = min(image.shape[:2])
+  for axis in (0, 1):
+    image = np.moveaxis(image, axis, 0)
+    n = len(image)
+    side = size * n // shorter
+    edge = np.arange(side + 1) * n / side
+    whole = edge.astype(int)
+    total = np.zeros((n + 1, *image.shape[1:]))
+    np.cumsum(image, axis=0, out=total[1:])
+    total = total[whole] + (edge - whole)[:, None, None] * image[
+        np.minimum(whole, n - 1)]
+    mean = np.diff(total, axis=0) * (side / n)
+    first = (side - size) // 2
+    image = np.moveaxis(mean[first:first + size], 0, axis)
+  return image
+
+
+@pytest.mark.parametrize('summed', [2**20, 300])  # pixels at a time: all, few
+@pytest.mark.parametrize('size', [1, 8, 30])
+@pytest.mark.parametrize('h, w', [
+    (60, 60), (61, 97), (150, 40), (5, 77), (64, 4), (3, 7)])
+def test_what_is_cut_off_changes_no_byte(monkeypatch, h, w, size, summed):
+  monkeypatch.setattr(cat_vs_dog, '_SUMMED', summed)
+  image = pixels(h, w, 3)
+  np.testing.assert_array_equal(
+      cat_vs_dog.square(image, size), np.rint(whole_square(image, size)))
+
+
+@pytest.mark.parametrize('h, w', [(1, 500), (400, 3), (7, 113)])
+def test_of_a_long_strip_the_middle_alone_is_looked_at(h, w):
+  image = pixels(h, w, 3)
+  np.testing.assert_allclose(
+      cat_vs_dog.square(image, 8), whole_square(image, 8), atol=0.5 + 1e-9)
+
+
+@pytest.mark.parametrize('h, w', [(1, 20_000), (20_000, 1), (1500, 1500)])
+def test_memory_is_bounded_where_a_square_is_cut_out(h, w):
+  image = np.zeros((h, w, 3), np.uint8)
+  tracemalloc.start()
+  cat_vs_dog.square(image, 16)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 60e6  # of 120 MB
+
+
 def test_one_colour_stays_that_colour():
   image = np.full((37, 53, 3), (255, 1, 0), np.uint8)
   assert (cat_vs_dog.square(image, 8) == (255, 1, 0)).all()

@@ -78,6 +78,13 @@ def png_bomb(side: int) -> bytes:
       (b'IEND', b'')))
 
 
+def strip(length: int) -> bytes:
+  """Returns a PNG of length × 1 pixels, complete."""
+  file = io.BytesIO()
+  Image.new('L', (length, 1), 200).save(file, 'png')
+  return file.getvalue()
+
+
 def bmp(side: int) -> bytes:
   """Returns the header of a BMP of side × side pixels, and some of them."""
   return (b'BM' + struct.pack('<IHHI', 54 + 3 * side * side & 2**32 - 1, 0, 0,

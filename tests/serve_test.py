@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -465,6 +466,19 @@ print((before_and_after[1] - before_and_after[0]) / 1024)
                         capture_output=True, check=True)
   *refused, grown = done.stdout.split()
   assert refused == ['refused'] * 5 and float(grown) < 20  # MB, of 1,300
+
+
+@pytest.mark.parametrize('method', ['squeeze', 'square'])
+def test_a_long_strip_costs_no_memory(method):
+  found, content = served.Fake(), malformed.strip(20_000)
+  found.prepare = lambda picture: bundle.pictures.prepare(
+      picture, served.SHAPE, served.HOW | {'method': method})
+  tracemalloc.start()
+  image = decoding.read(content, found, 10**6)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert image.shape == served.SHAPE and (image == 200).all()
+  assert peak < 5e6
 
 
 def test_a_picture_of_just_the_allowed_size_is_scored():

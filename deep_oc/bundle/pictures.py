@@ -3,6 +3,7 @@
 As `deep_oc.unseen` does it, to the last bit, which tests hold it to.
 """
 import io
+import math
 import os
 import pathlib
 from typing import Any
@@ -13,6 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .errors import PictureError, line
 
 _FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')
+_LONGEST = 16  # times the shorter side, of which all pixels are looked at
+_SUMMED = 2**20  # pixels at a time
 
 # A file or its content, an opened image, or u8[h, w] or u8[h, w, 1, 3 or 4].
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
@@ -45,27 +48,45 @@ def _squeeze(image: Image.Image, height: int, width: int) -> np.ndarray:
 
 
 def _square(image: Image.Image, height: int, width: int) -> np.ndarray:
-  """Averages pixels until the shorter side fits, and cuts out the centre."""
+  """Averages pixels until the shorter side fits, and cuts out the centre.
+
+  Of one that is more than 16 times as long as it is wide, the ends, which are
+  cut off anyway, are not looked at.
+  """
   array = np.asarray(image)
-  shorter = min(array.shape[:2])
-  for axis, want in enumerate((height, width)):
-    side = height * array.shape[axis] // shorter
-    array = _averages(array, side, axis, (side - want) // 2, want)
+  shape, shorter = array.shape[:2], min(array.shape[:2])
+  sides = [height * count // shorter for count in shape]
+  edges = [((side - want) // 2 + np.arange(want + 1)) * count / side
+           for side, want, count in zip(sides, (height, width), shape,
+                                        strict=True)]
+  if max(shape) > _LONGEST * shorter:
+    first = [int(edge[0]) for edge in edges]
+    array = array[tuple(slice(begin, math.ceil(edge[-1])) for begin, edge
+                        in zip(first, edges, strict=True))]
+    edges = [edge - begin for edge, begin in zip(edges, first, strict=True)]
+  for axis in (0, 1):
+    array = _averages(array, edges[axis], sides[axis] / shape[axis], axis)
   return np.uint8(np.rint(array))
 
 
-def _averages(array, side, axis, first, want):
-  """Returns the means of `want` parts from the `first` on, of `side` equal
-  ones of an axis; pixels are divided."""
+def _averages(array, edge, share, axis):
+  """Returns the means between edges f[n + 1] along an axis; pixels are divided.
+
+  Sums take 48 bytes of a pixel, so they are made of some pixels at a time.
+  """
   array = np.moveaxis(array, axis, 0)
   count = len(array)
-  edge = (first + np.arange(want + 1)) * count / side
   whole = edge.astype(int)
-  total = np.zeros((count + 1, *array.shape[1:]))
-  np.cumsum(array, axis=0, out=total[1:])
-  total = (total[whole] + (edge - whole)[:, None, None]
-           * array[np.minimum(whole, count - 1)])
-  return np.moveaxis(np.diff(total, axis=0) * (side / count), 0, axis)
+  part = (edge - whole)[:, None, None]
+  step = max(_SUMMED // count, 1)
+  found = np.empty((len(edge) - 1, *array.shape[1:]))
+  for begin in range(0, array.shape[1], step):
+    some = array[:, begin:begin + step]
+    total = np.zeros((count + 1, *some.shape[1:]))
+    np.cumsum(some, axis=0, out=total[1:])
+    total = total[whole] + part * some[np.minimum(whole, count - 1)]
+    found[:, begin:begin + step] = np.diff(total, axis=0) * share
+  return np.moveaxis(found, 0, axis)
 
 
 def _face(image: Image.Image, height: int, width: int) -> np.ndarray:
