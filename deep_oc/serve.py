@@ -41,7 +41,7 @@ def define_flags() -> None:
       'max_bytes', 16 * 2**20, "Of a request's body.", 1)
   flags.DEFINE_integer(
       'max_pixels', 30_000_000, 'Of a picture. Two are decoded at a time, at '
-      'up to 20 bytes a pixel.', 1, 100_000_000)
+      'up to 24 bytes a pixel.', 1, 100_000_000)
   flags.DEFINE_integer('max_images', 16, 'Of a request.', 1)
   flags.DEFINE_float(
       'timeout', 30., 'Seconds that an upload may take, and then its answer.',

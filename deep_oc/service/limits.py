@@ -6,8 +6,8 @@ class Limits(NamedTuple):
   """How much one request may be, and all of them together.
 
   Memory is bounded by them: `queue` times `max_bytes` of uploads that wait, and
-  20 bytes for each of `max_pixels` of the two pictures that are decoded at a
-  time.
+  24 bytes for each of `max_pixels` of the two pictures that are decoded at a
+  time: WebP takes so many, other formats 16.
 
   Attributes:
     max_bytes: of a request's body.
