@@ -93,6 +93,15 @@ def bmp(side: int) -> bytes:
           bytes(1000))
 
 
+def bmp_of_runs(bits: int) -> bytes:
+  """Returns a BMP of 64 × 64 pixels of 4 or 8 bits in runs, complete."""
+  palette, runs = bytes(4 * 2**bits), b'\x40\x01\0\0' * 64 + b'\0\1'
+  begin = 54 + len(palette)
+  return (b'BM' + struct.pack('<IHHI', begin + len(runs), 0, 0, begin) +
+          struct.pack('<IiiHHIIiiII', 40, 64, 64, 1, bits, {8: 1, 4: 2}[bits],
+                      len(runs), 0, 0, 0, 0) + palette + runs)
+
+
 def tiff_bomb(side: int) -> bytes:
   """Returns a TIFF of 16×16 pixels in one tile of side × side."""
   data = zeros(side * side)

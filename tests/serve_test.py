@@ -284,6 +284,16 @@ def test_a_slow_upload_is_given_up(start):
   assert time.monotonic() - begin < 5
 
 
+@pytest.mark.parametrize('bits', [4, 8])
+def test_what_pillow_would_decode_in_python_is_refused(start, bits):
+  content = malformed.bmp_of_runs(bits)
+  with Image.open(io.BytesIO(content)) as image:
+    assert image.convert('L').size == (64, 64)  # a picture, for others
+  answer = _ask(start(), files=_files(content))
+  assert answer.status_code == 415
+  assert 'a BMP file packed as bmp_rle are not read' in answer.json()['error']
+
+
 def test_who_waits_too_long_is_told_and_forgotten(start, fake):
   app = start(timeout=0.3)
   fake.gate.clear()

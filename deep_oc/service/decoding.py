@@ -4,8 +4,9 @@ What would be too large is refused before anything of it is decoded: by the size
 in its header and, as tiles of TIFF files are decompressed whole, by theirs. As
 each scan of a JPEG file may go through all of the picture, so is one of many,
 and a large one of fewer. So is a header of many steps, each of which Pillow
-takes in Python: a chunk, a segment, a byte between two. Nothing is completed
-that was cut off, and of several frames none is chosen.
+takes in Python: a chunk, a segment, a byte between two. So are pixels that it
+would decode in Python: runs of a BMP file. Nothing is completed that was cut
+off, and of several frames none is chosen.
 """
 import contextlib
 import io
@@ -46,8 +47,9 @@ def read(content: bytes, found: bundle.Bundle, max_pixels: int) -> np.ndarray:
   """Returns what a bundle sees of an uploaded picture, u8[h, w, 3].
 
   Raises:
-    Refused: it is empty (422), of another type (415), too large (413), damaged,
-      cut off, animated, or not what the bundle takes (422).
+    Refused: it is empty (422), of another type or a BMP of runs (415), too
+      large (413), damaged, cut off, animated, or not what the bundle takes
+      (422).
   """
   if not content:
     raise Refused(422, 'the file is empty')
@@ -60,6 +62,7 @@ def read(content: bytes, found: bundle.Bundle, max_pixels: int) -> np.ndarray:
     with _open(_Header(content), kind) as file:
       _check_size(file, max_pixels)
       _check_scanned(file, content)
+      _check_decoder(file)
       _check_frames(file)
     with _open(io.BytesIO(content), kind) as file:
       file.verify()  # the checksums of PNG, after which it cannot be read
@@ -125,6 +128,15 @@ def _check_size(file: Image.Image, most: int) -> None:
   if np.prod(tile, dtype=float) > most:
     raise Refused(413, 'the tiles of the picture have {}×{} pixels, more than '
                   '{:,} in all'.format(*tile, most))
+
+
+def _check_decoder(file: Image.Image) -> None:
+  """Not by one in Python: each byte of a run may take it a microsecond."""
+  slow = {tile[0] for tile in getattr(file, 'tile', ())} & set(Image.DECODERS)
+  if slow:
+    raise Refused(415, f'pixels of a {file.format} file packed as '
+                  f'{", ".join(slow)} are not read; send it unpacked, or as '
+                  'PNG')
 
 
 def _check_frames(file: Image.Image) -> None:
