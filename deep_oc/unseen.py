@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from deep_oc import plugins
+from deep_oc import files, plugins
 from deep_oc.data import _layout, _pictures, cat_vs_dog, celeba
 from deep_oc.errors import InputError
 
@@ -66,12 +66,14 @@ def find(pattern: str, without: str | os.PathLike | None = None) -> Found:
 
   Args:
     pattern: the folder, a pattern of files with * and **, or the file.
-    without: a folder that is left out.
+    without: a folder that is left out; a remote one is not below any.
 
   Raises:
     InputError: there is none, or a folder cannot be read.
   """
   given, ignored = pathlib.Path(pattern).expanduser(), collections.Counter()
+  if files.is_remote(without):
+    without = None
   if given.is_dir():
     root, paths = given, _below(given, without, ignored)
   elif given.exists():

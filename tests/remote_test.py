@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from deep_oc import (checkpoints, cli, compare, embed, embeddings, errors,
-                     evaluate, files, scored, suspicious, tables, train)
+                     evaluate, files, scored, suspicious, tables, train, unseen)
 from tests import tiny
 
 pytest.importorskip('upath', reason='the extra `remote`')
@@ -56,6 +56,14 @@ def test_a_store_that_refuses_is_one_line(memory, monkeypatch):
 def test_a_protocol_that_is_not_installed_names_the_extra(protocol):
   with pytest.raises(errors.InputError, match=r'deep_oc\[remote\]'):
     files.path(f'{protocol}://bucket/run')
+
+
+def test_a_remote_output_is_no_folder_of_the_input(memory, tmp_path):
+  for name in ('a.png', 'deep/b.png'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b'')
+  found = unseen.find(str(tmp_path), files.path(f'{memory}/run/predictions'))
+  assert found.paths == [f'{tmp_path}/a.png', f'{tmp_path}/deep/b.png']
 
 
 def test_local_paths_load_nothing_of_fsspec(tmp_path):
