@@ -113,6 +113,8 @@ def export(found: detector.Detector, output: pathlib.Path,
           model_card.write(about, results), encoding='utf-8')
       about = _seal(folder, about)
       _replace(output, folder)
+  except BrokenPipeError:
+    raise  # of what was printed meanwhile: a folder is no pipe
   except OSError as error:
     raise files.unwritable(output, error) from error
   return about

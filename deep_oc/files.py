@@ -118,6 +118,8 @@ def replacing(name: object, mode: str = 'w') -> Iterator[IO]:
   try:
     with put(path(name), mode, text) as file:
       yield file
+  except BrokenPipeError:
+    raise  # of what was printed meanwhile: a file is no pipe
   except OSError as error:
     raise unwritable(name, error) from error
 

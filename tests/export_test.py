@@ -138,6 +138,16 @@ def test_a_bundle_that_differs_is_refused_and_the_old_one_stays(
   assert sorted(tmp_path.iterdir()) == [output]
 
 
+def test_a_bundle_is_not_blamed_for_what_nobody_reads(
+    folder, tmp_path, monkeypatch):
+  def unread(*_):
+    raise BrokenPipeError
+  monkeypatch.setattr(export, '_write', unread)
+  with pytest.raises(BrokenPipeError):
+    export.export(deep_oc.load(folder), tmp_path / 'bundle', [], '')
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_bundle_takes_the_place_of_an_older_one(folder, tmp_path):
   found, output = deep_oc.load(folder), tmp_path / 'bundle'
   export.export(found, output, [], 'the first')

@@ -107,6 +107,12 @@ def test_who_reads_no_further_is_told_nothing(lines):
   assert (done.returncode, done.stderr) == (141, '')
 
 
+def test_a_file_is_not_blamed_for_what_nobody_reads(tmp_path):
+  with pytest.raises(BrokenPipeError), files.replacing(tmp_path / 'a.txt'):
+    raise BrokenPipeError
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('name', ['train', 'embed', 'evaluate', 'benchmark'])
 def test_help_shows_the_command_and_every_flag(name):
   done = subprocess.run(
