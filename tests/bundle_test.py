@@ -12,7 +12,7 @@ import deep_oc
 from deep_oc import bundle, export, files, unseen
 from deep_oc.bundle import __main__ as program
 from deep_oc.errors import InputError
-from tests import untrained
+from tests import served, untrained
 
 
 @pytest.fixture(scope='module')
@@ -298,8 +298,10 @@ def test_the_largest_of_a_map_is_judged_as_the_detector_does(
   wanted, got = found.judge(images), taken.judge(images)
   np.testing.assert_allclose(got.score, wanted.score,
                              atol=1e-5 * np.abs(wanted.score).max())
-  np.testing.assert_array_equal(
-      got.score, taken.heat_maps(images).max(axis=(1, 2)))
+  heat = taken.heat_maps(images)
+  np.testing.assert_array_equal(got.score, heat.max(axis=(1, 2)))
+  for one, other in zip(got, taken.judge_maps(heat), strict=True):
+    np.testing.assert_array_equal(one, other)
   np.testing.assert_array_equal(got.p_value, wanted.p_value)
   assert not len(taken.judge(images[:0]).score)
 
@@ -403,6 +405,21 @@ def test_the_bundles_own_program_ends_bad_input_with_one_line(
     assert done.returncode == 2 and 'Traceback' not in done.stderr
     assert len(errors) == 1 and words in errors[0]
     assert not list(tmp_path.glob('*p.csv*'))
+
+
+def test_the_bundles_own_program_draws_no_heat_map_twice(tmp_path):
+  paths = [str(tmp_path / f'{i}.png') for i in range(3)]
+  for i, path in enumerate(paths):
+    Image.fromarray(_noise(1, served.SHAPE, i)[0]).save(path)
+  for feature, asked, wanted in (
+      ('windows', 'maps', [3]), ('windows', None, [3]), ('pool', 'maps', [3]),
+      ('pool', None, [])):
+    found = served.Fake(feature=feature)
+    maps = asked and str(tmp_path / feature)
+    counts = program._predict(found, paths, tmp_path / 'p.csv', maps)
+    assert counts['scored'] == 3 and found.mapped == wanted
+    assert found.seen == ([] if feature == 'windows' else [3])
+    assert not maps or len(list((tmp_path / feature).iterdir())) == 3
 
 
 def test_a_write_error_leaves_no_half_of_a_table(copied, tmp_path, monkeypatch):

@@ -379,6 +379,20 @@ def test_a_heat_map_makes_only_those_wait_who_want_it(start, fake):
   assert early and drawn == [True]
 
 
+def test_a_heat_map_that_was_judged_by_is_not_drawn_again(start, fake):
+  fake.by_maps = True
+  content = [malformed.picture(seed) for seed in range(3)]
+  app = start()
+  for path in '/score', '/score?maps=true':
+    results = _ask(app, path=path, files=_files(*content)).json()['results']
+    heat = served.Fake().heat_maps(np.stack(list(map(fake.prepare, content))))
+    assert [each['score'] for each in results] == [
+        each.max() for each in heat]
+  assert [each['heat_high'] for each in results] == [
+      each.max() for each in heat]
+  assert fake.mapped == [3, 3] and not fake.seen
+
+
 def test_a_model_that_fails_is_no_end(start, fake):
   app, fake.broken = start(), ValueError('/home/secret')
   answer = _ask(app, files=_files(PNG))

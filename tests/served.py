@@ -29,7 +29,7 @@ class Fake:
   """As `bundle.Bundle`: the mean of a picture is its score.
 
   Attributes:
-    seen: how many images each call of `judge` was given.
+    seen, mapped: how many images each call of `judge` and `heat_maps` had.
     delay: seconds that a batch takes.
     broken: what `judge` raises.
     gate: `judge` waits for it.
@@ -41,6 +41,7 @@ class Fake:
     self.threshold = self.about['threshold']
     self.false_alarm_rate = self.about['false_alarm_rate']
     self.localizes = self.about['localizes']
+    self.by_maps = self.about['feature'] == 'windows'
     self.batch, self.delay, self.broken = 8, 0., None
     self.seen, self.mapped = [], []
     self.gate = threading.Event()
@@ -56,7 +57,12 @@ class Fake:
     self.seen.append(len(images))
     if self.broken:
       raise self.broken
-    score = images.mean(axis=(1, 2, 3), dtype=float)
+    return self._judged(images.mean(axis=(1, 2, 3), dtype=float))
+
+  def judge_maps(self, heat):
+    return self._judged(heat.max(axis=(1, 2)).astype(float))
+
+  def _judged(self, score):
     return bundle.Judged(score, 1 / (1 + score), score > self.threshold)
 
   def heat_maps(self, images):

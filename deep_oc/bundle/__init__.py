@@ -59,6 +59,7 @@ class Bundle:
     threshold: scores above it are anomalous; None if no one score says it.
     false_alarm_rate: the share of normal images that are flagged.
     localizes: the method of `heat_maps`, or None.
+    by_maps: whether the score of an image is the largest of its heat map.
     batch: the most images that go through the network at once.
   """
 
@@ -69,6 +70,7 @@ class Bundle:
       self.threshold = about['threshold']
       self.false_alarm_rate = about['false_alarm_rate']
       self.localizes = about['localizes']
+      self.by_maps = about['feature'] == 'windows'
       self.batch = batch(*self.image_shape[:2])
       calibration = _arrays(self._file('calibration.npz'))
       self._calibration = [np.sort(calibration[name])
@@ -89,11 +91,25 @@ class Bundle:
 
   def judge(self, images: np.ndarray) -> Judged:
     """Scores prepared images u8[n, h, w, 3], any number of them."""
+    if self.by_maps:
+      return self.judge_maps(self.heat_maps(images))
     images = self._checked(images)
     if not len(images):
-      return Judged(np.empty(0), np.empty(0), np.empty(0, bool))
+      return self._judged(np.empty((len(self._calibration), 0)))
     with _well_formed(self._folder):
-      scores = self._scores(images)
+      scores = self._run('classifier', self._run('model', images)).T
+    return self._judged(scores)
+
+  def judge_maps(self, heat: np.ndarray) -> Judged:
+    """Returns what `judge` does, of f32[n, h, w] from `heat_maps`.
+
+    Of a bundle that judges `by_maps`.
+    """
+    return self._judged(heat.max(axis=(1, 2))[None].astype(float))
+
+  def _judged(self, scores: np.ndarray) -> Judged:
+    """Calibrates the scores f64[k, n] of k classifiers, or of heat maps."""
+    with _well_formed(self._folder):
       if not np.isfinite(scores).all():
         raise BundleError('a score is not finite; the bundle does not fit '
                           'these images')
@@ -102,12 +118,6 @@ class Bundle:
           in zip(self._calibration, scores, strict=True))
     p = (1 + above) / (1 + sum(map(len, self._calibration)))
     return Judged(scores.mean(axis=0), p, p <= self.false_alarm_rate)
-
-  def _scores(self, images):
-    """Returns the scores f64[k, n] of k classifiers, or by heat maps."""
-    if self.about['feature'] == 'windows':
-      return self.heat_maps(images).max(axis=(1, 2))[None].astype(float)
-    return self._run('classifier', self._run('model', images)).T
 
   def heat_maps(self, images: np.ndarray) -> np.ndarray:
     """Maps prepared images u8[n, h, w, 3] to scores of pixels f32[n, h, w].

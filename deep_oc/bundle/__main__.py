@@ -78,11 +78,12 @@ def _predict(bundle: Bundle, paths: list[str], output: pathlib.Path,
       writer = csv.writer(file, lineterminator='\n')
       writer.writerow(_COLUMNS)
       for names, images in _read(bundle, paths, skipped):
-        judged = bundle.judge(images)
+        heat = bundle.heat_maps(images) if maps or bundle.by_maps else None
+        judged = (bundle.judge_maps(heat) if bundle.by_maps else
+                  bundle.judge(images))
         writer.writerows(_rows(bundle, names, judged))
         if maps:
-          _write_maps(bundle, pathlib.Path(maps).expanduser(), names, images,
-                      scored)
+          _write_maps(pathlib.Path(maps).expanduser(), names, heat, scored)
         scored += len(names)
         anomalous += int(judged.anomalous.sum())
     if not scored:
@@ -102,10 +103,9 @@ def _rows(bundle, names, judged):
            bundle.about['feature'])
 
 
-def _write_maps(bundle, folder, names, images, first):
+def _write_maps(folder, names, maps, first):
   folder.mkdir(parents=True, exist_ok=True)
-  for i, (name, heat) in enumerate(zip(names, bundle.heat_maps(images),
-                                       strict=True), first):
+  for i, (name, heat) in enumerate(zip(names, maps, strict=True), first):
     np.savez(folder / f'{i:06d}.npz', map=heat, path=name, command=_command())
 
 

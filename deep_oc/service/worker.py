@@ -100,22 +100,30 @@ class Worker:
       return jobs
 
   def _answer(self, jobs):
-    begin = time.monotonic()
+    begin, heat = time.monotonic(), None
+    images = np.concatenate([job.images for job in jobs])
     try:
-      judged = self._bundle.judge(np.concatenate([x.images for x in jobs]))
+      if self._bundle.by_maps:
+        heat = self._bundle.heat_maps(images)
+        judged = self._bundle.judge_maps(heat)
+      else:
+        judged = self._bundle.judge(images)
     except Exception as error:
       _fail(jobs, error)
       return
     self._observe(len(judged.score), time.monotonic() - begin)
     ends = np.cumsum([len(job.images) for job in jobs])[:-1]
     parts = zip(*(np.split(each, ends) for each in judged), strict=True)
-    answers = [(job, bundle.Judged(*part))
-               for job, part in zip(jobs, parts, strict=True)]
-    for job, part in answers:
+    maps = [None] * len(jobs) if heat is None else np.split(heat, ends)
+    answers = [(job, bundle.Judged(*part), drawn)
+               for job, part, drawn in zip(jobs, parts, maps, strict=True)]
+    for job, part, drawn in answers:
       if not job.maps:
         job.answer.set_result(Answer(part, None))
-    for job, part in answers:
-      if job.maps:
+      elif drawn is not None:
+        job.answer.set_result(Answer(part, drawn))
+    for job, part, drawn in answers:
+      if job.maps and drawn is None:
         self._draw(job, part)
 
   def _draw(self, job, judged):
