@@ -4,26 +4,23 @@
   <folder>/montage_<class>.png   a dozen of a class, highest score first
   <folder>/roc.png  <folder>/histogram.png
 
-One scale serves all pictures of a run: equal scores have equal colours. The
-colours, matplotlib's inferno, grow lighter with the score, evenly to the eye,
-so that they are read alike by the colour-blind and in grey print. Everything
-but `write` is a pure function; scores are higher = more anomalous.
+One scale serves all pictures of a run, by `deep_oc.heat_colours`: equal scores
+have equal colours. Everything but `write` is a pure function; scores are
+higher = more anomalous.
 """
 import functools
 import io
-import math
 import os
 import pathlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from scipy import ndimage
 
-from deep_oc import files, plots, progress
+from deep_oc import files, heat_colours, plots, progress
 from deep_oc.errors import InputError
 
 _GAP = 8  # pixels between parts of a picture
@@ -65,7 +62,7 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
   scores, labels = np.asarray(scores, float), np.asarray(labels)
   anomaly = np.asarray(anomaly, bool)
   _check(images, maps, masks, scores, labels, class_names, paths, anomaly)
-  folder, limits = files.path(folder), scale(maps, anomaly)
+  folder, limits = files.path(folder), heat_colours.scale(maps, anomaly)
   homes = file_names(class_names)
   written = _places(folder, homes, labels, paths)
 
@@ -91,76 +88,6 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
   return written
 
 
-class Scale(NamedTuple):
-  """How scores become colours.
-
-  Attributes:
-    low, high: the scores that are drawn darkest and lightest.
-    knee: distance from low up to which colours follow the score, and from which
-      on its logarithm: one glaring defect leaves room for faint ones.
-  """
-  low: float
-  high: float
-  knee: float = math.inf
-
-  def share(self, values: np.ndarray) -> np.ndarray:
-    """Maps scores to where on the colour bar they are, f[...] in [0, 1]."""
-    values, span = np.asarray(values, float) - self.low, self.high - self.low
-    if not math.isinf(self.knee):
-      values, span = (np.arcsinh(x / self.knee) for x in (values, span))
-    return np.clip(values / (span or 1), 0, 1)
-
-  def middle(self) -> float:
-    """Returns the score in the middle of the colour bar."""
-    if math.isinf(self.knee):
-      return (self.low + self.high) / 2
-    half = np.arcsinh((self.high - self.low) / self.knee) / 2
-    return self.low + self.knee * float(np.sinh(half))
-
-
-def scale(maps: np.ndarray, anomaly: np.ndarray | None = None) -> Scale:
-  """Returns the scale of all of a run's maps f[n, h, w].
-
-  Low is the median of the normal images' medians: most of what is normal is
-  dark. High is what the peaks of nine in ten anomalies stay under, and of 99
-  in 100 normal images: a scale of normal images alone would show all defects
-  alike. The knee is at twice the usual peak of normal images. Only pictures
-  depend on it, no number does, so it may see test labels. Without `anomaly`
-  bool[n], all images count as normal.
-  """
-  anomaly = np.zeros(len(maps), bool) if anomaly is None else anomaly
-  peak = np.array([np.max(each) for each in maps])
-  normal = np.flatnonzero(~anomaly) if not np.all(anomaly) else range(len(maps))
-  low = np.median([np.median(maps[i]) for i in normal])
-  high = [np.quantile(peak[part], q) for part, q in (
-      (anomaly, 0.9), (~anomaly, 0.99)) if part.any()]
-  knee = 2 * (np.median(peak[normal]) - low)
-  return Scale(float(low), float(max(*high, low)), float(knee) or math.inf)
-
-
-def colours(values: np.ndarray, limits: Scale) -> np.ndarray:
-  """Returns the colours u8[..., 3] of f[...]; beyond the scale, its ends'."""
-  return _table()[np.rint(255 * limits.share(values)).astype(np.uint8)]
-
-
-def overlay(image: np.ndarray, heat: np.ndarray, limits: Scale,
-            alpha: float | np.ndarray = 0.65) -> np.ndarray:
-  """Lays the colours of f[h, w] over u8[h, w, 3].
-
-  So much colour that white where it is normal stays darker than black where
-  it is as anomalous as can be.
-
-  Args:
-    image: the input.
-    heat: its scores.
-    limits: from `scale`.
-    alpha: share of the colour, for all pixels or f[h, w]; 0 keeps the input.
-  """
-  alpha = np.asarray(alpha, np.float32)[..., None]
-  mixed = (1 - alpha) * image + alpha * colours(heat, limits)
-  return np.rint(mixed).astype(np.uint8)
-
-
 def outline(mask: np.ndarray, width: int = 1) -> np.ndarray:
   """Marks in bool[h, w] the defects' pixels at most `width` from an end.
 
@@ -170,7 +97,7 @@ def outline(mask: np.ndarray, width: int = 1) -> np.ndarray:
 
 
 def panel(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None,
-          score: float, name: str, limits: Scale,
+          score: float, name: str, limits: heat_colours.Scale,
           side: int | None = None, verdict: str = '') -> Image.Image:
   """Draws input | heat map over it | the same with the mask's outline.
 
@@ -180,13 +107,13 @@ def panel(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None,
     mask: bool[h, w]; without one, the third picture is left out.
     score: of the image; stands above it, behind its name.
     name: shortened where it is too long.
-    limits: from `scale`.
+    limits: from `heat_colours.scale`.
     side: longer side of each picture; as in the file by default, small images
       enlarged by a whole number to 256 pixels or more.
     verdict: stands behind the score.
   """
   size = _size(*image.shape[:2], side)
-  hot = _resized(overlay(image, heat, limits), size)
+  hot = _resized(heat_colours.overlay(image, heat, limits), size)
   tiles = [_resized(image, size), hot]
   if mask is not None:
     tiles.append(_outlined(hot, _resized_mask(mask, size)))
@@ -203,14 +130,14 @@ def panel(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None,
 
 
 def montage(panels: Sequence[Image.Image], title: str, total: int,
-            limits: Scale, masked: bool) -> Image.Image:
+            limits: heat_colours.Scale, masked: bool) -> Image.Image:
   """Draws panels of one size, in two columns if they are many, and a title.
 
   Args:
     panels: in their order, row by row.
     title: the class.
     total: how many images it has, drawn or not.
-    limits: from `scale`.
+    limits: from `heat_colours.scale`.
     masked: whether the panels have three pictures.
   """
   columns = 2 if len(panels) > 3 else 1
@@ -229,7 +156,7 @@ def montage(panels: Sequence[Image.Image], title: str, total: int,
   return with_legend(canvas, limits, masked)
 
 
-def with_legend(picture: Image.Image, limits: Scale,
+def with_legend(picture: Image.Image, limits: heat_colours.Scale,
                 masked: bool) -> Image.Image:
   """Adds a margin, and below, the colour bar and what stands side by side."""
   font = _font(picture.width // 3)
@@ -242,7 +169,8 @@ def with_legend(picture: Image.Image, limits: Scale,
   canvas = Image.new(
       'RGB', (w + 2 * _GAP, h + 4 * _GAP + (2 + len(told)) * line), 'white')
   canvas.paste(picture, (_GAP, _GAP))
-  bar = colours(np.broadcast_to(np.linspace(0, 1, w), (line, w)), Scale(0, 1))
+  bar = heat_colours.colours(np.broadcast_to(np.linspace(0, 1, w), (line, w)),
+                             heat_colours.Scale(0, 1))
   top = h + 3 * _GAP
   canvas.paste(Image.fromarray(bar), (_GAP, top))
   draw = ImageDraw.Draw(canvas)
@@ -386,13 +314,6 @@ def _font(side):
 
 def _line(font):
   return round(1.6 * font.size)
-
-
-@functools.cache
-def _table():
-  """Returns the colour map, u8[256, 3]."""
-  table = plots.matplotlib().colormaps['inferno'](np.arange(256), bytes=True)
-  return table[:, :3]
 
 
 def _save(picture, path, command):

@@ -50,8 +50,8 @@ import tqdm
 from absl import flags
 from PIL import PngImagePlugin
 
-from deep_oc import (cli, embeddings, files, oneclass, pictures, progress,
-                     provenance, thresholds, unseen)
+from deep_oc import (cli, embeddings, files, heat_colours, oneclass, pictures,
+                     progress, provenance, thresholds, unseen)
 from deep_oc.data import _layout
 from deep_oc.errors import InputError
 
@@ -110,7 +110,7 @@ class MapWriter:
     if maps is None:
       maps = self._found.heat_maps(images)
     if self._limits is None:
-      self._limits = pictures.scale(maps)
+      self._limits = heat_colours.scale(maps)
     info = PngImagePlugin.PngInfo()
     info.add_itxt('command', self._command)
     for name, image, heat, score, p, anomalous in zip(
@@ -141,12 +141,12 @@ def _where_it_fits() -> Iterator[None]:
     tqdm.tqdm.write(f'skipped: {_shown(str(error))}', sys.stderr)
 
 
-def _limits(workdir: str, name: str) -> pictures.Scale | None:
+def _limits(workdir: str, name: str) -> heat_colours.Scale | None:
   """Returns the scale of the run's own pictures, None if it has none."""
   arrays, _ = embeddings.read_maps(workdir)
   if name not in arrays:
     return None
-  return pictures.scale(arrays[name], arrays['anomaly'] != 0)
+  return heat_colours.scale(arrays[name], arrays['anomaly'] != 0)
 
 
 class Tally:

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deep_oc import metrics, pictures, plots
+from deep_oc import heat_colours, metrics, pictures, plots
 from deep_oc.errors import InputError
 
-UNIT = pictures.Scale(0, 1)
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+UNIT = heat_colours.Scale(0, 1)
 
 
 def _run(n=8, h=32, w=32, **changes):
@@ -61,66 +60,6 @@ def test_the_outline_is_white_with_a_black_edge():
                                     UNIT))[-256:, -256:]
   assert (drawn[100, 100:120] == 255).all() and (drawn[99, 100:120] == 0).all()
   assert (drawn[110, 110] == drawn[10, 10]).all()  # the inside is left alone
-
-
-def test_no_alpha_keeps_the_input():
-  run = _run()
-  image, heat = run['images'][0], run['maps'][0]
-  np.testing.assert_array_equal(pictures.overlay(image, heat, UNIT, 0.), image)
-  alpha = np.where(np.arange(32) < 16, 0, 0.5) * np.ones((32, 1))
-  half = pictures.overlay(image, heat, UNIT, alpha)
-  np.testing.assert_array_equal(half[:, :16], image[:, :16])
-  assert (half[:, 16:] != image[:, 16:]).any()
-
-
-def test_equal_scores_have_equal_colours_in_all_images_of_a_run():
-  run = _run()
-  maps = run['maps'].copy()
-  maps[0, 3, 4] = maps[1, 20, 7] = 0.7
-  grey = np.full((32, 32, 3), 90, np.uint8)
-  limits = pictures.scale(maps, run['anomaly'])
-  one, other = (pictures.overlay(grey, maps[i], limits) for i in (0, 1))
-  np.testing.assert_array_equal(one[3, 4], other[20, 7])
-
-
-def test_the_colour_map_grows_lighter_with_the_score():
-  light = pictures.colours(np.linspace(0, 1, 256), UNIT) @ LUMINANCE
-  assert (np.diff(light) > -0.5).all()  # rounding to whole colours
-  assert (np.diff(light[::8]) > 0).all()
-  assert light[0] < 5 and light[-1] > 230
-
-
-def test_scores_beyond_the_scale_have_the_colours_of_its_ends():
-  for scale in (pictures.Scale(2, 5), pictures.Scale(2, 5, 0.1)):
-    ends = pictures.colours([2., 5.], scale)
-    np.testing.assert_array_equal(pictures.colours([-9., 99.], scale), ends)
-    assert (ends[0] != ends[1]).any()
-
-
-def test_normal_white_is_darker_than_anomalous_black():
-  image = np.array([[[255] * 3, [0] * 3]], np.uint8)
-  white, black = pictures.overlay(
-      image, np.array([[0., 1.]]), UNIT)[0]
-  assert white @ LUMINANCE + 50 < black @ LUMINANCE
-
-
-def test_most_of_what_is_normal_is_dark_and_no_normal_peak_is_cut_off():
-  random = np.random.default_rng(0)
-  maps = random.gamma(2, size=(20, 16, 16))
-  anomaly = np.arange(20) >= 10
-  maps[anomaly, :4, :4] += 30
-  low, high, _ = limits = pictures.scale(maps, anomaly)
-  dark = pictures.colours(maps[~anomaly], limits) @ LUMINANCE < 60
-  assert dark.mean() > 0.95
-  assert (maps[~anomaly] <= high).all()
-  assert (maps[anomaly, :4, :4] > (low + high) / 2).all()
-
-
-@pytest.mark.parametrize('anomaly', [None, [False] * 3, [True] * 3])
-def test_one_kind_of_image_is_enough_for_a_scale(anomaly):
-  anomaly = None if anomaly is None else np.array(anomaly)
-  low, high, _ = pictures.scale(np.arange(12.).reshape(3, 2, 2), anomaly)
-  assert low < high
 
 
 @pytest.mark.parametrize('value', [0., -3., 1e30])
@@ -299,7 +238,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
 
 def test_without_matplotlib_the_error_says_what_to_install(
     tmp_path, monkeypatch):
-  pictures._table.cache_clear()
+  heat_colours._table.cache_clear()
   monkeypatch.setitem(sys.modules, 'matplotlib', None)
   monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
   with pytest.raises(InputError, match='pip install matplotlib'):
@@ -311,17 +250,6 @@ def test_without_matplotlib_the_error_says_what_to_install(
 def test_letters_beyond_ascii_are_drawn_and_no_boxes(letter):
   font = pictures._font(256)
   assert bytes(font.getmask(letter)) != bytes(font.getmask('\uffff'))
-
-
-def test_a_faint_defect_is_seen_beside_a_glaring_one():
-  maps = np.random.default_rng(0).uniform(0, 1, (6, 16, 16))
-  maps[3, 4, 4], maps[4, 4, 4], maps[5, 4, 4] = 20, 1e4, 1e4
-  anomaly = np.arange(6) >= 3
-  limits = pictures.scale(maps, anomaly)
-  faint, normal = limits.share(maps[3, 4, 4]), limits.share(maps[0])
-  assert faint > 0.25 > 0.1 > normal.max()
-  middle = limits.share(limits.middle())
-  assert middle == pytest.approx(0.5) == pictures.Scale(1, 3).share(2.)
 
 
 def test_every_picture_names_the_command_that_made_it(tmp_path):

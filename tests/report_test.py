@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 from sklearn import metrics as sklearn_metrics
 
-from deep_oc import (embeddings, evaluate, oneclass, pictures, report,
+from deep_oc import (embeddings, evaluate, heat_colours, oneclass, report,
                      tables)
 from deep_oc.errors import InputError
 from deep_oc.page import (
@@ -503,7 +503,7 @@ def test_grey_images_are_small_and_photographs_are_jpegs():
 
 @pytest.mark.parametrize('knee', [np.inf, 0.7])
 def test_levels_stand_for_the_scores_they_are_made_of(knee):
-  limits = pictures.Scale(-2., 9., knee)
+  limits = heat_colours.Scale(-2., 9., knee)
   values = np.linspace(-2, 9, 500).reshape(1, 20, 25)
   level = heatmaps.levels(values, limits)
   assert level.min() == 0 and level.max() == 255
@@ -515,7 +515,7 @@ def test_levels_stand_for_the_scores_they_are_made_of(knee):
 
 def test_the_threshold_tells_how_much_is_above_it(root, tree):
   maps, _ = embeddings.read_maps(root / 'mapped')
-  limits = pictures.scale(maps['map_windows'], maps['anomaly'])
+  limits = heat_colours.scale(maps['map_windows'], maps['anomaly'])
   box, = (each for each in tree.iter() if each.get('class') == 'slider')
   told = json.loads(box.get('data-told'))
   share = 255 * limits.share(maps['map_windows'])
@@ -840,7 +840,7 @@ def test_a_browser_shows_what_is_above_the_threshold(
                 "each.querySelector('.heat').style.imageRendering ="
                 "'pixelated'; each.querySelector('.heat').style.opacity = 1})")
   maps, _ = embeddings.read_maps(root / 'mapped')
-  level = 255 * pictures.scale(maps['map_windows'], maps['anomaly']).share(
+  level = 255 * heat_colours.scale(maps['map_windows'], maps['anomaly']).share(
       maps['map_windows'][np.argmax(maps['map_windows'].max(axis=(1, 2)))])
   for value in (30, 120, 250):
     slider.fill(str(value))

@@ -42,3 +42,10 @@ def test_the_package_alone_imports_none_of_its_dependencies():
   modules, _ = imported('-c', 'import deep_oc')
   assert 'deep_oc' in modules
   assert modules.isdisjoint({'jax', 'numpy', 'sklearn', 'absl'})
+
+
+def test_the_service_imports_nothing_that_draws():
+  pytest.importorskip('fastapi')
+  modules, _ = imported('-c', 'import deep_oc.service.app')
+  assert 'deep_oc.heat_colours' in modules
+  assert modules.isdisjoint({'matplotlib', 'sklearn', 'scipy', 'jax'})

@@ -10,7 +10,7 @@ import contourpy
 import numpy as np
 from PIL import Image
 
-from deep_oc import pictures
+from deep_oc import heat_colours, pictures
 from deep_oc.page import runs
 from deep_oc.page.markup import Element, brief, data_uri, tag
 
@@ -33,7 +33,7 @@ def gallery(scored: runs.ScoredRun) -> list[Element]:
 
 def _gallery(scored, name):
   maps, anomaly = scored.maps[name], scored.anomaly
-  limits = pictures.scale(maps, anomaly)
+  limits = heat_colours.scale(maps, anomaly)
   level = levels(maps, limits)
   mask = scored.maps['mask'] != 0 if 'mask' in scored.maps else None
   peak = maps.max(axis=(1, 2))
@@ -57,13 +57,13 @@ def _gallery(scored, name):
       tag('ul', items, class_='gallery')]
 
 
-def levels(maps: np.ndarray, limits: pictures.Scale) -> np.ndarray:
+def levels(maps: np.ndarray, limits: heat_colours.Scale) -> np.ndarray:
   """Maps scores f[n, h, w] to u8[n, h, w], 0 for `low` and 255 for `high`."""
   return np.stack([np.rint(255 * limits.share(each)).astype(np.uint8)
                    for each in maps])
 
 
-def score_of(level: np.ndarray, limits: pictures.Scale) -> np.ndarray:
+def score_of(level: np.ndarray, limits: heat_colours.Scale) -> np.ndarray:
   """Maps levels in [0, 255] back to the scores they stand for, f64."""
   share, span = np.asarray(level) / 255, limits.high - limits.low
   if np.isinf(limits.knee):
@@ -87,8 +87,8 @@ def _reach(level):
 
 def _slider(key, level, mask, anomaly, limits, start):
   told = _told(level, mask, anomaly, limits)
-  bar = data_uri(pictures.colours(
-      np.linspace(0, 1, _LEVELS)[None], pictures.Scale(0, 1)))
+  bar = data_uri(heat_colours.colours(
+      np.linspace(0, 1, _LEVELS)[None], heat_colours.Scale(0, 1)))
   ends = [brief(value) for value in
           (limits.low, limits.middle(), limits.high)]
   return tag(
@@ -118,7 +118,8 @@ def _filter(key, cut, start):
   The threshold is in the intercept: level k becomes 510 k / 255 + 1 - 2 start,
   which is 1 at the threshold and -1 one level below.
   """
-  table = pictures.colours(np.linspace(0, 1, _LEVELS), pictures.Scale(0, 1))
+  table = heat_colours.colours(np.linspace(0, 1, _LEVELS),
+                               heat_colours.Scale(0, 1))
   colours = [tag(f'feFunc{channel}', type='table', tableValues=' '.join(
       f'{value:.3g}' for value in table[:, i] / 255))
              for i, channel in enumerate('RGB')]

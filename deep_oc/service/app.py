@@ -14,7 +14,7 @@ from fastapi import exceptions, responses
 from starlette.exceptions import HTTPException
 
 import deep_oc
-from deep_oc import bundle, page, pictures
+from deep_oc import bundle, heat_colours, page
 from deep_oc.service import (answers, decoding, measures, uploads, worker)
 from deep_oc.service.edge import Edge
 from deep_oc.service.limits import Limits, Refused
@@ -144,8 +144,8 @@ def create_app(found: bundle.Bundle, limits: Limits = Limits()  # noqa: B008
   _add_routes(app, service, answers.model(found), limits)
   for path, (file, kind) in _PAGE.items():
     _add_file(app, path, file.read_bytes(), kind)
-  _add_file(app, '/colours.png', answers.png(pictures.colours(
-      np.linspace(0, 1, 256)[None], pictures.Scale(0, 1))), 'image/png')
+  _add_file(app, '/colours.png', answers.png(heat_colours.colours(
+      np.linspace(0, 1, 256)[None], heat_colours.Scale(0, 1))), 'image/png')
   return app
 
 
