@@ -19,9 +19,9 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
          feature: str = 'pool', false_alarm_rate: float = 0.05,
          calibration: 'Iterable[unseen.Picture] | None' = None,
          data_dir: str | None = None) -> 'detector.Detector':
-  """Returns the detector of a trained run: `deep_oc.detector.load`."""
-  from deep_oc import detector  # and JAX, for those who load
-  return detector.load(
+  """Returns the detector of a trained run: `deep_oc.trained_run.load`."""
+  from deep_oc import trained_run  # and JAX, for those who load
+  return trained_run.load(
       workdir, classifier=classifier, feature=feature,
       false_alarm_rate=false_alarm_rate, calibration=calibration,
       data_dir=data_dir)

@@ -10,7 +10,6 @@ their largest value, read the training images again.
 """
 import functools
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,15 +17,13 @@ import flax.linen as nn
 import ml_collections
 import numpy as np
 
-from deep_oc import (checkpoints, differentiable, embeddings, errors,
-                     experiment, features, files, maps, oneclass, pretexts,
-                     progress, sharding, thresholds, unseen)
+from deep_oc import (experiment, features, maps, oneclass, progress, sharding,
+                     thresholds, unseen)
 from deep_oc.errors import InputError
 from deep_oc.scored import SCORE, WINDOWS
 
 _CHUNK = 256  # images held at once, fewer if they are large
 _PIXELS = 2**24  # of a chunk
-_BASELINES = ('random', 'pixels')
 _SILENT = 5  # seconds without a progress bar
 
 
@@ -76,7 +73,7 @@ class Detector:
   are, for so the source's are. All methods raise InputError for what is no
   picture.
 
-  Made by `load`.
+  Made by `trained_run.load`.
 
   Attributes:
     image_shape: (h, w, 3) of what the encoder learnt from.
@@ -110,7 +107,7 @@ class Detector:
       calibrating: the same of those that nothing has learnt from, and the
         task's own scores f[m]; nothing where there are none.
       about: what result rows say of the run, and `image_shape`.
-      classifier, feature, false_alarm_rate: as `load`.
+      classifier, feature, false_alarm_rate: as `trained_run.load`.
       others: images to calibrate by instead, u8[m, h, w, 3], if any.
       pixels: `features.pixels` of the training images, if they are known.
     """
@@ -317,191 +314,3 @@ def batched(values: Iterable, size: int) -> Iterator[list]:
   values = iter(values)
   while batch := list(itertools.islice(values, size)):
     yield batch
-
-
-def load(workdir: str | os.PathLike, *, classifier: str | None = None,
-         feature: str = 'pool', false_alarm_rate: float = 0.05,
-         calibration: Iterable[unseen.Picture] | None = None,
-         data_dir: str | os.PathLike | None = None) -> Detector:
-  """Returns the detector of a trained run.
-
-  Args:
-    workdir: the run's folder, with config.json, checkpoints and
-      embeddings/train.npz.
-    classifier: any that `deep_oc.oneclass` knows; by default what it
-      recommends.
-    feature: of the embeddings, as 'pool', 'head' and 'pool_flip_rot'; or
-      'windows': the score is the largest value of an image's heat map, by the
-      density of the config's group `localize`, where that is of windows; or
-      'score': the task's own, which `classifier` names if there are several,
-      where images that nothing has learnt from calibrate it.
-    false_alarm_rate: the share of normal images that may be flagged. Without
-      `calibration`, what was held out of the training calibrates it
-      (`protocol.calibration`), else a fifth of the training images, and where
-      that is too few, each of them in turn (`thresholds.calibrated`).
-    calibration: normal images that nothing has learnt from, to calibrate with.
-    data_dir: where the training images lie now, if they moved; only for heat
-      maps, and the score by windows.
-
-  Raises:
-    InputError: no such run, classifier or feature, no rate, too few images for
-      it, or files that do not belong together.
-  """
-  config = experiment.of_run(workdir, data_dir)
-  pretext = experiment.pretext(config)
-  thresholds.needed(false_alarm_rate)  # raises unless it is a rate
-  arrays, about = _read_train(workdir)
-  train = {name: array for name, array in embeddings.features(arrays).items()
-           if name not in _BASELINES}
-  calibrating = {}
-  if calibration is None:
-    calibrating = embeddings.read_calibration(workdir, arrays, about)
-  for array in calibrating.values():
-    thresholds.rank(false_alarm_rate, len(array))  # raises before any fit
-  group = _localize(workdir, config)
-  _check_feature(workdir, feature, train, group, hasattr(pretext, 'scores'))
-  if feature == SCORE and calibration is None and not embeddings.scores(
-      calibrating):
-    raise InputError(
-        f"the score of the task's own has no false-alarm rate in {workdir}: "
-        'that takes normal images that nothing has learnt from, held out of '
-        'the training by --config.protocol.calibration=0.1 for example, or '
-        'given now (--calibration)')
-  if feature == WINDOWS:
-    classifier = _density(
-        maps.create(group, pretext, config.seed).classifier, classifier)
-  elif feature == SCORE:
-    classifier = _own_score(differentiable.task_scores(pretext), classifier)
-  else:
-    classifier = classifier or oneclass.recommended(
-        config.pretext.name, *train[feature].shape)
-    oneclass.create(classifier)  # an unknown one fails before the checkpoint
-  others = None
-  if calibration is not None:
-    others = _prepared(
-        calibration, unseen.reader(config.data, tuple(about['image_shape'])),
-        arrays.get('pixels', ()))
-    thresholds.rank(false_alarm_rate, len(others))
-  variables = _restore(workdir, config, pretext, about)
-  if feature == SCORE:
-    check_statistics(variables)
-  return Detector(
-      config=config, pretext=pretext, variables=variables, train=train,
-      calibrating=calibrating, about=about, classifier=classifier,
-      feature=feature, false_alarm_rate=false_alarm_rate, others=others,
-      pixels=arrays.get('pixels'))
-
-
-def check_statistics(variables: Mapping[str, Any]) -> None:
-  """Raises InputError if a task's score needs what its checkpoint lacks."""
-  if pretexts.lacks_statistics(variables):
-    raise InputError(
-        "the task's own score needs statistics of the training images, which "
-        'only the checkpoint of the last step has; run `python -m deep_oc.embed'
-        '` without --step')
-
-
-def _check_feature(workdir: str | os.PathLike, feature: str,
-                   train: Mapping[str, np.ndarray],
-                   group: Mapping[str, Any] | None, scores: bool) -> None:
-  """Raises InputError unless a run can judge by a feature.
-
-  Args:
-    workdir: the run's folder.
-    feature: as `load`.
-    train: arrays of the training images, by feature.
-    group: `localize`, if the run has it.
-    scores: whether the task has scores of its own.
-  """
-  by_windows = group and maps.name(group) == WINDOWS
-  if feature == WINDOWS and group and not by_windows:
-    raise InputError(f"the maps of {workdir} are by {maps.name(group)}, not of "
-                     'windows, which `python -m deep_oc.localize` makes with '
-                     '--set=name=windows')
-  known = [*train, *[WINDOWS] * bool(by_windows), *[SCORE] * scores]
-  if feature not in known:
-    raise errors.unknown(f'feature in {workdir}/embeddings', feature, known)
-
-
-def _density(known: str, name: str | None) -> str:
-  """Returns the name of the maps' density, if no other is asked for."""
-  if name not in (None, known):
-    raise InputError(f"the score of '{WINDOWS}' is by localize.classifier, "
-                     f'{known}, not by {name}')
-  return known
-
-
-def _own_score(known: tuple[str, ...], name: str | None) -> str:
-  """Returns the name of a task's own score, if it is known or the only one."""
-  if name is None and len(known) > 1:
-    raise InputError(f"the task has the scores {' and '.join(known)} of its "
-                     'own; choose one, as the classifier')
-  if name not in (None, *known):
-    raise errors.unknown("score of the task's own", name, known)
-  return name or known[0]
-
-
-def check_pooled(feature: str, what: str) -> None:
-  """Raises InputError if a feature is none that a classifier was fitted to."""
-  if feature == WINDOWS:
-    raise InputError(f"{what} scores of features, not '{WINDOWS}', the largest "
-                     'value of a heat map; choose another feature')
-
-
-def _prepared(pictures: Iterable[unseen.Picture],
-              prepare: Callable[[unseen.Picture], np.ndarray],
-              learnt: Iterable[np.ndarray]) -> np.ndarray:
-  """Returns pictures as u8[m, h, w, 3], if they are fit to calibrate with.
-
-  Args:
-    pictures: of what is normal.
-    prepare: makes u8[h, w, 3] of one.
-    learnt: `features.pixels` of the training images, if they are known.
-  """
-  images = [prepare(picture) for picture in unseen.several(pictures)]
-  if not images:
-    raise InputError('there is no image to calibrate with')
-  images, known = np.stack(images), {row.tobytes() for row in learnt}
-  same = sum(row.tobytes() in known for row in features.pixels(images))
-  if same:
-    raise InputError(f'{same} of the {len(images)} images to calibrate with '
-                     'are training images; give others')
-  return images
-
-
-def _localize(workdir, config):
-  """Returns the group `localize` by which the run's maps were made last.
-
-  The config's own if there are none, or none that say it.
-  """
-  try:
-    _, meta = embeddings.contents(
-        files.path(workdir) / 'embeddings' / 'maps.npz')
-  except InputError:  # they are not what is asked for
-    meta = {}
-  if 'localize' in meta:
-    with config.unlocked():
-      config.localize = meta['localize']
-  return config.get('localize')
-
-
-def _read_train(workdir):
-  """Returns the arrays and the meta of the training images."""
-  path = files.path(workdir) / 'embeddings' / 'train.npz'
-  arrays, meta = embeddings.read(path)
-  if 'image_shape' not in meta:
-    raise InputError(f'{path} does not say of what size its images are; run '
-                     f'`python -m deep_oc.embed --workdir={workdir}`')
-  return arrays, meta
-
-
-def _restore(workdir, config, pretext, about):
-  """Returns the variables of the network that made the features."""
-  like = experiment.state_like(config, pretext, tuple(about['image_shape']))
-  with checkpoints.Checkpoints(workdir) as saved:
-    if not files.exists(saved.folder / str(about['step'])):
-      raise InputError(
-          f'the checkpoint of step {about["step"]}, of which the embeddings '
-          f'are, is not in {saved.folder}; run `python -m deep_oc.embed '
-          f'--workdir={workdir}`')
-    return saved.restore(like, about['step']).variables

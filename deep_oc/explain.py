@@ -41,7 +41,7 @@ if cli.works(__name__):
   from deep_oc import (allocator, attributions, chosen, detector,
                        differentiable, explainer, explanation_pictures,
                        explanation_tables, faithfulness, features, pretexts,
-                       step)
+                       step, trained_run)
 
 
 def define_flags() -> None:
@@ -213,7 +213,7 @@ def _load(args: Any) -> tuple[detector.Detector, str]:
   """Returns the detector, and the name of the score to explain."""
   own = differentiable.task_scores(
       experiment.pretext(experiment.of_run(args.workdir)))
-  detector.check_pooled(args.feature, 'this explains')
+  trained_run.check_pooled(args.feature, 'this explains')
   if args.feature == detector.SCORE:
     raise InputError('--feature names what a classifier is fitted to; to '
                      "explain the task's own score give "
@@ -223,13 +223,13 @@ def _load(args: Any) -> tuple[detector.Detector, str]:
   if spec and spec not in own and spec.isidentifier() \
       and spec not in oneclass.CLASSIFIERS:
     raise errors.unknown('score', spec, [*oneclass.CLASSIFIERS, *own])
-  found = detector.load(
+  found = trained_run.load(
       args.workdir, classifier=None if spec in own else spec,
       feature=args.feature, false_alarm_rate=args.false_alarm_rate,
       data_dir=args.data_dir, calibration=unseen.find(args.calibration).paths
       if args.calibration else None)
   if spec in own:
-    detector.check_statistics(found.parts().variables)
+    trained_run.check_statistics(found.parts().variables)
   return found, spec or found.classifier
 
 

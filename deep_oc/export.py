@@ -48,7 +48,7 @@ if cli.works(__name__):
   import jax
 
   from deep_oc import (detector, model_card, onnx_model, parity, portable_maps,
-                       programs)
+                       programs, trained_run)
 
 _PREDICT = '''"""python predict.py photos --output=predictions.csv"""
 from bundle import __main__
@@ -272,9 +272,9 @@ def main() -> None:
                      'copy it from there')
   jax.config.update('jax_platforms', 'cpu')
   if args.onnx:
-    detector.check_pooled(args.feature, 'model.onnx has')
+    trained_run.check_pooled(args.feature, 'model.onnx has')
     onnx_model.check_installed()  # before minutes of anything else
-  found = detector.load(
+  found = trained_run.load(
       args.workdir, classifier=args.classifier, feature=args.feature,
       false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir,
       calibration=args.calibration and unseen.find(args.calibration).paths)

@@ -56,7 +56,7 @@ from deep_oc.data import _layout
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
-  from deep_oc import allocator, detector
+  from deep_oc import allocator, detector, trained_run
 
 COLUMNS = ('path', 'score', 'p_value', 'verdict', 'false_alarm_rate',
            'classifier', 'feature')
@@ -335,7 +335,7 @@ def main() -> None:
     raise InputError(f'{both} images of --input={args.input} are among those '
                      'that --calibration says are normal; give others')
   allocator.keep_freed_memory()
-  found = detector.load(
+  found = trained_run.load(
       args.workdir, classifier=args.classifier, feature=args.feature,
       false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir,
       calibration=others)

@@ -32,7 +32,7 @@ _FEATURE = (
 
 
 def define_flags(feature: str = _FEATURE) -> None:
-  """Defines arguments of `deep_oc.detector.load`, with help on --feature."""
+  """Defines arguments of `deep_oc.trained_run.load`, with help on --feature."""
   flags.disclaim_key_flags()  # they are the binary's
   flags.DEFINE_string('feature', 'pool', feature)
   flags.DEFINE_float(

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deep_oc import (detector, embed, embeddings, errors, experiment, step,
-                     train)
+from deep_oc import (embed, embeddings, errors, experiment, step, train,
+                     trained_run)
 from tests import tiny
 
 
@@ -59,7 +59,7 @@ def test_the_average_is_what_is_embedded_and_what_scores(averaged, digits_npz):
   last = {'params': state.params, **state.collections}
   assert np.abs(pool(last) - written).max() > 1e-2
   np.testing.assert_allclose(
-      detector.load(averaged).embed(list(problem.test.image[:50])), written,
+      trained_run.load(averaged).embed(list(problem.test.image[:50])), written,
       rtol=1e-3, atol=1e-4)
 
 

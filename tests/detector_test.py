@@ -13,8 +13,8 @@ from PIL import Image
 
 import deep_oc
 from deep_oc import (densities, embed, embeddings, evaluate, gradcam, localize,
-                     maps, oneclass, step, thresholds, unseen, windows)
-from deep_oc import detector as detectors
+                     maps, oneclass, step, thresholds, trained_run, unseen,
+                     windows)
 from deep_oc.data import cat_vs_dog, celeba
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
@@ -397,7 +397,7 @@ def test_which_own_score_is_meant_must_be_said(held_out, classifier, words):
 
 
 def test_the_only_score_that_a_task_has_need_not_be_named():
-  assert detectors._own_score(['distance'], None) == 'distance'
+  assert trained_run._own_score(['distance'], None) == 'distance'
 
 
 def test_too_few_images_that_were_held_out_are_an_error_before_any_fit(
@@ -497,5 +497,5 @@ def test_maps_by_grad_cam_need_no_training_images(parts, tmp_path):
 
 def test_type_checkers_are_told_that_the_package_is_typed():
   assert (resources.files('deep_oc') / 'py.typed').is_file()
-  hints = typing.get_type_hints(detectors.load)
-  assert hints['return'] is detectors.Detector
+  hints = typing.get_type_hints(trained_run.load)
+  assert hints['return'].__name__ == 'Detector'

@@ -11,8 +11,8 @@ from conftest import the_error
 from ml_collections import ConfigDict
 from scipy import signal
 
-from deep_oc import (bundle, detector, embeddings, errors, evaluate, experiment,
-                     maps, metrics, models, pretexts, step, train)
+from deep_oc import (bundle, embeddings, errors, evaluate, experiment, maps,
+                     metrics, models, pretexts, step, train, trained_run)
 from deep_oc.pretexts import fcdd
 from tests import tasks
 
@@ -301,13 +301,13 @@ def test_pictures_are_judged_by_its_score_and_drawn_by_its_map(
   def gone(config):
     raise errors.InputError('the training images are gone')
   monkeypatch.setattr(experiment, 'problem', gone)
-  found = detector.load(str(learnt), feature='score')
+  found = trained_run.load(str(learnt), feature='score')
   np.testing.assert_allclose(found.heat_maps(image), heat, rtol=1e-4, atol=1e-6)
   assert found.classifier == 'deviation'
   score = found.decision_function(arrays['image'])
   assert metrics.auroc(score, arrays['anomaly']) > 80
   assert found.about_maps().endswith('what the task says of each place')
-  other = detector.load(str(learnt), feature='pool').about_maps()
+  other = trained_run.load(str(learnt), feature='pool').about_maps()
   assert other.endswith('with --feature=score their mean does')
 
 

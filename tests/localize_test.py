@@ -7,7 +7,7 @@ from configs import cutpaste_quickstart
 from conftest import the_error
 from ml_collections import ConfigDict
 
-from deep_oc import detector, embeddings, localize, maps, tables
+from deep_oc import embeddings, localize, maps, tables, trained_run
 from deep_oc.errors import InputError
 
 _SHORT = ('--config.encoder.channels=(8,8,16)',
@@ -67,7 +67,7 @@ def test_localize_makes_the_maps_again_with_another_setting(run, binary):
   coarse, meta = embeddings.read_maps(run)
   assert meta['map_params']['stride'] == 16
   assert np.abs(coarse['map_windows'] - before['map_windows']).max() > 0
-  found = detector.load(str(run))  # makes them as they were made last
+  found = trained_run.load(str(run))  # makes them as they were made last
   np.testing.assert_allclose(found.heat_maps(coarse['image'][:4]),
                              coarse['map_windows'][:4], rtol=1e-3)
   assert found.map_parameters() == meta['map_params']
@@ -75,7 +75,7 @@ def test_localize_makes_the_maps_again_with_another_setting(run, binary):
   assert done.returncode == 0, done.stderr
   again, _ = embeddings.read_maps(run)
   np.testing.assert_array_equal(again['map_windows'], before['map_windows'])
-  assert detector.load(str(run)).localizer()[0].stride == 8
+  assert trained_run.load(str(run)).localizer()[0].stride == 8
 
 
 @pytest.mark.parametrize('settings, words', [
@@ -115,7 +115,7 @@ def test_maps_that_do_not_say_how_they_were_made_are_no_hindrance(
     path.write_bytes(path.read_bytes()[:-100])
   else:
     path.unlink()
-  found = detector.load(str(tmp_path / 'run'))
+  found = trained_run.load(str(tmp_path / 'run'))
   assert found.localizer()[0].stride == 8  # the config's
 
 
@@ -133,7 +133,7 @@ def test_gradcam_explains_a_model_of_whole_images(binary, tmp_path):
   done = binary('localize', f'--workdir={tmp_path}', '--set=name=gradcam')
   assert done.returncode == 0, done.stderr
   with pytest.raises(InputError, match='are by gradcam, not of windows'):
-    detector.load(str(tmp_path), feature='windows')
+    trained_run.load(str(tmp_path), feature='windows')
   arrays, meta = embeddings.read_maps(tmp_path)
   maps = arrays['map_gradcam']
   assert maps.shape == arrays['mask'].shape and maps.min() >= 0

@@ -8,9 +8,9 @@ from conftest import the_error
 from ml_collections import ConfigDict
 from scipy import signal, special
 
-from deep_oc import (bundle, detector, embed, embeddings, errors, experiment,
-                     explainer, metrics, models, optimizers, pretexts, step,
-                     together, train, windows)
+from deep_oc import (bundle, embed, embeddings, errors, experiment, explainer,
+                     metrics, models, optimizers, pretexts, step, together,
+                     train, trained_run, windows)
 from deep_oc.models import hierarchical
 from deep_oc.pretexts import patch_svdd
 from tests import tasks
@@ -400,9 +400,9 @@ def test_what_it_learns_of_fabric_shows_where_flaws_are(learnt):
 def test_pictures_are_judged_by_its_maps(learnt):
   arrays, _ = embeddings.read_maps(learnt)
   image, heat = arrays['image'][:5], arrays['map_windows'][:5]
-  found = detector.load(str(learnt)).heat_maps(image)
+  found = trained_run.load(str(learnt)).heat_maps(image)
   np.testing.assert_allclose(found, heat, rtol=1e-3, atol=1e-3 * heat.max())
-  by_windows = detector.load(str(learnt), feature='windows')
+  by_windows = trained_run.load(str(learnt), feature='windows')
   assert by_windows.classifier == 'knn(k=1)'
   score = by_windows.decision_function(arrays['image'])
   assert metrics.auroc(score, arrays['anomaly']) > 70
@@ -457,7 +457,7 @@ def test_runs_that_are_trained_together_have_a_mean_each(tmp_path):
 
 
 def test_an_explanation_s_untrained_network_has_the_mean_image(centred):
-  found = detector.load(str(centred))
+  found = trained_run.load(str(centred))
   stored, _ = embeddings.read(centred / 'embeddings' / 'train.npz')
   problem = experiment.problem(experiment.of_run(str(centred)))
   _, untrained = explainer.networks(found, found.classifier, stored, problem)
@@ -473,7 +473,7 @@ def test_a_bundle_centres_images_before_windows_are_cut(centred, binary):
   arrays, _ = embeddings.read_maps(centred)
   image, wanted = arrays['image'][:3], arrays['map_windows'][:3]
   off = 1e-3 * wanted.max()
-  found = detector.load(str(centred)).heat_maps(image)
+  found = trained_run.load(str(centred)).heat_maps(image)
   np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=off)
   found = bundle.load(centred / 'bundle').heat_maps(image)
   np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=off)

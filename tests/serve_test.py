@@ -733,7 +733,7 @@ def test_a_missing_extra_is_named(monkeypatch):
     dict(name='gradcam'),
     dict(name='windows', side=8, stride=4, positions='each')])
 def test_a_trained_run_scores_as_its_detector_does(binary, tmp_path, localize):
-  from deep_oc import detector
+  from deep_oc import trained_run
   from tests import untrained
   config = untrained.parts(tmp_path / 'data')
   config.localize = localize
@@ -745,7 +745,7 @@ def test_a_trained_run_scores_as_its_detector_does(binary, tmp_path, localize):
   results = httpx.post(f'{process.url}/score', params={'maps': 'true'},
                        files=_files(*content)).json()['results']
   assert process.end() == 0
-  found = detector.load(run, false_alarm_rate=0.2)
+  found = trained_run.load(run, false_alarm_rate=0.2)
   images = [Image.open(io.BytesIO(each)) for each in content]
   judged = found.judge(images)
   np.testing.assert_allclose([each['score'] for each in results],

@@ -12,9 +12,9 @@ from conftest import the_error
 from ml_collections import ConfigDict
 from scipy import special, stats
 
-from deep_oc import (bundle, detector, embed, embeddings, experiment, explainer,
-                     export, features, metrics, orientation, pretexts, scores,
-                     together, train)
+from deep_oc import (bundle, embed, embeddings, experiment, explainer, export,
+                     features, metrics, orientation, pretexts, scores, together,
+                     train, trained_run)
 from deep_oc.errors import InputError
 from deep_oc.pretexts import transformations
 from tests import tasks, tiny
@@ -397,12 +397,13 @@ def test_statistics_are_of_what_classifiers_are_fitted_to(digits_npz, tmp_path):
 def test_it_judges_and_is_explained_by_its_density(geom):
   workdir, (_, found, _) = geom
   _, problem, *_ = embed.restore(str(workdir))
-  judge = detector.load(str(workdir), feature='score', classifier='dirichlet')
+  judge = trained_run.load(
+      str(workdir), feature='score', classifier='dirichlet')
   np.testing.assert_allclose(
       judge.decision_function(problem.test.image[:50]), found['dirichlet'][:50],
       rtol=1e-4, atol=1e-3)
   both = explainer.networks(
-      detector.load(str(workdir)), 'dirichlet', embeddings.read(
+      trained_run.load(str(workdir)), 'dirichlet', embeddings.read(
           workdir / 'embeddings/train.npz')[0], problem)
   image = jnp.asarray(problem.test.image[:3] / 255, jnp.float32)
   for network in both:
@@ -413,7 +414,8 @@ def test_it_judges_and_is_explained_by_its_density(geom):
 
 @pytest.mark.slow
 def test_its_density_is_exported(geom, tmp_path):
-  found = detector.load(str(geom[0]), feature='score', classifier='dirichlet')
+  found = trained_run.load(
+      str(geom[0]), feature='score', classifier='dirichlet')
   about = export.export(found, tmp_path / 'bundle', [], '')
   assert about['parity']['verdicts_that_differ'] == 0
   taken = bundle.load(tmp_path / 'bundle')
