@@ -22,7 +22,7 @@ others, in seconds by scikit-learn's own estimators, by NumPy and jitted.
 """
 from absl import flags
 
-from deep_oc import cli, experiment, oneclass, tables
+from deep_oc import cli, config_files, oneclass, tables
 
 if cli.works(__name__):
   import jax
@@ -31,7 +31,7 @@ if cli.works(__name__):
 
 
 def define_flags() -> None:
-  experiment.define_flag()
+  config_files.define_flag()
   flags.DEFINE_integer(
       'size', None, 'Side of the images in pixels; by default data.size or '
       '32.', 8)
@@ -57,7 +57,7 @@ def main() -> None:
   if args.classifiers:
     rows = _benchmark_classifiers(args)
   else:
-    config = experiment.from_flag()
+    config = config_files.from_flag()
     size = args.size or config.data.get('size') or 32
     rows = step_benchmark.benchmark(config, size, args.rounds, args.seconds,
                                     args.profile)

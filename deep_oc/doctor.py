@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import config_flags
 
-from deep_oc import cli, errors, experiment, provenance
+from deep_oc import cli, config_files, errors, provenance
 from deep_oc.data import _records
 
 if cli.works(__name__):
@@ -47,7 +47,7 @@ _SETS = ('cifar10', 'cifar100', 'fashion_mnist', 'cats_vs_dogs', 'celeb_a')
 
 
 def define_flags() -> None:
-  experiment.define_flag()
+  config_files.define_flag()
   flags.DEFINE_float('seconds', 4.0, 'How long to time steps, at least.', 0.0)
 
 
@@ -140,13 +140,13 @@ def main() -> None:
   if not flags.FLAGS.config:
     print('give --config=configs/<name>.py for what a run of it costs')
     return
-  config = experiment.from_flag()
+  config = config_files.from_flag()
   print(f'\n{config.experiment}:', flush=True)
   print('compiles the train step and times it with the real images; on a CPU '
         'that may take minutes', flush=True)
   try:
     _print(cost(estimate.estimate(config, flags.FLAGS.seconds),
-                len(experiment.points(config_flags.get_config_filename(
+                len(config_files.points(config_flags.get_config_filename(
                     flags.FLAGS['config'])))))
   except Exception as error:
     said = errors.explained(error)

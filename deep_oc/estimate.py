@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from deep_oc import cli, experiment
+from deep_oc import cli, config_files, experiment
 
 if cli.works(__name__):
   import jax
@@ -28,7 +28,7 @@ _LONG = 4  # times as long as steps are to be timed
 
 
 def define_flags() -> None:
-  experiment.define_flag()
+  config_files.define_flag()
   flags.DEFINE_float('seconds', 2.0, 'How long to time steps, at least.', 0.0)
 
 
@@ -90,7 +90,7 @@ def memory(compiled: jax.stages.Compiled) -> int:
 
 
 def main() -> None:
-  print(json.dumps(estimate(experiment.from_flag(), flags.FLAGS.seconds)))
+  print(json.dumps(estimate(config_files.from_flag(), flags.FLAGS.seconds)))
 
 
 if __name__ == '__main__':

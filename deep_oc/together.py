@@ -27,8 +27,8 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (cli, data, errors, experiment, files, logs, monitor,
-                     protocols, runs)
+from deep_oc import (cli, config_files, data, errors, experiment, files, logs,
+                     monitor, protocols, runs)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -430,7 +430,7 @@ def main() -> None:
     shared |= _overrides(shlex.quote(each))
   asked = [_overrides(each) | shared for each in args.run]
   folders = [each.pop('workdir', None) for each in asked]
-  configs = [experiment.read(args.config, each) for each in asked]
+  configs = [config_files.read(args.config, each) for each in asked]
   if jax.process_count() > 1:
     raise InputError('several processes train one run; without --together each '
                      'run is trained by all of them')

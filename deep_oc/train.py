@@ -23,8 +23,8 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from deep_oc import (cli, distributed, experiment, logs, monitor, protocols,
-                     runs)
+from deep_oc import (cli, config_files, distributed, experiment, logs, monitor,
+                     protocols, runs)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -40,7 +40,7 @@ TELL = 60  # seconds between lines where there is no terminal
 
 
 def define_flags() -> None:
-  experiment.define_flag()
+  config_files.define_flag()
   distributed.define_flags()
   flags.DEFINE_string(
       'workdir', None, 'Where the run lives; by default '
@@ -306,7 +306,7 @@ def check_state(state: step.State, workdir: str) -> None:
 def main() -> None:
   with distributed.joined():
     allocator.keep_freed_memory()
-    train(experiment.from_flag(), flags.FLAGS.workdir)
+    train(config_files.from_flag(), flags.FLAGS.workdir)
 
 
 if __name__ == '__main__':

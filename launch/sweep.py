@@ -29,7 +29,8 @@ from typing import NamedTuple
 import ml_collections
 from absl import flags
 
-from deep_oc import cli, errors, experiment, files, plugins, protocols, runs
+from deep_oc import (cli, config_files, errors, experiment, files, plugins,
+                     protocols, runs)
 from deep_oc.errors import InputError
 from launch import engines, progress
 
@@ -107,9 +108,9 @@ def expand(path: str, settings: Sequence[str] = (),
     InputError: no such file, field, class or seed, a source of images without
       what it needs, or two runs in one folder.
   """
-  base = experiment.read(path, {})
+  base = config_files.read(path, {})
   experiment.check(base)
-  found = _of_classes(base, experiment.points(path), classes)
+  found = _of_classes(base, config_files.points(path), classes)
   if seeds is not None:
     found = _with_seeds(found, [_seed(seed) for seed in seeds])
   given = dict(_setting(each) for each in settings)
@@ -162,7 +163,7 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def _run(path: str, overrides: Mapping[str, object], root: str) -> Run:
-  config, protocol = resolved(experiment.read(path, overrides))
+  config, protocol = resolved(config_files.read(path, overrides))
   experiment.check(config)
   _check_source(config.data)
   name = runs.default_workdir(config, protocol).removeprefix('runs/')
@@ -171,7 +172,7 @@ def _run(path: str, overrides: Mapping[str, object], root: str) -> Run:
   folder = f'runs/{name}' if files.is_remote(root) else workdir
   return Run(
       engines.Job(name, ('-m', 'deep_oc.train',
-                         *experiment.arguments(path, overrides),
+                         *config_files.arguments(path, overrides),
                          f'--workdir={workdir}'), f'{folder}/log.txt'),
       config, workdir)
 

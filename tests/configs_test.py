@@ -13,8 +13,8 @@ from configs import cutpaste_mvtec
 from conftest import ROOT
 from ml_collections import ConfigDict, config_flags
 
-from deep_oc import (augment, cli, cutpaste, distribution, errors, experiment,
-                     models, plugins, runs)
+from deep_oc import (augment, cli, config_files, cutpaste, distribution, errors,
+                     experiment, models, plugins, runs)
 
 NAMES = sorted(path.stem for path in pathlib.Path('configs').glob('*.py'))
 
@@ -275,9 +275,9 @@ def test_a_misspelt_category_offers_the_nearest():
      'has, so add it there first')])
 def test_a_misspelt_field_offers_the_nearest(key, said, monkeypatch, capsys):
   with pytest.raises(errors.InputError) as caught:
-    experiment.read('configs/quickstart.py', {key: 3})
+    config_files.read('configs/quickstart.py', {key: 3})
   assert str(caught.value) == said
-  argv = ['train', *experiment.arguments('configs/quickstart.py', {key: 3})]
+  argv = ['train', *config_files.arguments('configs/quickstart.py', {key: 3})]
   monkeypatch.setattr(flags, 'FLAGS', flags.FlagValues())
   config_flags.DEFINE_config_file(
       'config', flag_values=flags.FLAGS, sys_argv=argv)
@@ -298,7 +298,7 @@ def test_a_config_that_is_not_there_offers_the_nearest(
     given, said, monkeypatch, capsys):
   monkeypatch.chdir(ROOT)
   with pytest.raises(errors.InputError) as caught:
-    experiment.read(given, {})
+    config_files.read(given, {})
   assert str(caught.value) == said
   with pytest.raises(SystemExit):
     cli._parse(['train', f'--config={given}'])
@@ -344,4 +344,4 @@ def test_a_config_finds_its_neighbours_from_any_folder(
   monkeypatch.setattr(sys, 'path', list(sys.path))
   cli._find_neighbours(['', *(each.format(folder / 'mine.py')
                               for each in flag)])
-  assert experiment.points(f'{folder}/mine.py') == [{'seed': 3}]
+  assert config_files.points(f'{folder}/mine.py') == [{'seed': 3}]

@@ -18,7 +18,7 @@ import pytest
 from conftest import the_error
 from configs import cutpaste_mvtec, dacl_cifar10, small_fmnist
 
-from deep_oc import embeddings, experiment, files, runs
+from deep_oc import config_files, embeddings, experiment, files, runs
 from deep_oc.errors import InputError
 from launch import progress, sweep
 
@@ -65,7 +65,7 @@ def test_a_command_gives_train_the_config_that_the_sweep_knows():
   [run] = sweep.expand(SMALL, ['train.steps=40', 'pretext.head=(8,4)'],
                        ['3'], ['1'], root='/some where/else')
   given = flags_of(run)
-  config = experiment.read(given.pop('config'), {
+  config = config_files.read(given.pop('config'), {
       key.removeprefix('config.'): value for key, value in given.items()
       if key != 'workdir'})
   assert (config.train.steps, config.pretext.head, config.seed) == (
@@ -81,7 +81,7 @@ def test_a_command_gives_train_the_config_that_the_sweep_knows():
     dict(name='semi_supervised', normal='3'),
     dict(normal='3', calibration=0.25), dict(normal='3', calibration=None)])
 def test_the_folder_is_the_one_that_train_would_choose(protocol, digits_npz):
-  config = experiment.read('tests/tiny.py', {'data.path': digits_npz})
+  config = config_files.read('tests/tiny.py', {'data.path': digits_npz})
   with config.unlocked():
     config.protocol = dict(name='one_vs_rest') | protocol
   problem = experiment.problem(config)
