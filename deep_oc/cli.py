@@ -116,13 +116,33 @@ def fail(error: object, status: int = 2) -> None:
   sys.exit(status)
 
 
+@contextlib.contextmanager
+def _to_a_reader() -> Iterator[None]:
+  """Ends with a status of its own once nobody reads what is printed."""
+  try:
+    try:
+      yield
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    # Python would write the rest when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(_UNREAD)
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
-  argv = [argv[0], *map(_at_home, argv[1:])]
+  with _to_a_reader():
+    return _parsed([argv[0], *map(_at_home, argv[1:])])
+
+
+def _parsed(argv: list[str]) -> list[str]:
   try:
     _find_neighbours(argv)
     return flags.FLAGS(argv)
   except SystemExit as error:  # absl ends with 1 after --help
     sys.exit(0 if not _HELP.isdisjoint(argv) else error.code)
+  except BrokenPipeError:  # of --help
+    raise
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
           OSError, SyntaxError, ImportError) as error:
     # ml_collections loads the config and its overrides while parsing.
@@ -211,12 +231,8 @@ def run(main: Callable[..., None], define_flags: Callable[[], None],
       fail(f'the argument <{arguments[len(given)]}> is missing; see --help')
     cache.keep_compiled_programs()
     try:
-      main(*given)
-      sys.stdout.flush()
-    except BrokenPipeError:
-      # Python would write the rest when it ends.
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-      sys.exit(_UNREAD)
+      with _to_a_reader():
+        main(*given)
     except files.WriteError as error:
       with contextlib.suppress(SystemExit):
         fail(error)

@@ -93,16 +93,18 @@ def test_a_file_without_the_name_that_is_looked_for_is_told():
     plugins.find('deep_oc.models', 'convnet', 'Modell')
 
 
+@pytest.mark.parametrize('asked', ['', '--help'])
 @pytest.mark.parametrize('lines', [1, 100_000])
-def test_who_reads_no_further_is_told_nothing(lines):
+def test_who_reads_no_further_is_told_nothing(lines, asked):
   code = ('from deep_oc import cli\n'
-          'def main():\n'
-          f'  for i in range({lines}): print(i)\n'
-          'cli.run(main, lambda: None)')
+          f'text = "a line\\n" * {lines}\n'
+          'import sys; sys.modules["__main__"].__doc__ = text\n'
+          'cli.run(lambda: print(text), lambda: None)')
   read, write = os.pipe()
   os.close(read)
-  done = subprocess.run([sys.executable, '-c', code], stdout=write, text=True,
-                        stderr=subprocess.PIPE, check=False)
+  done = subprocess.run(
+      [sys.executable, '-c', code, *asked.split()], stdout=write, text=True,
+      stderr=subprocess.PIPE, check=False)
   os.close(write)
   assert (done.returncode, done.stderr) == (141, '')
 
