@@ -28,7 +28,7 @@ import tqdm
 from absl import flags
 
 from deep_oc import (cli, config_files, data, errors, experiment, files, logs,
-                     monitor, protocols, runs)
+                     protocols, runs)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -38,7 +38,7 @@ if cli.works(__name__):
   import optax
 
   from deep_oc import (allocator, checkpoints, distribution, features, sharding,
-                       step, storage, train, weights)
+                       step, storage, training, weights)
 
 _MOST = 16  # models on a device that are tried
 _SECONDS = 1.0  # for which each number of models is timed
@@ -138,8 +138,8 @@ def member(config: ml_collections.ConfigDict, root: str,
   images = distribution.augment(problem.train.image, config.distribution)
   experiment.optimizer(config, len(images))  # or it raises
   pretext = experiment.pretext(config)
-  like = train.check(config, pretext, images)
-  found = train.begins_with(config, pretext, like, workdir)
+  like = training.check(config, pretext, images)
+  found = training.begins_with(config, pretext, like, workdir)
   runs.claim(workdir, config, weights=found and found.about)
   return Member(config, problem, images, workdir, like, found)
 
@@ -326,14 +326,14 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
         each.restore(of.like) if start
         else fleet.one(of) for of, each in zip(members, saved, strict=True)])
     for each in members:
-      train.announce(each.config, each.problem, each.workdir,
+      training.announce(each.config, each.problem, each.workdir,
                      len(each.images), start, total)
     dispatch = step.steps_per_dispatch(plan.log_every)
     bar = stack.enter_context(tqdm.tqdm(
         initial=start, total=total, unit='step', disable=None,
         desc=f'train {len(members)}'))
     asked = stack.enter_context(cli.between_steps())
-    rows, now, pace = [], start, train.Pace(start)
+    rows, now, pace = [], start, training.Pace(start)
     saved_at = time.perf_counter()
     while now < total and len(failed) < len(members):
       count = min(dispatch - now % dispatch, total - now)
@@ -341,41 +341,40 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
           states, fleet.images, fleet.batches(now, count), fleet.keys)
       now += count
       rows.append(metrics)
-      train.keep_up(rows)
+      training.keep_up(rows)
       bar.update(count)
       clock = time.perf_counter()
       if bar.disable and now > start + count and pace.silent():
         jax.block_until_ready(metrics)
-        print(f'{name}: {train.line(now, total, pace.rate(now))}', flush=True)
+        print(f'{name}: {training.line(now, total, pace.rate(now))}',
+              flush=True)
       last = now == total
-      watch = last or train.due(plan.monitor_every, now, count)
+      watch = last or training.due(plan.monitor_every, now, count)
       stopped = bool(asked.by)  # a signal may come while it is saved
-      save = (last or stopped or clock - saved_at > train.SAVE
-              or train.due(plan.checkpoint_every, now, count))
-      if not (watch or save or train.due(plan.log_every, now, count)):
+      save = (last or stopped or clock - saved_at > training.SAVE
+              or training.due(plan.checkpoint_every, now, count))
+      if not (watch or save or training.due(plan.log_every, now, count)):
         if now == start + count:
           jax.block_until_ready(metrics)
           pace.restart(now)  # what follows is compiled
         continue
-      means, rate = train.mean(rows), pace.rate(now)
+      means, rate = training.mean(rows), pace.rate(now)
       host = jax.device_get(states) if watch or save else None
       for i, each in enumerate(members):
         if each in failed:
           continue
         with _alone(each, failed):
           found = {name: value[i] for name, value in means.items()}
-          train.check_loss(found['loss'], now, each.workdir)
+          training.check_loss(found['loss'], now, each.workdir)
           found['steps_per_second'] = rate
           state = jax.tree.map(lambda x, i=i: x[i], host)
           if watch:
-            found |= monitor.statistics(look(
-                state.variables,
-                each.problem.train.image[:train.PROBES])['pool'])
-          train.report(now, total, found, watch, log[i], bar, each.name)
+            found |= training.watched(look, state, each.problem)
+          training.report(now, total, found, watch, log[i], bar, each.name)
           pace.told()
           if save:
             state = sharding.put(state, whole)
-            train.check_state(state, each.workdir)
+            training.check_state(state, each.workdir)
             log[i].flush()
             if last:
               state = features.concluded(
@@ -393,7 +392,7 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
              for i, each in enumerate(members)}
   for each, state in ended.items():
     with _alone(each, failed):
-      train.export(each.workdir, each.config, each.problem, fleet.pretext,
+      training.export(each.workdir, each.config, each.problem, fleet.pretext,
                    sharding.put(state, whole))
   return list(failed.values())
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, the_error
 
-from deep_oc import embeddings, errors, files, together, train
+from deep_oc import embeddings, errors, files, together, train, training
 from tests import tiny
 
 # At a higher one, rounding grows to a percent of the loss within 60 steps.
@@ -180,8 +180,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_no_ones_matter_but_its_run_s(
 
 def test_several_runs_too_are_saved_and_told_of_by_the_clock(
     digits_npz, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(train, 'SAVE', -1)
-  monkeypatch.setattr(train, 'TELL', -1)
+  monkeypatch.setattr(training, 'SAVE', -1)
+  monkeypatch.setattr(training, 'TELL', -1)
   config = tiny.get_config()
   config.data.path = str(digits_npz)
   config.train.update(steps=3, log_every=100)

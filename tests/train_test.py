@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import the_error
 
-from deep_oc import embed, embeddings, evaluate, features, step, train
+from deep_oc import embed, embeddings, evaluate, features, step, train, training
+from deep_oc.errors import InputError
 from deep_oc.scored import Request
 from tests import tiny, untrained
 
@@ -147,8 +148,8 @@ def test_a_killed_run_resumes_to_the_same_bits(binary, finished, tmp_path):
 
 def test_a_process_alone_saves_and_tells_by_the_clock_too(
     digits_npz, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(train, 'SAVE', -1)
-  monkeypatch.setattr(train, 'TELL', -1)
+  monkeypatch.setattr(training, 'SAVE', -1)
+  monkeypatch.setattr(training, 'TELL', -1)
   train.train(_config(digits_npz, **{
       'train.steps': 3, 'train.log_every': 100}), str(tmp_path))
   saved = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
@@ -159,7 +160,7 @@ def test_a_process_alone_saves_and_tells_by_the_clock_too(
 
 def test_the_steps_that_it_tells_of_are_done(
     digits_npz, tmp_path, monkeypatch):
-  monkeypatch.setattr(train, 'TELL', -1)
+  monkeypatch.setattr(training, 'TELL', -1)
   given, told, make = [], [], step.make_steps
 
   def make_steps(*args):
@@ -172,7 +173,7 @@ def test_the_steps_that_it_tells_of_are_done(
     return seen
 
   monkeypatch.setattr(step, 'make_steps', make_steps)
-  monkeypatch.setattr(train, 'line', lambda now, *_: told.append(
+  monkeypatch.setattr(training, 'line', lambda now, *_: told.append(
       (now, all(each.is_ready() for each in given))) or '')
   train.train(_config(digits_npz, **{
       'train.steps': 60, 'train.batch': 64, 'train.log_every': 20,
@@ -221,7 +222,7 @@ def test_learning_beats_the_untrained_encoder_on_real_digits(
 
 
 def test_a_checkpoint_of_another_config_is_refused(finished, digits_npz):
-  with pytest.raises(train.InputError, match='another config .*seed=0 there'):
+  with pytest.raises(InputError, match='another config .*seed=0 there'):
     train.train(_config(digits_npz, seed=1), str(finished))
   assert (finished / 'results.csv').exists()
 
@@ -249,7 +250,7 @@ def test_the_time_of_the_first_step_is_not_in_the_rate(
 def test_a_checkpoint_of_another_network_names_the_array(
     finished, digits_npz, tmp_path):
   shutil.copytree(finished / 'checkpoints', tmp_path / 'checkpoints')
-  with pytest.raises(train.InputError,
+  with pytest.raises(InputError,
                      match='another config: .* there and .* here'):
     train.train(_config(digits_npz, **{'encoder.channels': (8, 24)}),
                 str(tmp_path))
@@ -261,24 +262,24 @@ def test_a_damaged_checkpoint_that_is_asked_for_names_its_folder(
   for path in (tmp_path / 'run/checkpoints/60').rglob('*'):
     if path.is_file() and '/d/' in str(path):
       path.write_bytes(b'broken')
-  with pytest.raises(train.InputError, match='checkpoints/60 .*one before'):
+  with pytest.raises(InputError, match='checkpoints/60 .*one before'):
     embed.restore(str(tmp_path / 'run'), 60)
 
 
 def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(finished):
-  with pytest.raises(train.InputError, match=r'of step 77 in .*: 40, 60$'):
+  with pytest.raises(InputError, match=r'of step 77 in .*: 40, 60$'):
     embed.restore(str(finished), 77)
 
 
 def test_too_few_images_for_the_batch(digits_npz, tmp_path):
-  with pytest.raises(train.InputError, match=r'\d+ normal images.*batch=500'):
+  with pytest.raises(InputError, match=r'\d+ normal images.*batch=500'):
     train.train(_config(digits_npz, **{'train.batch': 500}), str(tmp_path))
 
 
 def test_a_diverging_loss_stops_and_keeps_the_last_good_checkpoint(
     digits_npz, tmp_path):
   config = _config(digits_npz, **{'optimizer.learning_rate': 1e30})
-  with pytest.raises(train.InputError, match='loss became nan.*learning_rate'):
+  with pytest.raises(InputError, match='loss became nan.*learning_rate'):
     train.train(config, str(tmp_path))
   assert not (tmp_path / 'embeddings').exists()
   saved = list((tmp_path / 'checkpoints').iterdir())
@@ -296,7 +297,7 @@ def test_a_state_from_which_no_step_could_follow_is_not_saved(
     leaves[-1] = leaves[-1].at[0].set(np.inf)
     return finite(state.replace(**{part: tree.unflatten(leaves)}))
   monkeypatch.setattr(step, 'finite', spoilt)
-  with pytest.raises(train.InputError, match='infinite by step 20, which'):
+  with pytest.raises(InputError, match='infinite by step 20, which'):
     train.train(_config(digits_npz), str(tmp_path))
   assert not list((tmp_path / 'checkpoints').iterdir())
 
@@ -374,7 +375,7 @@ def test_other_images_are_not_embedded_in_a_runs_place(
   shutil.copytree(finished, tmp_path / 'run')
   data = dict(np.load(digits_npz))
   np.savez(tmp_path / 'other.npz', **data | {'x_train': 255 - data['x_train']})
-  with pytest.raises(train.InputError, match='holds other normal images'):
+  with pytest.raises(InputError, match='holds other normal images'):
     embed.restore(str(tmp_path / 'run'), data_dir=str(tmp_path / 'other.npz'))
 
 
