@@ -311,6 +311,20 @@ def test_slurm_is_asked_again_what_is_left_to_cancel(
   assert ('jobs may remain' in capsys.readouterr().err) == given_up
 
 
+def test_no_slurm_job_is_submitted_again_for_want_of_an_answer(
+    job, tmp_path, monkeypatch):
+  monkeypatch.setattr(slurm, '_POLL', 0)
+  (tmp_path / 'sweep.json').write_text('["long"]')
+  listed = [{('sweep', 0): ('7_0', 'RUNNING')}, None, None]
+  monkeypatch.setattr(
+      slurm, '_listed', lambda: listed.pop() if listed else None)
+  monkeypatch.setattr(slurm, '_array', lambda *_: pytest.fail('submitted'))
+  long = job('long', 's')
+  assert slurm._adopted({'long': long}, str(tmp_path)) == {('sweep', 0): long}
+  with pytest.raises(InputError, match='squeue does not answer, so what an'):
+    next(slurm.submit([long], folder=str(tmp_path)))
+
+
 def test_what_sbatch_refuses_is_one_line(job, tmp_path, fake_slurm):
   with pytest.raises(InputError, match='sbatch refused .*invalid partition'):
     next(slurm.submit([job('a', '0')], folder=str(tmp_path), sbatch='--fail'))

@@ -127,13 +127,27 @@ def _array(jobs, folder, sbatch):
 
 def _adopted(jobs, folder):
   """Returns those that an earlier launcher submitted and that go on."""
+  listed = _asked()
+  if listed is None:
+    raise InputError('squeue does not answer, so what an earlier launcher '
+                     'submitted may still run; start again when it does')
   found = {}
-  for (name, i), (_, state) in (_listed() or {}).items():
+  for (name, i), (_, state) in listed.items():
     path = pathlib.Path(folder) / f'{name}.json'
     if state not in _ENDED and path.exists():
       job = jobs.get(json.loads(path.read_text(encoding='utf-8'))[i])
       found |= {(name, i): job} if job else {}
   return found
+
+
+def _asked() -> dict[tuple[str, int], tuple[str, str]] | None:
+  """Returns what is listed, asked again while there is no answer; or None."""
+  for _ in range(_ASKED):
+    listed = _listed()
+    if listed is not None:
+      return listed
+    time.sleep(_POLL)
+  return None
 
 
 def _listed() -> dict[tuple[str, int], tuple[str, str]] | None:
@@ -166,18 +180,13 @@ def _ended(attempts, job, status, state):
 
 def _cancel(places: Collection[tuple[str, int]]) -> None:
   """Cancels jobs and waits; what runs has its time to save."""
-  told, unanswered = set(), 0
+  told = set()
   while places:
-    listed = _listed()
+    listed = _asked()
     if listed is None:
-      unanswered += 1
-      if unanswered == _ASKED:
-        print('squeue does not answer: jobs may remain; squeue --me tells, '
-              'scancel ends them', file=sys.stderr)
-        return
-      time.sleep(_POLL)
-      continue
-    unanswered = 0
+      print('squeue does not answer: jobs may remain; squeue --me tells, '
+            'scancel ends them', file=sys.stderr)
+      return
     left = {id: state for place, (id, state) in listed.items()
             if place in places and state not in _ENDED}
     if not left:
