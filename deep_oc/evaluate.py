@@ -351,6 +351,8 @@ def evaluate(workdir: pathlib.Path, request: Request = EVERYTHING
 def draw(workdir: pathlib.Path) -> pathlib.Path | None:
   """Draws the heat maps of a run; returns the folder, None without maps.
 
+  Of several that are no baselines, each has a folder in it, by its name.
+
   Raises:
     InputError: the file holds nothing to draw them on or to name them by.
   """
@@ -364,16 +366,19 @@ def draw(workdir: pathlib.Path) -> pathlib.Path | None:
       raise InputError(f"{workdir}/embeddings/maps.npz lacks '{name}', so its "
                        'maps cannot be drawn; --nopictures does without')
   from deep_oc import pictures  # and matplotlib, for those who draw
-  for name in names:
+  folder = workdir / 'pictures'
+  places = [folder] if len(names) == 1 else [
+      folder / own for own in pictures.file_names(
+          [name.removeprefix('map_') for name in names])]
+  for name, place in zip(names, places, strict=True):
     maps = arrays[name]
     scores, title = _explained(workdir, name, maps, meta)
     pictures.write(
-        workdir / 'pictures', images=arrays['image'], maps=maps,
-        masks=arrays.get('mask'), scores=scores, title=title,
-        anomaly=arrays['anomaly'], labels=arrays['label'],
-        class_names=meta['class_names'], paths=arrays.get('path'),
-        command=provenance.command())
-  return workdir / 'pictures'
+        place, images=arrays['image'], maps=maps, masks=arrays.get('mask'),
+        scores=scores, title=title, anomaly=arrays['anomaly'],
+        labels=arrays['label'], class_names=meta['class_names'],
+        paths=arrays.get('path'), command=provenance.command())
+  return folder
 
 
 def _explained(workdir, name, maps, meta):

@@ -293,6 +293,20 @@ def test_maps_without_a_classifier_are_titled_by_their_own_name(run):
   assert title == 'mine'
 
 
+@pytest.mark.parametrize('others, folders', [
+    ((), ['']), (('random_mine',), ['']),
+    (('a/b', 'a_b'), ['mine', 'a_b', 'a_b_2'])])
+def test_each_of_several_maps_has_pictures_of_its_own(
+    run, monkeypatch, others, folders):
+  maps = np.ones((30, 8, 8), np.float32)
+  _write_maps(run, 'mine', maps, **{f'map_{name}': maps for name in others})
+  drawn = []
+  monkeypatch.setattr('deep_oc.pictures.write',
+                      lambda folder, **given: drawn.append(folder))
+  assert evaluate.draw(run) == run / 'pictures'
+  assert drawn == [run / 'pictures' / name for name in folders]
+
+
 def test_maps_of_fewer_images_are_an_error(run):
   _write_maps(run, 'windows', np.ones((20, 8, 8), np.float32))
   with pytest.raises(InputError, match='maps of .* are of other images than'):
