@@ -327,6 +327,8 @@ def seed_of(about: Mapping[str, object]) -> int:
 def write(workdir: pathlib.Path, scored: Scored) -> list[dict[str, str]]:
   """Writes the results.csv of a run and returns its rows.
 
+  And p_values.csv with a false-alarm rate; one of before, without a rate, goes.
+
   Raises:
     InputError: the file cannot be written.
   """
@@ -335,6 +337,9 @@ def write(workdir: pathlib.Path, scored: Scored) -> list[dict[str, str]]:
   p_values = scored.p_values()
   if p_values:
     tables.write(workdir / 'p_values.csv', list(p_values[0]), p_values)
+  else:
+    for suffix in ('csv', 'json'):
+      (workdir / f'p_values.{suffix}').unlink(missing_ok=True)
   return [row | {'run': str(workdir)} for row in rows]
 
 

@@ -245,6 +245,12 @@ def test_p_values_that_are_gone_are_made_again(run, main):
   assert len(main(false_alarm_rate=0.1)) == 0
 
 
+def test_p_values_of_an_evaluation_before_go_with_its_results(run):
+  for rate, files in (0.1, 2), (None, 0):
+    evaluate.evaluate(run, Request(['nn'], ['pool'], false_alarm_rate=rate))
+    assert len(list(run.glob('p_values.*'))) == files
+
+
 def _write_maps(run, name, maps, **arrays):
   arrays = {
       f'map_{name}': maps, 'image': np.zeros((*maps.shape, 3), np.uint8),
