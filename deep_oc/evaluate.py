@@ -447,7 +447,7 @@ def main() -> None:
   request = Request(oneclass.specs(chosen.classifiers or ''),
                     chosen.features or (), chosen.limit, rate)
   reuse = chosen.reuse and not chosen.ensemble  # which needs the scores
-  rows, runs, failures = [], {}, []
+  rows, ensembles, failures = [], scored_runs.Ensembles(), []
   workdirs = find_runs(chosen.runs)
   for workdir in progress.bar(workdirs, 'evaluate', unit='runs'):
     try:
@@ -459,7 +459,7 @@ def main() -> None:
         scored = score_run(workdir, request)
         found = write(workdir, scored)
         if chosen.ensemble:
-          runs[workdir] = scored
+          ensembles.add(workdir, scored)
       warn(workdir, found)
       rows += found
       pictures = draw(workdir) if chosen.pictures and not drawn else None
@@ -472,7 +472,7 @@ def main() -> None:
     except InputError as error:  # the other runs' results are worth having
       failures.append(error)
   if chosen.ensemble:
-    rows += _ensemble_rows(runs, chosen.runs)
+    rows += _ensemble_rows(ensembles, chosen.runs)
   if rows:
     output = chosen.output or root(chosen.runs) / 'summary.csv'
     summary = tables.summarize(rows)
@@ -485,13 +485,12 @@ def main() -> None:
         f'{len(failures)} of {len(workdirs)} runs failed: {failures[0]}')
 
 
-def _ensemble_rows(runs, pattern):
-  found = scored_runs.ensembles(runs)
-  if not found:
+def _ensemble_rows(ensembles, pattern):
+  rows = [write(folder, mean) for folder, mean in ensembles.means()]
+  if not rows:
     print(f"warning: no ensemble: no two runs at '{pattern}' differ in their "
           'seeds only', file=sys.stderr)
-  return [row for folder, scored in found.items()
-          for row in write(folder, scored)]
+  return sum(rows, [])
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ import hashlib
 import json
 import pathlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -149,53 +149,60 @@ def count(alarms: thresholds.Alarms, anomaly: np.ndarray) -> dict[str, str]:
       'calibration': alarms.calibration}
 
 
-def ensembles(runs: Mapping[pathlib.Path, Scored]
-              ) -> dict[pathlib.Path, Scored]:
+class Ensembles:
   """Averages the scores of the seeds of each experiment and class.
 
   Li et al., CVPR 2021, table 1, combine five seeds; their formula is not
   stated. This is the mean of the scores as they are, for maps pixel by pixel.
-
-  Returns:
-    By the folder of each ensemble's results: beside the first of its runs and
-    named after it, `ensemble_seed0`, so that no two ensembles share one.
-
-  Raises:
-    InputError: the seeds of one were tested on different images.
+  Of each ensemble the sum is kept, not its runs.
   """
-  groups = {}
-  for workdir, run in runs.items():
+
+  def __init__(self):
+    self._sums = {}
+
+  def add(self, workdir: pathlib.Path, run: Scored) -> None:
+    """Adds a run in its folder, perhaps without scores.
+
+    Raises:
+      InputError: it was tested on other images than the runs before it.
+    """
     same = tuple(run.about.get(key, '') for key in _ONE_ENSEMBLE)
-    groups.setdefault(same, {})[workdir] = run
-  found = {}
-  for members in groups.values():
-    if len({run.about.get('seed') for run in members.values()}) > 1:
-      first = next(iter(members))
-      found[first.parent / f'ensemble_{first.name}'] = _mean(
-          list(members.values()), first.parent)
-  return found
+    first, total, seeds = self._sums.get(same, (workdir, run, ()))
+    if seeds:
+      total = _sum(total, run, first.parent)
+    self._sums[same] = first, total, (*seeds, run.about.get('seed', ''))
+
+  def means(self) -> Iterator[tuple[pathlib.Path, Scored]]:
+    """Yields those of runs of several seeds.
+
+    Each with the folder of its results: beside the first of its runs and named
+    after it, `ensemble_seed0`, so that no two ensembles share one.
+    """
+    for first, total, seeds in self._sums.values():
+      if len(set(seeds)) > 1:
+        yield first.parent / f'ensemble_{first.name}', _mean(total, seeds)
 
 
-def _mean(members: Sequence[Scored], folder: pathlib.Path) -> Scored:
-  first = members[0]
-  differs = [name for name in ('index', 'path', 'anomaly')
-             for each in members[1:]
-             if not np.array_equal(getattr(first, name), getattr(each, name))]
-  if differs:
-    raise InputError(f'the runs in {folder} were tested on different images '
-                     f"('{differs[0]}' differs); no ensemble can be made of "
-                     'them')
-  about = dict(first.about) | {
-      'seed': '+'.join(each.about.get('seed', '') for each in members),
-      'pretext': first.about.get('pretext', '') + '_ensemble',
+def _sum(total: Scored, run: Scored, folder: pathlib.Path) -> Scored:
+  for name in ('index', 'path', 'anomaly'):
+    if not np.array_equal(getattr(total, name), getattr(run, name)):
+      raise InputError(f'the runs in {folder} were tested on different images '
+                       f"('{name}' differs); no ensemble can be made of them")
+  return dataclasses.replace(total, scores={
+      key: dataclasses.replace(score, values=score.values + np.asarray(
+          run.scores[key].values, np.float64))
+      for key, score in total.scores.items() if key in run.scores})
+
+
+def _mean(total: Scored, seeds: Sequence[str]) -> Scored:
+  about = dict(total.about) | {
+      'seed': '+'.join(seeds),
+      'pretext': total.about.get('pretext', '') + '_ensemble',
       'config_hash': ''}
-  params = json.dumps({'mean_of': len(members)})
-  return dataclasses.replace(first, about=about, scores={
-      key: Score(sum(each.scores[key].values.astype(np.float64)
-                     for each in members) / len(members), params,
-                 score.n_train)
-      for key, score in first.scores.items()
-      if all(key in each.scores for each in members)})
+  params = json.dumps({'mean_of': len(seeds)})
+  return dataclasses.replace(total, about=about, scores={
+      key: Score(score.values / len(seeds), params, score.n_train)
+      for key, score in total.scores.items()})
 
 
 def origin(workdir: pathlib.Path, request: Request = EVERYTHING

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -32,6 +33,13 @@ def _folder(seed):
   return pathlib.Path(f'runs/e/0/seed{seed}')
 
 
+def _ensembles(runs):
+  found = scored.Ensembles()
+  for folder, run in runs.items():
+    found.add(folder, run)
+  return dict(found.means())
+
+
 def test_rows_measure_images_by_the_truth_and_pixels_by_the_masks():
   run = _run(0)
   image, pixel = run.rows()
@@ -52,7 +60,7 @@ def test_rows_measure_images_by_the_truth_and_pixels_by_the_masks():
 
 def test_an_ensemble_scores_by_the_mean_over_seeds():
   runs = {_folder(seed): _run(seed) for seed in range(3)}
-  (folder, mean), = scored.ensembles(runs).items()
+  (folder, mean), = _ensembles(runs).items()
   assert folder == pathlib.Path('runs/e/0/ensemble_seed0')
   for key in (_POOL, _MAP):
     np.testing.assert_allclose(
@@ -66,7 +74,7 @@ def test_an_ensemble_scores_by_the_mean_over_seeds():
 
 def test_a_mean_of_noisy_seeds_is_better_than_one_of_them():
   runs = {_folder(seed): _run(seed) for seed in range(9)}
-  mean, = scored.ensembles(runs).values()
+  mean, = _ensembles(runs).values()
   single = [float(run.rows()[1]['auroc']) for run in runs.values()]
   assert float(mean.rows()[1]['auroc']) > max(single)
 
@@ -76,7 +84,7 @@ def test_only_seeds_are_averaged_not_classes_or_experiments():
           pathlib.Path('runs/e/1/seed1'): _run(1, normal_class='1'),
           pathlib.Path('runs/f/0/seed1'): _run(1, experiment='f'),
           pathlib.Path('runs/e/0/short'): _run(2, step='7')}
-  assert not scored.ensembles(runs)
+  assert not _ensembles(runs)
 
 
 @pytest.mark.parametrize('name', scored._ONE_ENSEMBLE)
@@ -84,7 +92,7 @@ def test_ensembles_side_by_side_have_a_folder_each(name):
   groups = {1: range(3), 2: range(3, 5)}
   runs = {_folder(seed): _run(seed, **{name: str(value)})
           for value, seeds in groups.items() for seed in seeds}
-  found = scored.ensembles(runs)
+  found = _ensembles(runs)
   assert {str(folder): mean.about['seed'] for folder, mean in found.items()
           } == {'runs/e/0/ensemble_seed0': '0+1+2',
                 'runs/e/0/ensemble_seed3': '3+4'}
@@ -97,13 +105,24 @@ def test_seeds_that_were_tested_on_different_images_are_one_line(name, other):
   runs = {_folder(0): _run(0),
           _folder(1): dataclasses.replace(_run(1), **{name: other})}
   with pytest.raises(InputError, match=f"different images .'{name}' differs"):
-    scored.ensembles(runs)
+    _ensembles(runs)
+
+
+def test_of_an_ensemble_the_sum_is_kept_and_not_its_runs():
+  found, kept = scored.Ensembles(), []
+  for seed in range(3):
+    run = _run(seed)
+    kept.append(weakref.ref(run.scores[_MAP].values))
+    found.add(_folder(seed), run)
+  del run
+  assert [each() for each in kept] == [None] * 3
+  assert len(dict(found.means())) == 1
 
 
 def test_what_one_seed_lacks_the_ensemble_lacks():
   runs = {_folder(seed): _run(seed) for seed in range(2)}
   del runs[_folder(1)].scores[_MAP]
-  mean, = scored.ensembles(runs).values()
+  mean, = _ensembles(runs).values()
   assert list(mean.scores) == [_POOL]
 
 
