@@ -38,7 +38,7 @@ import contextlib
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,15 +55,17 @@ def write(path: object, arrays: Mapping[str, np.ndarray],
              command=np.array(provenance.command()), **arrays)
 
 
-def read(path: object) -> tuple[dict[str, np.ndarray], dict]:
-  """Returns the arrays and the meta of an embeddings file.
+def read(path: object, names: Collection[str] | None = None
+         ) -> tuple[dict[str, np.ndarray], dict]:
+  """Returns the arrays of these names, or all, and the meta of a file.
 
   Raises:
     InputError: the file is missing, damaged, holds pickles or NaN, or its
       arrays differ in length.
   """
   with _archive(path) as archive:
-    arrays = {name: archive[name] for name in archive.files}
+    arrays = {name: archive[name] for name in archive.files
+              if names is None or name in (*names, 'meta')}
     meta = dict(json.loads(str(arrays.pop('meta', '{}'))))
     arrays.pop('command', '')
   lengths = {name: len(array) if array.ndim else None
@@ -104,16 +106,21 @@ def _archive(path: object) -> Iterator[Any]:
                      'arrays; delete it and embed again') from error
 
 
-def read_run(workdir: object) -> tuple[dict, dict, dict]:
+def read_run(workdir: object, names: Collection[str] | None = None
+             ) -> tuple[dict, dict, dict]:
   """Returns the arrays of train and test, and the meta, of a run's folder.
+
+  Args:
+    workdir: the folder.
+    names: of the arrays, 'anomaly' among them; all by default.
 
   Raises:
     InputError: a file is missing or damaged, they do not belong together, a
       training row is anomalous, or the test file has not both kinds.
   """
   folder = files.path(workdir) / 'embeddings'
-  train, meta = read(folder / 'train.npz')
-  test, test_meta = read(folder / 'test.npz')
+  train, meta = read(folder / 'train.npz', names)
+  test, test_meta = read(folder / 'test.npz', names)
   _check_same_run(folder / 'test.npz', test_meta, meta)
   _check_normal(folder / 'train.npz', train)
   _check_anomaly(folder / 'test.npz', test.get('anomaly'))

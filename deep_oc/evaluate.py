@@ -267,11 +267,8 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   if request.false_alarm_rate:
     unseen = embeddings.read_calibration(workdir, train, meta)
   _drop_masks_of_one_kind(workdir, maps)
-  anomaly = test.pop('anomaly') != 0
-  found = Scored(
-      {key: str(meta[key]) for key in tables.RESULTS if key in meta}, anomaly,
-      maps.get('mask'), test.get('index', np.arange(len(anomaly))),
-      path=test.get('path'))
+  found = _unscored(test, meta, maps.get('mask'))
+  del test['anomaly']
   scored = itertools.chain(
       score_features(train, test, [name for name in chosen
                                    if name not in names],
@@ -291,6 +288,14 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
                      'nor, without masks of both kinds, pixels; ask for other '
                      '--features')
   return found
+
+
+def _unscored(test, meta, mask=None):
+  """Returns a run that has no scores yet."""
+  anomaly = test['anomaly'] != 0
+  return Scored(
+      {key: str(meta[key]) for key in tables.RESULTS if key in meta}, anomaly,
+      mask, test.get('index', np.arange(len(anomaly))), path=test.get('path'))
 
 
 def _drop_masks_of_one_kind(workdir, maps):
@@ -449,6 +454,8 @@ def main() -> None:
   reuse = chosen.reuse and not chosen.ensemble  # which needs the scores
   rows, ensembles, failures = [], scored_runs.Ensembles(), []
   workdirs = find_runs(chosen.runs)
+  if chosen.ensemble:
+    _check_ensembles(workdirs)
   for workdir in progress.bar(workdirs, 'evaluate', unit='runs'):
     try:
       source = scored_runs.origin(workdir, request)
@@ -483,6 +490,17 @@ def main() -> None:
     raise InputError(
         str(failures[0]) if len(workdirs) == 1 else
         f'{len(failures)} of {len(workdirs)} runs failed: {failures[0]}')
+
+
+def _check_ensembles(workdirs):
+  """Raises InputError if seeds were tested on different images."""
+  planned = scored_runs.Ensembles()
+  for workdir in workdirs:
+    try:
+      _, test, meta = embeddings.read_run(workdir, ('anomaly', 'index', 'path'))
+    except InputError:  # said when it is evaluated
+      continue
+    planned.add(workdir, _unscored(test, meta))
 
 
 def _ensemble_rows(ensembles, pattern):

@@ -188,6 +188,14 @@ def test_an_ensemble_needs_scores_and_so_evaluates_again(run, main):
   assert len(main(ensemble=True)) == 2
 
 
+def test_seeds_of_different_images_are_told_before_anything_is_scored(
+    run, main, monkeypatch):
+  _write(run.parent / 'seed1', 1, META | {'seed': 1}, index=np.arange(1, 31))
+  monkeypatch.delattr(oneclass, 'fit')
+  with pytest.raises(InputError, match="different images .'index' differs"):
+    main(ensemble=True)
+
+
 def test_an_ensemble_of_runs_that_name_no_task(tmp_path, main):
   for seed in (0, 1):
     _write(tmp_path / f'runs/{seed}', seed, {'seed': seed})
