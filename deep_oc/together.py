@@ -174,25 +174,18 @@ def train_together(members: Sequence[Member], at_once: int = 0) -> list[str]:
   Returns:
     What went wrong, a line for each run that failed.
   """
-  failed, shapes = [], {}
+  failed, shapes = {}, {}
   for each in members:
     shapes.setdefault(each.shape, []).append(each)
   for alike in shapes.values():
     most = -(-len(alike) // jax.device_count())
-    try:
+    with _alone(alike, failed):
       program = _Program(alike[0])
       local = min(at_once or what_pays(program, alike[0], most), most)
-    except InputError as error:
-      failed += [f'{each.name}: {error}' for each in alike]
-      continue
-    for chunk in chunks(alike, jax.device_count(), local):
-      try:
-        failed += _train(program, chunk)
-      except files.WriteError:  # nor can the others write
-        raise
-      except InputError as error:
-        failed += [f'{each.name}: {error}' for each in chunk]
-  return failed
+      for chunk in chunks(alike, jax.device_count(), local):
+        with _alone(chunk, failed):
+          failed |= _train(program, chunk)
+  return list(failed.values())
 
 
 def what_pays(program: _Program, of: Member, most: int) -> int:
@@ -308,7 +301,7 @@ class _Fleet:
                      for each in self.members], axis=1)
 
 
-def _train(program: _Program, members: Sequence[Member]) -> list[str]:
+def _train(program: _Program, members: Sequence[Member]) -> dict[Member, str]:
   """Trains members of one shape at the same time; returns what failed."""
   first = members[0]
   plan, start, total = first.plan, first.start, first.total
@@ -363,7 +356,7 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
       for i, each in enumerate(members):
         if each in failed:
           continue
-        with _alone(each, failed):
+        with _alone([each], failed):
           found = {name: value[i] for name, value in means.items()}
           training.check_loss(found['loss'], now, each.workdir)
           found['steps_per_second'] = rate
@@ -391,21 +384,27 @@ def _train(program: _Program, members: Sequence[Member]) -> list[str]:
     ended = {each: jax.tree.map(lambda x, i=i: x[i], host)
              for i, each in enumerate(members)}
   for each, state in ended.items():
-    with _alone(each, failed):
+    with _alone([each], failed):
       training.export(each.workdir, each.config, each.problem, fleet.pretext,
-                   sharding.put(state, whole))
-  return list(failed.values())
+                      sharding.put(state, whole))
+  return failed
 
 
 @contextlib.contextmanager
-def _alone(of: Member, failed: dict[Member, str]) -> Iterator[None]:
-  """Keeps a run's bad input to itself; what cannot be written ends all."""
+def _alone(of: Sequence[Member], failed: dict[Member, str]) -> Iterator[None]:
+  """Keeps to some runs what is wrong with them, too little memory as well.
+
+  What cannot be written ends all.
+  """
   try:
     yield
   except files.WriteError:
     raise
-  except InputError as error:
-    failed[of] = f'{of.name}: {error}'
+  except Exception as error:
+    said = errors.explained(error)
+    if said is None:
+      raise
+    failed.update((each, f'{each.name}: {said}') for each in of)
 
 
 def _overrides(text: str) -> dict[str, str]:
@@ -454,8 +453,9 @@ def main() -> None:
       except InputError as error:
         failed.append(f'{each.name}: {error}')
     failed += train_together(ready, args.at_once)
-  if failed:
-    raise InputError('; '.join(failed))
+  if failed:  # with status 1, for another process may have had the memory
+    short = any('RESOURCE_EXHAUSTED' in each for each in failed)
+    cli.fail('; '.join(failed), 1 if short else 2)
 
 
 if __name__ == '__main__':

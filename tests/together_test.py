@@ -1,4 +1,5 @@
 """Runs that are trained together are what they would have been alone."""
+import collections
 import json
 import os
 import pathlib
@@ -256,6 +257,41 @@ def test_runs_that_cannot_be_trained_leave_those_of_other_shapes(
   assert len(failed) == 2 and all('take more than half' in x for x in failed)
   assert not (tmp_path / 'a/tiny/3/seed0/embeddings').exists()
   assert (tmp_path / 'b/tiny/3/seed0/embeddings/test.npz').exists()
+
+
+def test_a_full_device_leaves_the_runs_that_it_has_room_for(monkeypatch):
+  run = collections.namedtuple('Run', 'shape name')
+  shapes = {'a': 'too large', 'b': 'small', 'c': 'small', 'd': 'larger'}
+  trained = []
+
+  def use(needed):
+    if needed:
+      raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+    return 1
+  monkeypatch.setattr(together, '_Program', lambda of: of)
+  monkeypatch.setattr(together, 'what_pays',
+                      lambda program, of, most: use(of.shape == 'too large'))
+  monkeypatch.setattr(together, '_train', lambda program, chunk: use(
+      chunk[0].name == 'b') and trained.extend(chunk) or {})
+  failed = together.train_together(
+      [run(shape, name) for name, shape in shapes.items()])
+  assert [line[:3] for line in failed] == ['a: ', 'b: ']
+  assert all("a device's memory is not enough" in line for line in failed)
+  assert [each.name for each in trained] == ['c', 'd']
+
+
+@pytest.mark.parametrize('said, status', [('bad', 2),
+                                          ('RESOURCE_EXHAUSTED', 1)])
+def test_what_a_full_device_ends_may_be_tried_again(
+    said, status, digits_npz, tmp_path, monkeypatch):
+  args = types.SimpleNamespace(
+      config=f'{ROOT}/tests/tiny.py', run=['seed=0'], root=str(tmp_path),
+      set=[f'data.path={digits_npz}'], at_once=1)
+  monkeypatch.setattr(together, 'flags', types.SimpleNamespace(FLAGS=args))
+  monkeypatch.setattr(together, 'train_together', lambda *_: [said])
+  with pytest.raises(SystemExit) as ended:
+    together.main()
+  assert ended.value.code == status
 
 
 @pytest.mark.parametrize('args, said', [
