@@ -26,6 +26,7 @@ from deep_oc.page import (
     heatmaps,
     markup,
     mistakes,
+    results,
     runs,
     uniformity,
 )
@@ -295,6 +296,20 @@ def test_the_summary_counts_the_seeds_that_have_the_number(tmp_path):
   found = report.find(str(tmp_path), classifier='kde')
   header, rows = _table(_parse(report.page(found, '')), 'overview')
   assert {_text(row[header.index('Seeds')]) for row in rows} == {'2'}
+
+
+def test_the_overview_has_methods_with_runs_and_not_the_mean_of_data_sets():
+  rows = [dict.fromkeys(tables.RESULTS, '') | {
+      'experiment': f'dacl_{dataset}', 'dataset': dataset, 'auroc': '80',
+      'normal_class': '0', 'feature': 'pool', 'classifier': 'kde',
+      'level': 'image'} for dataset in ('cifar10', 'fashion_mnist')]
+  lines = tables.summarize(rows)
+  assert {line['dataset'] for line in lines} > {'all'}
+  found = [runs.Run(f'run{i}', None, [row], 'kde', 'pool')
+           for i, row in enumerate(rows)]
+  header, cells = _table(results._overview(lines, found), 'overview')
+  assert [_text(row[header.index('Data')]) for row in cells] == [
+      'cifar10', 'fashion_mnist']
 
 
 @pytest.mark.parametrize('meta, classifier, shown', [

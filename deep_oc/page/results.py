@@ -40,7 +40,7 @@ def _overview(lines, found):
   for line in lines:
     methods.setdefault(_head(line), []).append(line)
   rows = [_method(method, first[head]) for head, method in methods.items()
-          if head in first]
+          if head in first]  # the means over data sets have no run
   header = ('Method', 'Protocol', 'AUROC', '95 % or ± SD', 'Untrained encoder',
             'Pixels', 'Heat maps, by pixels', 'Paper', 'Gap', 'Data', 'Classes',
             'Seeds', 'Feature, classifier')
