@@ -18,6 +18,7 @@ Vovk et al., 2005; with outliers Bates et al., 2023
 (https://arxiv.org/abs/2104.08279).
 """
 import dataclasses
+import fractions
 import numbers
 from typing import Any, NamedTuple
 
@@ -289,7 +290,7 @@ def needed(alpha: float) -> int:
   if not isinstance(alpha, numbers.Real) or not 0 < alpha < 1:
     raise InputError(f'a false-alarm rate of {alpha!r} must lie between 0 and '
                      '1')
-  found = round(1 / alpha)
+  found = round(1 / fractions.Fraction(float(alpha)))  # may exceed all floats
   return found + (1 / found > alpha) - 1
 
 

@@ -1,3 +1,5 @@
+import fractions
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -94,6 +96,14 @@ def test_too_few_images_for_a_false_alarm_rate_are_told_how_many_it_takes(
   with pytest.raises(InputError, match=(
       f'of {100 * alpha:g} % takes {needed} normal .* there are {needed - 1}')):
     thresholds.interval(alpha, needed - 1, 10)
+
+
+@pytest.mark.parametrize('alpha', [1e-300, 1e-309, 5e-324])
+def test_false_alarm_rates_may_be_as_small_as_floats(alpha):
+  needed = thresholds.needed(alpha)
+  assert needed * fractions.Fraction(alpha) == pytest.approx(1, rel=1e-12)
+  with pytest.raises(InputError, match=f'% takes {needed} normal images .* 9'):
+    thresholds.rank(alpha, 9)
 
 
 @pytest.mark.parametrize('alpha', [
