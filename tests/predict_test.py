@@ -133,7 +133,8 @@ def test_a_folder_of_normal_photos_calibrates(run, binary, tmp_path):
 
 @pytest.mark.parametrize('args, words', [
     (['--output={tmp}/a.csv'], 'a.csv names a folder'),
-    (['--calibration={tmp}'], '1 images of --input=.* are among those that')])
+    (['--calibration={tmp}/../{tmp.name}'],
+     '1 images of --input=.* are among those that')])
 def test_what_would_mislead_is_one_line(run, binary, tmp_path, args, words):
   _photo(tmp_path / 'a.png')
   done = binary('predict', f'--workdir={run}', f'--input={tmp_path}/a.png',
