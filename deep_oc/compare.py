@@ -22,17 +22,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from absl import flags
 
-from deep_oc import (
-    cli,
-    embeddings,
-    errors,
-    evaluate,
-    files,
-    metrics,
-    oneclass,
-    rendering,
-    tables,
-)
+from deep_oc import (cli, embeddings, errors, files, metrics, oneclass,
+                     rendering, run_scores, tables)
 from deep_oc.errors import InputError
 from deep_oc.scored import Key, Request
 
@@ -84,7 +75,7 @@ def fit(workdir: pathlib.Path, feature: str | None, classifier: str | None
     specs, names = (), (classifier or '').split(',')  # nothing to fit
   else:
     specs = names = oneclass.specs(classifier or '')
-  found = evaluate.score_run(workdir, Request(
+  found = run_scores.score_run(workdir, Request(
       specs, [feature] if feature else ()))
   images = {key: score.values for key, score in found.scores.items()
             if key.level == 'image'}

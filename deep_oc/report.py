@@ -21,7 +21,7 @@ from absl import flags
 
 import deep_oc
 from deep_oc import (cli, evaluate, files, oneclass, progress, provenance,
-                     tables)
+                     run_scores, tables)
 from deep_oc.errors import InputError
 from deep_oc.page import (
     contamination,
@@ -147,7 +147,7 @@ def choose(found: Sequence[runs.Run], most: int) -> list[runs.Run]:
 
 def _plainness(run):
   about = run.about
-  return about['protocol'] != 'one_vs_rest', evaluate.seed_of(about)
+  return about['protocol'] != 'one_vs_rest', run_scores.seed_of(about)
 
 
 def _folded(found, shown):

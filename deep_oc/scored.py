@@ -23,8 +23,8 @@ _ONE_ENSEMBLE = ('experiment', 'dataset', 'protocol', 'normal_class', 'pretext',
                  'encoder', 'step')
 
 # The modules that decide what the rows say.
-_CODE = ('classifiers', 'embeddings', 'estimators', 'evaluate', 'jitted',
-         'metrics', 'oneclass', 'pixel_metrics', 'scored', 'thresholds')
+_CODE = ('classifiers', 'embeddings', 'estimators', 'jitted', 'metrics',
+         'oneclass', 'pixel_metrics', 'run_scores', 'scored', 'thresholds')
 
 _METRICS = (('auroc', metrics.auroc, metrics.auroc_interval),
             ('auprc', metrics.auprc, metrics.auprc_interval),

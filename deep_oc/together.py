@@ -320,7 +320,7 @@ def _train(program: _Program, members: Sequence[Member]) -> dict[Member, str]:
         else fleet.one(of) for of, each in zip(members, saved, strict=True)])
     for each in members:
       training.announce(each.config, each.problem, each.workdir,
-                     len(each.images), start, total)
+                        len(each.images), start, total)
     dispatch = step.steps_per_dispatch(plan.log_every)
     bar = stack.enter_context(tqdm.tqdm(
         initial=start, total=total, unit='step', disable=None,

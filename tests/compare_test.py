@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from deep_oc import compare, embeddings, evaluate, metrics
+from deep_oc import compare, embeddings, metrics, run_scores
 from deep_oc.errors import InputError
 from deep_oc.scored import Key, Request
 
@@ -58,7 +58,7 @@ def test_two_runs_are_compared_by_the_paired_test(runs, tmp_path):
            row['other_classifier']) for row in rows] == [
                ('pool', name, 'pool', name) for name in ('kde', 'nn')]
   asked = Request(['kde'], ['pool'])
-  ours, theirs = (evaluate.score_run(run, asked) for run in runs)
+  ours, theirs = (run_scores.score_run(run, asked) for run in runs)
   key = Key('pool', 'kde', 'image')
   expected = metrics.paired(ours.scores[key].values, theirs.scores[key].values,
                             ours.anomaly)

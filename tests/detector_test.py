@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import deep_oc
-from deep_oc import (densities, embed, embeddings, evaluate, gradcam, localize,
-                     maps, oneclass, step, thresholds, trained_run, unseen,
-                     windows)
+from deep_oc import (densities, embed, embeddings, gradcam, localize, maps,
+                     oneclass, run_scores, step, thresholds, trained_run,
+                     unseen, windows)
 from deep_oc.data import cat_vs_dog, celeba
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
@@ -74,10 +74,10 @@ def _relocated(parts, tmp_path, **group):
 
 
 def _stage_2(folder, rate, rows=60):
-  """Returns what evaluate's own function says of the embeddings."""
+  """Returns what stage 2 says of the embeddings."""
   train, test, _ = embeddings.read_run(folder)
-  return evaluate.score(train['pool'], test['pool'], 'kde', 0,
-                        Request(false_alarm_rate=rate)).alarms.p[:rows]
+  return run_scores.score(train['pool'], test['pool'], 'kde', 0,
+                          Request(false_alarm_rate=rate)).alarms.p[:rows]
 
 
 def test_importing_the_package_imports_neither_jax_nor_scikit_learn():
@@ -302,7 +302,7 @@ def test_what_was_held_out_calibrates_as_in_stage_2(
       held_out, classifier=classifier, feature=feature, false_alarm_rate=0.2)
   _, problem, _, _ = embed.restore(str(held_out))
   judged = found.judge(problem.test.image)
-  wanted = evaluate.score_run(held_out, Request(
+  wanted = run_scores.score_run(held_out, Request(
       () if feature in ('score', 'windows') else (classifier,), (feature,),
       false_alarm_rate=0.2)).scores[feature, classifier, 'image']
   np.testing.assert_allclose(judged.score, wanted.values, rtol=1e-4)
@@ -343,7 +343,7 @@ def test_other_normal_images_calibrate_what_is_fitted_to_all(
       workdir, feature=feature, classifier=classifier, false_alarm_rate=0.2,
       calibration=map(Image.fromarray, others))
   localize.export(str(workdir), *embed.restore(str(workdir)))
-  wanted = evaluate.score_run(workdir, Request(
+  wanted = run_scores.score_run(workdir, Request(
       (classifier,) if feature == 'pool' else (), (feature,))).scores[
           feature, found.classifier, 'image'].values
   judged = found.judge(tested)

@@ -15,7 +15,8 @@ from conftest import peak_memory
 from scipy import stats
 from sklearn import covariance
 
-from deep_oc import embeddings, evaluate, oneclass, rendering, tables
+from deep_oc import (embeddings, evaluate, oneclass, rendering, run_scores,
+                     tables)
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
 
@@ -142,12 +143,12 @@ def test_a_rerun_is_the_same_to_the_byte(run, tmp_path):
 def main(monkeypatch, tmp_path):
   """Runs the binary's `main` in `tmp_path`; returns the runs it fitted to."""
   monkeypatch.chdir(tmp_path)
-  fitted, score_run = [], evaluate.score_run
+  fitted, score_run = [], run_scores.score_run
 
   def counted(workdir, *args):
     fitted.append(str(workdir))
     return score_run(workdir, *args)
-  monkeypatch.setattr(evaluate, 'score_run', counted)
+  monkeypatch.setattr(run_scores, 'score_run', counted)
 
   def start(**changed):
     chosen = dict(runs='runs/**', classifiers='nn', features=None, reuse=True,
@@ -346,10 +347,10 @@ def test_maps_that_changed_are_drawn_even_after_nopictures(
 
 def test_test_labels_change_no_score(run):
   train, test, _ = embeddings.read_run(run)
-  features = evaluate.choose(train, test, (), run)
+  features = run_scores.choose(train, test, (), run)
 
   def scores():
-    return [x.values for _, x in evaluate.score_features(
+    return [x.values for _, x in run_scores.score_features(
         train, test, features, Request(false_alarm_rate=0.1), 0)]
   before = scores()
   for name in ('anomaly', 'label'):
@@ -474,8 +475,8 @@ def test_every_score_is_calibrated_by_its_own(run):
       for name, each in zip(names, tested[2:], strict=True)}, meta | {
           'calibration': dict(zip(names, own['windows'].tolist(),
                                   strict=True))})
-  scores = evaluate.score_run(run, Request(['kde'], (), false_alarm_rate=0.1)
-                              ).scores
+  scores = run_scores.score_run(
+      run, Request(['kde'], (), false_alarm_rate=0.1)).scores
   train, _, _ = embeddings.read_run(run)
   for (feature, name, _), score in scores.items():
     calibration = (
@@ -564,7 +565,7 @@ def test_the_random_classifiers_get_the_seed_of_the_run(run):
 @pytest.mark.parametrize('given, seed', [
     (3, 3), ('3', 3), ('best', 0), (None, 0), (-1, 0), ('', 0), ('0+1', 0)])
 def test_a_seed_is_a_number_however_it_is_written(given, seed):
-  assert evaluate.seed_of({'seed': given}) == seed
+  assert run_scores.seed_of({'seed': given}) == seed
 
 
 def test_an_auroc_below_50_warns_but_not_of_a_baseline(run, capsys):
@@ -801,5 +802,5 @@ def test_a_run_that_has_not_ended_is_told_from_none(tmp_path):
     ('rotation', 8, ()), ('rotation', 7, ('gde_ledoit_wolf',)),
     ('cutpaste', 8, ('gde_ledoit_wolf',))])
 def test_the_recommended_classifier_is_among_those_fitted(task, n, more):
-  assert evaluate._default('pool', np.zeros((n, 8)), task) == (
+  assert run_scores._default('pool', np.zeros((n, 8)), task) == (
       *oneclass.PUBLISHED, *more)

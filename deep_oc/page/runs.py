@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from deep_oc import embeddings, errors, evaluate, oneclass
+from deep_oc import embeddings, errors, oneclass, run_scores
 from deep_oc.errors import InputError
 from deep_oc.scored import SCORE, WINDOWS
 
@@ -112,7 +112,7 @@ class ScoredRun:
     of raw pixels has more columns than rows.
     By NumPy, as no number on the page may hang on whether JAX is installed.
     """
-    seed = evaluate.seed_of(self.run.about)
+    seed = run_scores.seed_of(self.run.about)
     found, own = {}, self.run.feature
     if own == SCORE:
       return {own: self.test[f'score_{self.run.classifier}']}
@@ -165,8 +165,8 @@ def read(run: Run) -> ScoredRun:
     InputError: the embeddings are unfit.
   """
   train, test, meta = embeddings.read_run(run.workdir)
-  maps, map_meta = evaluate.read_maps(run.workdir, test, meta)
-  evaluate.choose(train, test, [run.feature], run.workdir, [
+  maps, map_meta = run_scores.read_maps(run.workdir, test, meta)
+  run_scores.choose(train, test, [run.feature], run.workdir, [
       WINDOWS] * ('map_windows' in maps))
   names = (meta | map_meta).get('class_names') or ()
   return ScoredRun(run, train, test, maps, names)
