@@ -15,30 +15,25 @@ steps per second than one, and what is fastest is done.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import ml_collections
-import numpy as np
 import tqdm
 from absl import flags
 
 from deep_oc import (cli, config_files, data, errors, experiment, files, logs,
-                     protocols, runs)
+                     runs)
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
-  import flax.linen as nn
   import jax
-  import jax.numpy as jnp
-  import optax
 
-  from deep_oc import (allocator, checkpoints, distribution, features, sharding,
-                       step, storage, training, weights)
+  from deep_oc import (allocator, checkpoints, distribution, features, fleets,
+                       sharding, step, training)
 
 _MOST = 16  # models on a device that are tried
 _SECONDS = 1.0  # for which each number of models is timed
@@ -60,63 +55,8 @@ def define_flags() -> None:
       'this machine says.', 0)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Member:
-  """A run that is trained with others.
-
-  Attributes:
-    config: resolved.
-    problem: its images.
-    images: u8[N, h, w, c], what it is trained on.
-    workdir: its folder.
-    like: the shapes of its state.
-    begins_with: trained weights, if it does and has no checkpoint yet.
-  """
-  config: ml_collections.ConfigDict
-  problem: protocols.Problem
-  images: np.ndarray
-  workdir: str
-  like: step.State
-  begins_with: weights.Weights | None = None
-
-  @functools.cached_property
-  def start(self) -> int:
-    """The step of its newest checkpoint that can be read, or 0.
-
-    Raises:
-      InputError: none can be.
-    """
-    with checkpoints.Checkpoints(self.workdir) as saved:
-      if saved.newest() is None:
-        return 0
-      return int(saved.restore(self.like).step)
-
-  @functools.cached_property
-  def plan(self) -> experiment.Plan:
-    return experiment.plan(self.config)
-
-  @functools.cached_property
-  def total(self) -> int:
-    """How many steps it has."""
-    return self.plan.total_steps(len(self.images))
-
-  @property
-  def name(self) -> str:
-    """What its lines begin with."""
-    return f'{self.problem.normal_name}, seed {self.config.seed}'
-
-  @property
-  def shape(self) -> str:
-    """The same for members that one program can train."""
-    config = self.config.to_dict()
-    same = {key: config[key] for key in ('dtype', 'pretext', 'encoder',
-                                         'optimizer', 'train')}
-    return json.dumps([same, self.images.shape[1:], self.total, self.start,
-                       len(self.images) // self.plan.batch], sort_keys=True)
-
-
 def member(config: ml_collections.ConfigDict, root: str,
-           workdir: str | None = None) -> Member | None:
+           workdir: str | None = None) -> fleets.Member | None:
   """Returns a run with its images; None if it is finished.
 
   Args:
@@ -141,7 +81,7 @@ def member(config: ml_collections.ConfigDict, root: str,
   like = training.check(config, pretext, images)
   found = training.begins_with(config, pretext, like, workdir)
   runs.claim(workdir, config, weights=found and found.about)
-  return Member(config, problem, images, workdir, like, found)
+  return fleets.Member(config, problem, images, workdir, like, found)
 
 
 @functools.lru_cache(maxsize=1)  # classes and seeds share it
@@ -149,8 +89,8 @@ def _split(arguments: str) -> data.Split:
   return data.load(**json.loads(arguments))
 
 
-def chunks(members: Sequence[Member], devices: int, at_once: int
-           ) -> Iterator[Sequence[Member]]:
+def chunks(members: Sequence[fleets.Member], devices: int, at_once: int
+           ) -> Iterator[Sequence[fleets.Member]]:
   """Divides members into those that are trained at the same time.
 
   As many as `at_once` times the devices; what is left over goes evenly to all
@@ -164,7 +104,8 @@ def chunks(members: Sequence[Member], devices: int, at_once: int
     members = members[count:]
 
 
-def train_together(members: Sequence[Member], at_once: int = 0) -> list[str]:
+def train_together(members: Sequence[fleets.Member], at_once: int = 0
+                   ) -> list[str]:
   """Trains members of any shapes to their ends, and embeds.
 
   Args:
@@ -180,7 +121,7 @@ def train_together(members: Sequence[Member], at_once: int = 0) -> list[str]:
   for alike in shapes.values():
     most = -(-len(alike) // jax.device_count())
     with _alone(alike, failed):
-      program = _Program(alike[0])
+      program = fleets.Program(alike[0])
       local = min(at_once or what_pays(program, alike[0], most), most)
       for chunk in chunks(alike, jax.device_count(), local):
         with _alone(chunk, failed):
@@ -188,7 +129,7 @@ def train_together(members: Sequence[Member], at_once: int = 0) -> list[str]:
   return list(failed.values())
 
 
-def what_pays(program: _Program, of: Member, most: int) -> int:
+def what_pays(program: fleets.Program, of: fleets.Member, most: int) -> int:
   """Returns how many models on a device train fastest, and prints why.
 
   Args:
@@ -216,9 +157,9 @@ def what_pays(program: _Program, of: Member, most: int) -> int:
   return best
 
 
-def _rate(program: _Program, of: Member, count: int) -> float:
+def _rate(program: fleets.Program, of: fleets.Member, count: int) -> float:
   """Returns the steps per second of all models, `count` on one device."""
-  fleet = _Fleet(program, [of] * count, _mesh(1))
+  fleet = fleets.Fleet(program, [of] * count, 1)
   index = fleet.batches(of.start, 1)
   take = lambda states: fleet.take_steps(  # noqa: E731
       states, fleet.images, index, fleet.keys)[0]
@@ -230,82 +171,12 @@ def _rate(program: _Program, of: Member, count: int) -> float:
   return taken / (time.perf_counter() - began)
 
 
-def _mesh(devices: int) -> jax.sharding.Mesh:
-  return jax.sharding.Mesh(np.array(jax.devices()[:devices]), ('data',))
-
-
-class _Program:
-  """What members of one shape have in common; compiled once for a mesh."""
-
-  def __init__(self, of: Member):
-    self.pretext: nn.Module = experiment.pretext(of.config)
-    self.optimizer: optax.GradientTransformation = experiment.optimizer(
-        of.config, len(of.images))
-    self.steps: Callable = functools.cache(functools.partial(
-        step.make_steps_together, self.pretext, self.optimizer,
-        groups=of.plan.batch_norm_groups,
-        accumulate=of.plan.accumulate))
-
-
-class _Fleet:
-  """Members of one shape on the devices of a mesh.
-
-  Attributes:
-    images: u8[m, N, h, w, c], the shorter sets padded.
-    keys: key[m].
-    take_steps: as `step.make_steps_together`.
-  """
-
-  def __init__(self, program: _Program, members: Sequence[Member],
-               mesh: jax.sharding.Mesh):
-    self.members, self.mesh = members, mesh
-    self.pretext, self.optimizer = program.pretext, program.optimizer
-    self.take_steps = program.steps(mesh)
-    self._spread = sharding.split(mesh)
-    self.images = sharding.put(self._stacked_images(), self._spread)
-    self.keys = jax.device_put(jnp.stack([
-        step.root_key(each.config.seed) for each in members]), self._spread)
-
-  def _stacked_images(self) -> np.ndarray:
-    longest = max(len(each.images) for each in self.members)
-    local = len(self.members) // self.mesh.size
-    shape = longest, *self.members[0].images.shape[1:]
-    size = local * int(np.prod(shape))
-    if storage.choose('auto', size, self.mesh) != 'replicated':
-      raise InputError(
-          f'the training images of {local} runs, {size / 2**30:.2f} GiB, take '
-          'more than half of a device; lower --at_once, or train one by one')
-    stacked = np.zeros((len(self.members), *shape), np.uint8)
-    for row, each in zip(stacked, self.members, strict=True):
-      row[:len(each.images)] = each.images
-    return stacked
-
-  def initial(self) -> step.State:
-    """Returns the states at step 0, stacked."""
-    return self.stack([self.one(each) for each in self.members])
-
-  def one(self, of: Member) -> step.State:
-    """Returns a member's state at step 0."""
-    return experiment.first_state(
-        of.config, self.pretext, self.optimizer, of.images, of.begins_with)
-
-  def stack(self, states: Sequence[step.State]) -> step.State:
-    """Puts states on the devices of their members, arrays [m, ...]."""
-    return jax.tree.map(lambda *x: sharding.put(
-        np.stack([np.asarray(each) for each in x]), self._spread), *states)
-
-  def batches(self, start: int, count: int) -> np.ndarray:
-    """Returns rows of the images, i32[count, m, n]."""
-    return np.stack([step.batch_index(
-        each.config.seed, len(each.images), each.plan.batch, start, count)
-                     for each in self.members], axis=1)
-
-
-def _train(program: _Program, members: Sequence[Member]) -> dict[Member, str]:
+def _train(program: fleets.Program, members: Sequence[fleets.Member]
+           ) -> dict[fleets.Member, str]:
   """Trains members of one shape at the same time; returns what failed."""
   first = members[0]
   plan, start, total = first.plan, first.start, first.total
-  fleet = _Fleet(program, members, _mesh(min(len(members), jax.device_count())))
+  fleet = fleets.Fleet(program, members, min(len(members), jax.device_count()))
   whole = sharding.replicated(sharding.mesh())
   look = features.embedder(fleet.pretext, sharding.mesh(), features.BATCH)
   failed, ended = {}, {}
@@ -391,7 +262,8 @@ def _train(program: _Program, members: Sequence[Member]) -> dict[Member, str]:
 
 
 @contextlib.contextmanager
-def _alone(of: Sequence[Member], failed: dict[Member, str]) -> Iterator[None]:
+def _alone(of: Sequence[fleets.Member], failed: dict[fleets.Member, str]
+           ) -> Iterator[None]:
   """Keeps to some runs what is wrong with them, too little memory as well.
 
   What cannot be written ends all.

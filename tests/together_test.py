@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, the_error
 
-from deep_oc import embeddings, errors, files, together, train, training
+from deep_oc import (embeddings, errors, features, files, fleets, together,
+                     train, training)
 from tests import tiny
 
 # At a higher one, rounding grows to a percent of the loss within 60 steps.
@@ -222,13 +223,13 @@ def _members(digits_npz, root, **train_fields):
 def test_a_run_that_cannot_be_embedded_leaves_the_others(
     digits_npz, tmp_path, monkeypatch):
   members = _members(digits_npz, tmp_path)
-  export = train.features.export
+  export = features.export
 
   def refuse(workdir, *args):
     if workdir == members[0].workdir:
       raise errors.InputError('no embeddings today')
     export(workdir, *args)
-  monkeypatch.setattr(train.features, 'export', refuse)
+  monkeypatch.setattr(features, 'export', refuse)
   assert together.train_together(members, at_once=2) == [
       '3, seed 0: no embeddings today']
   assert not (tmp_path / 'tiny/3/seed0/embeddings').exists()
@@ -236,7 +237,7 @@ def test_a_run_that_cannot_be_embedded_leaves_the_others(
 
   def full(workdir, *args):
     raise files.WriteError('the disk is full')
-  monkeypatch.setattr(train.features, 'export', full)
+  monkeypatch.setattr(features, 'export', full)
   with pytest.raises(files.WriteError):
     together.train_together(
         _members(digits_npz, tmp_path / 'full'), at_once=1)
@@ -248,8 +249,8 @@ def test_runs_that_cannot_be_trained_leave_those_of_other_shapes(
   monkeypatch.setattr(together, '_MOST', 1)  # and soon measured
   members = _members(digits_npz, tmp_path / 'a') + _members(
       digits_npz, tmp_path / 'b', accumulate=2)
-  choose = together.storage.choose
-  monkeypatch.setattr(together.storage, 'choose', lambda *args: (
+  choose = fleets.storage.choose
+  monkeypatch.setattr(fleets.storage, 'choose', lambda *args: (
       'streamed' if len(chosen) == 0 and not chosen.append(1) else
       choose(*args)))
   chosen = []
@@ -268,7 +269,7 @@ def test_a_full_device_leaves_the_runs_that_it_has_room_for(monkeypatch):
     if needed:
       raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
     return 1
-  monkeypatch.setattr(together, '_Program', lambda of: of)
+  monkeypatch.setattr(fleets, 'Program', lambda of: of)
   monkeypatch.setattr(together, 'what_pays',
                       lambda program, of, most: use(of.shape == 'too large'))
   monkeypatch.setattr(together, '_train', lambda program, chunk: use(
