@@ -456,6 +456,17 @@ def test_a_config_without_a_task_is_one_line(tmp_path):
     explain._load(types.SimpleNamespace(workdir=str(tmp_path)))
 
 
+def test_other_normal_images_than_those_embedded_are_refused(run):
+  found = types.SimpleNamespace(
+      feature='pool', parts=lambda: types.SimpleNamespace(
+          config=experiment.of_run(str(run))))
+  stored, _ = embeddings.read(run / 'embeddings' / 'train.npz')
+  assert len(explain._problem(found, stored).fitted) == len(stored['pool'])
+  with pytest.raises(InputError, match='digits holds other normal images'):
+    explain._problem(found, stored | {'pixels': stored['pixels'][::-1]})
+  explain._problem(found, {'pool': stored['pool']})  # nothing to compare with
+
+
 def test_settings_that_cannot_be_are_errors():
   class Args:
     method, baseline, side, stride = ['occlusion'], 'mean', None, None

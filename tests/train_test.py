@@ -375,7 +375,8 @@ def test_other_images_are_not_embedded_in_a_runs_place(
   shutil.copytree(finished, tmp_path / 'run')
   data = dict(np.load(digits_npz))
   np.savez(tmp_path / 'other.npz', **data | {'x_train': 255 - data['x_train']})
-  with pytest.raises(InputError, match='holds other normal images'):
+  with pytest.raises(InputError,
+                     match='--data_dir=.*/other.npz holds other normal'):
     embed.restore(str(tmp_path / 'run'), data_dir=str(tmp_path / 'other.npz'))
 
 
