@@ -1,6 +1,7 @@
 """The service, asked as clients ask it: most of all what it must survive."""
 import asyncio
 import base64
+import concurrent.futures
 import contextlib
 import io
 import json
@@ -30,7 +31,7 @@ for name in ('fastapi', 'uvicorn', 'python_multipart', 'prometheus_client',
 import httpx  # noqa: E402
 
 from deep_oc.service import app as service_app  # noqa: E402
-from deep_oc.service import decoding, edge, limits  # noqa: E402
+from deep_oc.service import decoding, edge, limits, worker  # noqa: E402
 
 PNG = malformed.picture()
 
@@ -391,6 +392,27 @@ def test_a_heat_map_that_was_judged_by_is_not_drawn_again(start, fake):
   assert [each['heat_high'] for each in results] == [
       each.max() for each in heat]
   assert fake.mapped == [3, 3] and not fake.seen
+
+
+def test_a_heat_map_that_was_judged_by_goes_to_who_asked_for_it(fake):
+  fake.by_maps = True
+  images = np.random.default_rng(0).integers(
+      0, 256, (6, *served.SHAPE), np.uint8)
+  jobs = [worker._Job(part, maps, np.inf, concurrent.futures.Future())
+          for part, maps in zip(np.split(images, [1, 3]), (True, False, True),
+                                strict=True)]
+  one = worker.Worker(fake)
+  one._answer(jobs)
+  one.close()
+  assert fake.mapped == [6]
+  for job in jobs:
+    judged, maps = job.answer.result(0)
+    heat = served.Fake().heat_maps(job.images)
+    np.testing.assert_array_equal(judged.score, heat.max(axis=(1, 2)))
+    if job.maps:
+      np.testing.assert_array_equal(maps, heat)
+    else:
+      assert maps is None
 
 
 def test_a_model_that_fails_is_no_end(start, fake):
