@@ -270,6 +270,13 @@ def test_what_was_written_wrong_is_refused_in_one_line(copied, change, words):
   assert '\n' not in str(caught.value)
 
 
+def test_calibration_of_other_classifiers_is_refused_in_one_line(copied):
+  np.savez(copied / 'calibration.npz', **{str(i): [0.] for i in range(99)})
+  _sealed(copied)
+  with pytest.raises(bundle.BundleError, match='malformed'):
+    bundle.load(copied).judge(_noise(1, (20, 20, 3)))
+
+
 def test_a_program_that_jax_cannot_read_is_an_error_in_one_line(copied):
   (copied / 'model.stablehlo').write_bytes(b'none')
   _sealed(copied)
@@ -304,6 +311,8 @@ def test_the_largest_of_a_map_is_judged_as_the_detector_does(
     np.testing.assert_array_equal(one, other)
   np.testing.assert_array_equal(got.p_value, wanted.p_value)
   assert not len(taken.judge(images[:0]).score)
+  with pytest.raises(bundle.BundleError, match='score is not finite'):
+    taken.judge_maps(np.nan * heat)
 
 
 @pytest.mark.parametrize('group', [
@@ -412,13 +421,14 @@ def test_the_bundles_own_program_draws_no_heat_map_twice(tmp_path):
   for i, path in enumerate(paths):
     Image.fromarray(_noise(1, served.SHAPE, i)[0]).save(path)
   for feature, asked, wanted in (
-      ('windows', 'maps', [3]), ('windows', None, [3]), ('pool', 'maps', [3]),
-      ('pool', None, [])):
+      ('windows', 'maps', [2, 1]), ('windows', None, [2, 1]),
+      ('pool', 'maps', [2, 1]), ('pool', None, [])):
     found = served.Fake(feature=feature)
+    found.batch = 2
     maps = asked and str(tmp_path / feature)
     counts = program._predict(found, paths, tmp_path / 'p.csv', maps)
     assert counts['scored'] == 3 and found.mapped == wanted
-    assert found.seen == ([] if feature == 'windows' else [3])
+    assert found.seen == ([] if feature == 'windows' else [2, 1])
     assert not maps or len(list((tmp_path / feature).iterdir())) == 3
 
 
