@@ -555,6 +555,10 @@ def test_maps_without_images_have_a_sentence_instead(root):
   maps = {name: x for name, x in scored.maps.items() if name != 'image'}
   said, = heatmaps.gallery(dataclasses.replace(scored, maps=maps))
   assert "No array 'image' in maps.npz" in _text(said)
+  maps = {name: x for name, x in maps.items() if name != 'map_windows'}
+  assert not heatmaps.gallery(dataclasses.replace(scored, maps=maps))
+  maps['map_random_windows'] = scored.maps['map_windows']  # a baseline's
+  assert not heatmaps.gallery(dataclasses.replace(scored, maps=maps))
 
 
 def test_a_mask_of_0_and_255_is_one_of_true_and_false(root):
