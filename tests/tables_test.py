@@ -82,6 +82,7 @@ def test_the_kind_of_the_papers_spread_stands_beside_it():
   for row, spread in ((_row(), ('0.3', 'sd5')), (_mvtec(), ('0.5', 'se5'))):
     line, _ = tables.summarize([row])
     assert (line['paper_spread'], line['paper_spread_kind']) == spread
+    assert line.keys() <= set(tables.SUMMARY)
 
 
 def test_classes_are_in_the_order_of_numbers():
@@ -322,9 +323,10 @@ def test_the_mean_over_43_classes_stands_beside_table_7s():
   assert lines['cifar10']['gap'] == '-1.30'
 
 
-def test_other_cats_and_dogs_than_kaggles_have_no_paper_number():
-  kaggle, tfds = (tables.summarize(_sweep(n_test_normal=normal))
-                  for normal in ('2500', '1620'))
+@pytest.mark.parametrize('kind', _TESTED)
+def test_other_cats_and_dogs_than_kaggles_have_no_paper_number(kind):
+  kaggle, tfds = (tables.summarize(_sweep(**{kind: count}))
+                  for count in ('2500', '1620'))
   lost = [(line['dataset'], line['normal_class'])
           for line, other in zip(kaggle, tfds, strict=True)
           if line.keys() - other.keys()]
