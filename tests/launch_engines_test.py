@@ -297,12 +297,13 @@ def test_slurm_jobs_of_a_killed_launcher_are_found_again(
   assert job.starts('long') == job.saves('long') == 1
 
 
-@pytest.mark.parametrize('silent', [2, 99])
+@pytest.mark.parametrize('silent', [4, 99])
 def test_slurm_is_asked_again_what_is_left_to_cancel(
     silent, monkeypatch, capsys):
   monkeypatch.setattr(slurm, '_POLL', 0)
   called = []
-  listed = iter([None] * silent + [{('sweep', 0): ('7_0', 'PENDING')}, {}])
+  listed = iter([*[None] * silent, {('sweep', 0): ('7_0', 'PENDING')},
+                 *[None] * silent, {}])
   monkeypatch.setattr(slurm, '_listed', lambda: next(listed))
   monkeypatch.setattr(slurm, '_call', lambda *command: called.append(command))
   slurm._cancel([('sweep', 0)])
