@@ -308,6 +308,8 @@ def test_nothing_is_held_out_unless_it_is_asked_for():
 def test_half_of_the_images_may_be_held_out():
   problem = _problem('one_vs_rest', calibration=0.5)
   assert len(problem.calibration) == len(problem.train) == 50
+  fewest = _problem('semi_supervised', clean=4, calibration=0.5)
+  assert len(fewest.calibration) == len(fewest.fitted) == 2
 
 
 def test_what_is_held_out_depends_on_the_seed_alone():
