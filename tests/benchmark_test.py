@@ -112,6 +112,13 @@ def test_the_end_of_its_process_is_told():
     take()
 
 
+def test_so_is_its_end_before_the_first_step(monkeypatch):
+  monkeypatch.setattr(step_benchmark, '_take_steps', slice)  # takes none
+  with pytest.raises(InputError, match='has ended'), \
+      step_benchmark._straightforward(_config(), 16):
+    pass
+
+
 def test_what_goes_wrong_beside_its_process_is_not_blamed_on_it():
   with pytest.raises(FileNotFoundError), \
       step_benchmark._straightforward(_config(), 16):
