@@ -3,12 +3,15 @@
 Every function takes scores f[n] and `anomaly` bool[n] with both kinds in it,
 and returns percent.
 """
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
+RESAMPLES = 1000  # of a bootstrap
+
 _HALF = stats.norm.ppf(0.975)  # a 95 % interval, in standard errors
-_RESAMPLES = 1000
 
 
 def auroc(score: np.ndarray, anomaly: np.ndarray) -> float:
@@ -24,9 +27,7 @@ def auroc_interval(score: np.ndarray, anomaly: np.ndarray
   Computed with midranks (Sun & Xu, 2014). NaN with fewer than two of a kind.
   """
   above, below = _placements(score, anomaly)
-  half = _HALF * _standard_error(above, below)
-  low, high = np.clip([above.mean() - half, above.mean() + half], 0, 1)
-  return float(100 * low), float(100 * high)
+  return interval(above.mean(), _standard_error(above, below))
 
 
 def paired(score_a: np.ndarray, score_b: np.ndarray, anomaly: np.ndarray
@@ -43,17 +44,33 @@ def paired(score_a: np.ndarray, score_b: np.ndarray, anomaly: np.ndarray
   """
   (above, below), (other_above, other_below) = (
       _placements(score_a, anomaly), _placements(score_b, anomaly))
-  difference = (above - other_above).mean()
-  error = _standard_error(above - other_above, below - other_below)
-  low, high = np.clip([difference - _HALF * error, difference + _HALF * error],
-                      -1, 1)
+  return tested(
+      (above - other_above).mean(),
+      _standard_error(above - other_above, below - other_below))
+
+
+def interval(mean: float, error: float, least: float = 0.
+             ) -> tuple[float, float]:
+  """Returns 95 % of a normal distribution, low and high, in percent.
+
+  Args:
+    mean: of it, from `least` to 1, to which the interval is kept.
+    error: its standard deviation; NaN makes NaN.
+    least: the smallest value that there can be.
+  """
+  low, high = np.clip([mean - _HALF * error, mean + _HALF * error], least, 1)
+  return float(100 * low), float(100 * high)
+
+
+def tested(difference: float, error: float
+           ) -> tuple[float, float, float, float]:
+  """Returns a difference of two AUROCs as `paired` does, given its error."""
   if difference == error == 0:  # the same order
     p = 1.
   else:
     with np.errstate(divide='ignore'):
       p = 2 * stats.norm.sf(np.abs(difference) / error)
-  return (float(100 * difference), float(100 * low), float(100 * high),
-          float(p))
+  return (float(100 * difference), *interval(difference, error, -1.), float(p))
 
 
 def auprc(score: np.ndarray, anomaly: np.ndarray) -> float:
@@ -77,9 +94,9 @@ def auprc_interval(score: np.ndarray, anomaly: np.ndarray, seed: int = 0
                         return_inverse=True)
   positive, negative = np.split(levels, [len(positive)])
   random, size = np.random.default_rng(seed), levels.max() + 1
-  return _percentiles([_average_precision(_resample(random, positive, size),
+  return percentiles([_average_precision(_resample(random, positive, size),
                                           _resample(random, negative, size))
-                       for _ in range(_RESAMPLES)])
+                       for _ in range(RESAMPLES)])
 
 
 def fpr95(score: np.ndarray, anomaly: np.ndarray) -> float:
@@ -103,10 +120,10 @@ def fpr95_interval(score: np.ndarray, anomaly: np.ndarray, seed: int = 0
   if min(m, n) < 2:
     return np.nan, np.nan
   random = np.random.default_rng(seed)
-  place = (m * random.beta(k, m + 1 - k, _RESAMPLES)).astype(int)
+  place = (m * random.beta(k, m + 1 - k, RESAMPLES)).astype(int)
   threshold = np.sort(positive)[::-1][np.minimum(place, m - 1)]
   above = n - np.searchsorted(np.sort(negative), threshold)
-  return _percentiles(random.binomial(n, above / n) / n)
+  return percentiles(random.binomial(n, above / n) / n)
 
 
 def _flagged(positive):
@@ -127,7 +144,8 @@ def _average_precision(positive, negative):
   return positive @ (found / flagged) / found[-1]
 
 
-def _percentiles(values):
+def percentiles(values: Sequence[float]) -> tuple[float, float]:
+  """Returns what 95 % of resampled values lie between, in percent."""
   low, high = 100 * np.percentile(values, [2.5, 97.5])
   return float(low), float(high)
 

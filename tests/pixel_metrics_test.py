@@ -2,10 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 from sklearn import metrics as sklearn_metrics
 
-from deep_oc import pixel_metrics
+from deep_oc import metrics, pixel_metrics
 from deep_oc.errors import InputError
 
 LIMITS = 0.01, 0.1, 0.3, 1.
@@ -201,6 +201,141 @@ def _with(array, at, value):
   return array
 
 
+def _obuchowski(maps_a, maps_b, masks):
+  """Returns the difference of two AUROCs and its variance, pair by pair."""
+  of_defects, of_normals = [], []
+  for maps in maps_a, maps_b:
+    wins = np.array([[(x > y) + 0.5 * (x == y) for y in maps[~masks]]
+                     for x in maps[masks]])
+    of_defects.append(wins.mean(axis=1))
+    of_normals.append(wins.mean(axis=0))
+  placements = np.zeros(masks.shape)
+  placements[masks] = of_defects[0] - of_defects[1]
+  placements[~masks] = of_normals[0] - of_normals[1]
+  mean = (of_defects[0] - of_defects[1]).mean()
+  inner, outer, cross = [], [], []  # of images: V10, V01 and their product
+  for of_image, mask in zip(placements, masks, strict=True):
+    v10, v01 = of_image[mask], of_image[~mask]
+    if len(v10):
+      inner.append((v10.sum() - len(v10) * mean) ** 2)
+    if len(v01):
+      outer.append((v01.sum() - len(v01) * mean) ** 2)
+    cross.append((v10.sum() - len(v10) * mean)
+                 * (v01.sum() - len(v01) * mean))
+  m, n = masks.sum(), (~masks).sum()
+  unbiased = lambda x: len(x) / (len(x) - 1) * sum(x)  # noqa: E731
+  return 100 * mean, (unbiased(inner) / m**2 + unbiased(outer) / n**2
+                      + 2 * unbiased(cross) / (m * n))
+
+
+def _varied(seed):
+  """As `_case`: some images with defects, and one that is nothing else."""
+  maps, masks = _case(seed, 5 + 100 * seed, (6, 4, 3))
+  masks[1] = False
+  masks[2] = True
+  return maps, masks
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_interval_of_pixels_is_obuchowskis(seed):
+  maps, masks = _varied(seed)
+  mean, variance = _obuchowski(maps, np.zeros_like(maps), masks)
+  half = stats.norm.ppf(0.975) * variance ** 0.5
+  assert pixel_metrics.pixel_auroc(maps, masks) == pytest.approx(mean + 50)
+  assert pixel_metrics.pixel_auroc_interval(maps, masks) == pytest.approx(
+      np.clip([mean + 50 - 100 * half, mean + 50 + 100 * half], 0, 100))
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_two_kinds_of_maps_are_told_apart_by_obuchowskis_test(seed):
+  maps, masks = _varied(seed)
+  other = _case(seed + 10, 7, maps.shape)[0]
+  mean, variance = _obuchowski(maps, other, masks)
+  half = 100 * stats.norm.ppf(0.975) * variance ** 0.5
+  p = 2 * stats.norm.sf(abs(mean / 100) / variance ** 0.5)
+  wanted = mean, mean - half, mean + half, p
+  assert pixel_metrics.paired(maps, other, masks) == pytest.approx(wanted)
+  assert pixel_metrics.paired(other, maps, masks) == pytest.approx(
+      (-mean, -mean - half, -mean + half, p))
+  assert pixel_metrics.paired(maps, 2 * maps, masks) == (0, 0, 0, 1)
+
+
+def test_pixels_that_are_images_have_delongs_interval_and_test():
+  random = np.random.default_rng(0)
+  masks = random.random((40, 1, 1)) < 0.4
+  maps = random.normal(size=masks.shape) + masks
+  other = maps + random.normal(size=masks.shape)
+  flat = [x.ravel() for x in (maps, other, masks)]
+  assert pixel_metrics.pixel_auroc_interval(maps, masks) == pytest.approx(
+      metrics.auroc_interval(flat[0], flat[2]))
+  assert pixel_metrics.paired(maps, other, masks) == pytest.approx(
+      metrics.paired(*flat))
+
+
+def _population(random, flawed, flawless):
+  """Images that differ in how bright they are and how bad their defects."""
+  masks = np.zeros((flawed + flawless, 8, 8), bool)
+  for mask in masks[:flawed]:
+    side = random.integers(2, 5)
+    top, left = random.integers(0, 8 - side, 2)
+    mask[top:top + side, left:left + side] = True
+  per_image = random.normal(size=(2, len(masks), 1, 1))
+  return (random.normal(size=masks.shape) + 0.7 * per_image[0]
+          + masks * (1.8 + per_image[1]), masks)
+
+
+def test_the_interval_of_pixels_covers_the_truth_about_19_times_in_20():
+  random = np.random.default_rng(0)
+  truth = pixel_metrics.pixel_auroc(*_population(random, 6000, 2000))
+  covered = []
+  for _ in range(400):
+    low, high = pixel_metrics.pixel_auroc_interval(
+        *_population(random, 60, 20))
+    covered.append(low <= truth <= high)
+  assert 0.9 < np.mean(covered) < 0.98
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_interval_of_aupro_is_that_of_resampled_images(seed, monkeypatch):
+  monkeypatch.setattr(metrics, 'RESAMPLES', 50)
+  maps, masks = _varied(seed)
+  flawed, random = masks.any(axis=(1, 2)), np.random.default_rng(seed)
+  times = np.zeros((50, 6), int)
+  for kind in flawed, ~flawed:
+    times[:, kind] = random.multinomial(
+        kind.sum(), [1 / kind.sum()] * kind.sum(), 50)
+  for limit in LIMITS:
+    found = [_brute_force(maps[each], masks[each], limit)
+             for each in (np.repeat(np.arange(6), row) for row in times)]
+    assert pixel_metrics.aupro_interval(
+        maps, masks, limit, seed=seed) == pytest.approx(
+            np.percentile(found, [2.5, 97.5]))
+
+
+def test_of_many_pixels_resamples_take_steps_that_change_little(monkeypatch):
+  maps, masks = _population(np.random.default_rng(1), 20, 10)
+  exact = pixel_metrics.aupro_interval(maps, masks)
+  monkeypatch.setattr(pixel_metrics, '_STEPS', 200)
+  found = pixel_metrics.aupro_interval(maps, masks)
+  assert found != exact
+  assert found == pytest.approx(exact, abs=0.3)
+  low, high = exact
+  assert low < pixel_metrics.aupro(maps, masks) < high
+
+
+def test_one_image_with_defects_has_no_interval():
+  maps, masks = _case(0, 5)
+  masks[1:] = False
+  masks[1, 2:4] = True
+  for interval in (pixel_metrics.pixel_auroc_interval,
+                   pixel_metrics.aupro_interval):
+    assert np.isnan(interval(maps, masks)).all()
+  difference, *others = pixel_metrics.paired(maps, -maps, masks)
+  assert np.isfinite(difference) and np.isnan(others).all()
+  whole = np.stack([np.ones((7, 6), bool)] * 2 + [masks[1]])
+  assert np.isnan(pixel_metrics.pixel_auroc_interval(maps, whole)).all()
+
+
 @pytest.mark.parametrize('maps, masks, words', [
     (MAPS, np.zeros_like(MASKS), 'none of the 3 masks'),
     (MAPS, np.ones_like(MASKS), 'every pixel'),
@@ -210,7 +345,8 @@ def _with(array, at, value):
     (MAPS[..., None], MASKS, 'one shape'),
     (_with(MAPS, (2, 3, 4), np.nan), MASKS, 'map 2 has NaN')])
 @pytest.mark.parametrize('metric', [
-    pixel_metrics.aupro, pixel_metrics.pixel_auroc, pixel_metrics.pro_curve])
+    pixel_metrics.aupro, pixel_metrics.pixel_auroc, pixel_metrics.pro_curve,
+    pixel_metrics.aupro_interval, pixel_metrics.pixel_auroc_interval])
 def test_bad_input_gets_one_line(metric, maps, masks, words):
   with pytest.raises(InputError, match=words) as error:
     metric(maps, masks)
@@ -219,8 +355,9 @@ def test_bad_input_gets_one_line(metric, maps, masks, words):
 
 @pytest.mark.parametrize('limit', [0, -0.1, 1.1, 30, np.nan])
 def test_a_limit_that_is_no_rate_is_an_error(limit):
-  with pytest.raises(InputError, match='limit'):
-    pixel_metrics.aupro(MAPS, MASKS, limit)
+  for metric in pixel_metrics.aupro, pixel_metrics.aupro_interval:
+    with pytest.raises(InputError, match='limit'):
+      metric(MAPS, MASKS, limit)
 
 
 def test_another_connectivity_is_an_error():
