@@ -36,7 +36,8 @@ and how many anomalies; p_values.csv in the run's folder has each image's
 conformal p-values, flagged are those up to the rate.
 
 If the run has heat maps, embeddings/maps.npz, rows of the level 'pixel' measure
-them against the masks: AUROC over pixels, and AUPRO up to 30 % false positives.
+them against the masks: AUROC over pixels, and AUPRO up to 30 % false positives,
+with intervals that know that the pixels of an image are alike.
 The maxima of a map of windows score images. Every test image is drawn with its
 map into `pictures` (--nopictures does without). --ensemble also averages the
 scores of runs that differ in their seeds only.

@@ -84,8 +84,8 @@ def _block(key, lines):
   if single and kept[0]['normal_class']:
     title += f"  normal: {kept[0]['normal_name'] or kept[0]['normal_class']}"
   table = [('feature', 'classifier', 'AUROC', '95 %' if single else '± SD',
-            'AUPRO', 'false alarms', 'detected', 'seeds', 'classes', 'paper',
-            'gap')]
+            'AUPRO', '95 %', 'false alarms', 'detected', 'seeds', 'classes',
+            'paper', 'gap')]
   table += [_cells(line, single) for line in kept]
   shown = [cells for cells in zip(*table, strict=True) if any(cells[1:])
            and not (single and cells[0] in ('seeds', 'classes'))]
@@ -94,17 +94,21 @@ def _block(key, lines):
 
 
 def _cells(line, single):
-  spread = line['auroc_sd']
-  if single and line.get('auroc_low'):
-    spread = f"{line['auroc_low']}-{line['auroc_high']}"
   classes = str(line['n_classes'])
   if line['of_classes'] not in ('', line['n_classes']):
     classes += f" of {line['of_classes']}"  # incomplete
   feature = (line['feature'] + ', pixels' * (line['level'] == 'pixel') +
              ', plain mean' * (line['normal_class'] == 'plain_mean'))
-  return (feature, line['classifier'], line['auroc_mean'], spread,
-          *(line.get(name, '') for name in _OPTIONAL), str(line['n_seeds']),
+  aupro, *alarms = (line.get(name, '') for name in _OPTIONAL)
+  return (feature, line['classifier'], line['auroc_mean'],
+          single and _interval(line, 'auroc') or line['auroc_sd'], aupro,
+          _interval(line, 'aupro') * single, *alarms, str(line['n_seeds']),
           classes, _paper(line), line.get('gap', ''))
+
+
+def _interval(line, metric):
+  low = line.get(f'{metric}_low')
+  return f"{low}-{line[f'{metric}_high']}" if low else ''
 
 
 def _spread(mean, spread):

@@ -29,6 +29,9 @@ _CODE = ('classifiers', 'embeddings', 'estimators', 'jitted', 'metrics',
 _METRICS = (('auroc', metrics.auroc, metrics.auroc_interval),
             ('auprc', metrics.auprc, metrics.auprc_interval),
             ('fpr95', metrics.fpr95, metrics.fpr95_interval))
+_PIXEL_METRICS = (
+    ('auroc', pixel_metrics.pixel_auroc, pixel_metrics.pixel_auroc_interval),
+    ('aupro', pixel_metrics.aupro, pixel_metrics.aupro_interval))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,18 +118,14 @@ class Scored:
 def measure(scores: np.ndarray, truth: np.ndarray) -> dict[str, str]:
   """Returns the metrics of scores given the truth, as result columns.
 
-  Of images, f[n] and bool[n]; of pixels, f[n, h, w] and bool[n, h, w]: these
-  are not independent, so no interval here would be right for them.
+  Of images, f[n] and bool[n], or of pixels, f[n, h, w] and bool[n, h, w].
   """
-  if scores.ndim == 3:
-    found = {'auroc': pixel_metrics.pixel_auroc(scores, truth),
-             'aupro': pixel_metrics.aupro(scores, truth)}
-  else:
-    found = {}
-    for name, metric, interval in _METRICS:
-      low, high = interval(scores, truth)
-      found |= {name: metric(scores, truth), f'{name}_low': low,
-                f'{name}_high': high}
+  found = {}
+  for name, metric, interval in (
+      _PIXEL_METRICS if scores.ndim == 3 else _METRICS):
+    low, high = interval(scores, truth)
+    found |= {name: metric(scores, truth), f'{name}_low': low,
+              f'{name}_high': high}
   return {name: '' if np.isnan(value) else f'{value:.2f}'
           for name, value in found.items()}
 

@@ -16,15 +16,16 @@ RESULTS = (
     'pretext', 'encoder', 'step', 'checkpoint_rule', 'feature', 'classifier',
     'classifier_params', 'level', 'auroc', 'auroc_low', 'auroc_high', 'auprc',
     'auprc_low', 'auprc_high', 'fpr95', 'fpr95_low', 'fpr95_high', 'aupro',
-    'false_alarm_rate', 'false_alarms', 'false_alarms_low', 'false_alarms_high',
-    'detected', 'calibration', 'n_train', 'n_test_normal', 'n_test_anomalous',
-    'config_hash')
+    'aupro_low', 'aupro_high', 'false_alarm_rate', 'false_alarms',
+    'false_alarms_low', 'false_alarms_high', 'detected', 'calibration',
+    'n_train', 'n_test_normal', 'n_test_anomalous', 'config_hash')
 SUMMARY = (
     'experiment', 'dataset', 'protocol', 'pretext', 'encoder', 'feature',
     'classifier', 'level', 'normal_class', 'normal_name', 'n_seeds',
     'n_classes', 'of_classes', 'auroc_mean', 'auroc_sd', 'auroc_low',
-    'auroc_high', 'aupro_mean', 'false_alarms_mean', 'detected_mean',
-    'calibration', 'paper', 'paper_spread', 'paper_spread_kind', 'gap')
+    'auroc_high', 'aupro_mean', 'aupro_low', 'aupro_high', 'false_alarms_mean',
+    'detected_mean', 'calibration', 'paper', 'paper_spread',
+    'paper_spread_kind', 'gap')
 _GROUP = SUMMARY[:8]
 _MEANS = ('aupro', 'false_alarms', 'detected')  # averaged where all have them
 
@@ -221,7 +222,8 @@ def _class_line(head, rows):
   line = _line(head, rows[0]['normal_class'], rows[0]['normal_name'],
                [float(row['auroc']) for row in rows], 1, 1, rows)
   if len(rows) == 1:
-    line |= {key: rows[0][key] for key in ('auroc_low', 'auroc_high')}
+    line |= {f'{name}_{end}': rows[0][f'{name}_{end}']
+             for name in ('auroc', 'aupro') for end in ('low', 'high')}
   return line
 
 

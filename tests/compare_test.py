@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from absl import flags
 
-from deep_oc import compare, embeddings, metrics, run_scores
+from deep_oc import compare, embeddings, metrics, pixel_metrics, run_scores
 from deep_oc.errors import InputError
-from deep_oc.scored import Key, Request
+from deep_oc.scored import Key, Request, Score, Scored
 
 
 def _split(seed, n, anomalous=0, noise=0.3):
@@ -90,7 +90,7 @@ def test_jax_is_not_needed():
 
 def test_what_is_asked_for_is_fitted_and_nothing_else(runs):
   def names(*asked):
-    return [key[:2] for key in compare.fit(runs[0], *asked)]
+    return [key[:2] for key in compare.fit(runs[0], *asked).scores]
   assert names('pool', 'nn') == [('pool', 'nn')]
   assert names(None, 'nn') == [('pool', 'nn'), ('head', 'nn')]
   assert names('score', None) == [('score', 'upright'), ('score', 'rotation')]
@@ -117,11 +117,54 @@ def test_what_goes_by_one_name_is_compared_but_for_what_is_another():
 
 
 def test_one_anomaly_has_a_difference_but_no_p_value():
-  anomaly = np.arange(9) == 3
-  found = compare.compare(np.arange(9.), -np.arange(9.), anomaly)
+  key = Key('pool', 'kde', 'image')
+  a, b = (Scored({}, np.arange(9) == 3, None, np.arange(9), {
+      key: Score(sign * np.arange(9.))}) for sign in (1, -1))
+  found = compare.compare(a, key, b, key)
   assert found['difference'] == '-25.00' and 'p' not in found
-  assert '-25.00' in compare.show([found | dict.fromkeys(
-      ('feature', 'classifier', 'other_feature', 'other_classifier'), 'x')])
+  assert '-25.00' in compare.show([found])
+
+
+def _localized(folder, seed, side=6):
+  """Adds heat maps of windows to a run, and what they should find."""
+  mask = np.zeros((80, side, side), bool)
+  mask[:30, 2:4, 1:3] = True
+  random = np.random.default_rng(seed)
+  maps = random.normal(0, 1 + seed, mask.shape) + mask
+  embeddings.write(folder / 'embeddings/maps.npz', {
+      'map_windows': maps, 'mask': mask}, embeddings.read(
+          folder / 'embeddings/test.npz')[1] | {
+              'map_params': {'classifier': 'knn(k=1)'}})
+  return maps, mask
+
+
+def test_heat_maps_are_compared_by_their_maxima_and_by_their_pixels(runs):
+  (maps, mask), (other, _) = (
+      _localized(run, seed) for seed, run in enumerate(runs))
+  done = _main(f'--a={runs[0]}', f'--b={runs[1]}', '--feature=windows',
+               '--output=compared.csv', cwd=runs[0].parent)
+  assert done.returncode == 0, done.stderr
+  assert 'windows knn(k=1), pixels' in done.stdout
+  image, pixel = csv.DictReader((runs[0].parent / 'compared.csv').open())
+  for row, test, auroc, maps_a, maps_b, truth in (
+      (image, metrics.paired, metrics.auroc, maps.max(axis=(1, 2)),
+       other.max(axis=(1, 2)), np.arange(80) < 30),
+      (pixel, pixel_metrics.paired, pixel_metrics.pixel_auroc, maps, other,
+       mask)):
+    found = [float(row[name]) for name in ('difference', 'low', 'high', 'p')]
+    assert found == pytest.approx(test(maps_a, maps_b, truth), abs=0.006)
+    assert float(row['auroc_b']) == pytest.approx(
+        auroc(maps_b, truth), abs=0.006)
+  assert (image['level'], pixel['level']) == ('image', 'pixel')
+  assert pixel['n_test_anomalous'] == '30'
+
+
+def test_heat_maps_of_two_sizes_are_not_compared(runs):
+  for side, run in zip((6, 8), runs, strict=True):
+    _localized(run, 0, side)
+  done = _main(f'--a={runs[0]}', f'--b={runs[1]}', '--feature=windows')
+  assert done.returncode == 2
+  assert 'of 6×6 and 8×8 pixels' in done.stderr
 
 
 @pytest.mark.parametrize('change, word', [
@@ -133,11 +176,7 @@ def test_runs_that_were_tested_on_different_images_are_one_line(
     runs, change, word):
   _write(runs[1], 5, **change)
   with pytest.raises(InputError, match=f"not tested on the same .*'{word}'"):
-    compare.truth(*runs)
-
-
-def test_the_truth_is_that_of_both_runs(runs):
-  np.testing.assert_array_equal(compare.truth(*runs), np.arange(80) < 30)
+    compare.check(*runs)
 
 
 def test_the_binary_fails_in_one_line(runs):

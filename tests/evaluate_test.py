@@ -92,9 +92,10 @@ def test_columns_are_exactly_these(run):
       'experiment,dataset,protocol,normal_class,normal_name,seed,pretext,'
       'encoder,step,checkpoint_rule,'
       'feature,classifier,classifier_params,level,auroc,auroc_low,auroc_high,'
-      'auprc,auprc_low,auprc_high,fpr95,fpr95_low,fpr95_high,aupro,'
-      'false_alarm_rate,false_alarms,false_alarms_low,false_alarms_high,'
-      'detected,calibration,n_train,n_test_normal,n_test_anomalous,config_hash')
+      'auprc,auprc_low,auprc_high,fpr95,fpr95_low,fpr95_high,aupro,aupro_low,'
+      'aupro_high,false_alarm_rate,false_alarms,false_alarms_low,'
+      'false_alarms_high,detected,calibration,n_train,n_test_normal,'
+      'n_test_anomalous,config_hash')
 
 
 def test_every_feature_meets_every_classifier_of_the_paper(run):

@@ -230,11 +230,17 @@ def test_many_runs_are_shown_as_means():
 
 
 def test_pixels_are_shown_with_their_aupro():
-  rows = [_row(feature='windows', level=level, aupro=aupro)
-          for level, aupro in (('image', ''), ('pixel', '88.00'))]
+  rows = [_row(feature='windows', level=level, **dict(zip(
+      ('aupro', 'aupro_low', 'aupro_high'), aupro, strict=True)))
+          for level, aupro in (('image', [''] * 3),
+                               ('pixel', ['88.00', '86.00', '90.00']))]
   text = rendering.text(tables.summarize(rows))
   assert 'AUPRO' in text and 'windows, pixels' in text and '88.00' in text
+  assert '86.00-90.00' in text
   assert 'AUPRO' not in rendering.text(tables.summarize(rows[:1]))
+  seeds = rendering.text(tables.summarize(rows + [
+      row | {'seed': '1'} for row in rows]))
+  assert '88.00' in seeds and '86.00' not in seeds  # the spread is the seeds'
 
 
 def test_flagged_images_are_shown_where_they_were_counted():

@@ -26,6 +26,7 @@ from deep_oc.page import (
     heatmaps,
     markup,
     mistakes,
+    protocols,
     results,
     runs,
     uniformity,
@@ -310,6 +311,23 @@ def test_the_overview_has_methods_with_runs_and_not_the_mean_of_data_sets():
   header, cells = _table(results._overview(lines, found), 'overview')
   assert [_text(row[header.index('Data')]) for row in cells] == [
       'cifar10', 'fashion_mnist']
+
+
+def test_heat_maps_have_both_their_intervals():
+  row = dict.fromkeys(tables.RESULTS, '') | {
+      'level': 'pixel', 'feature': 'windows', 'auroc': '97.04',
+      'auroc_low': '95.01', 'auroc_high': '98.06', 'aupro': '88.04',
+      'aupro_low': '86.01', 'aupro_high': '90.06'}
+  wanted = {'AUROC': ['97.0', '95.0 to 98.1'],
+            'AUPRO': ['88.0', '86.0 to 90.1']}
+  for table, made in (
+      ('results', results._everything(tables.summarize([row]))),
+      ('run1-results', protocols.numbers(
+          runs.Run('run1', None, [row], '', 'windows')))):
+    header, (cells, *_) = _table(made, table)
+    for name, shown in wanted.items():
+      at = header.index(name)
+      assert [_text(cell) for cell in cells[at:at + 2]] == shown
 
 
 @pytest.mark.parametrize('meta, classifier, shown', [

@@ -54,7 +54,7 @@ def test_rows_measure_images_by_the_truth_and_pixels_by_the_masks():
       abs=0.005)
   assert float(pixel['aupro']) == pytest.approx(
       pixel_metrics.aupro(maps, run.mask), abs=0.005)
-  assert (pixel['level'], pixel['auroc_low']) == ('pixel', '')
+  assert pixel['level'] == 'pixel'
   assert pixel['n_test_normal'] == pixel['n_test_anomalous'] == '10'
 
 
@@ -126,17 +126,21 @@ def test_what_one_seed_lacks_the_ensemble_lacks():
   assert list(mean.scores) == [_POOL]
 
 
-def test_images_have_intervals_and_pixels_have_none():
+def test_images_and_pixels_have_intervals():
   run = _run(0)
   image, pixel = run.rows()
-  for name, interval in (('auroc', metrics.auroc_interval),
-                         ('auprc', metrics.auprc_interval),
-                         ('fpr95', metrics.fpr95_interval)):
-    found = [float(image[f'{name}_{end}']) for end in ('low', 'high')]
-    assert found == pytest.approx(
-        interval(run.scores[_POOL].values, run.anomaly), abs=0.005)
-    assert found[0] <= float(image[name]) <= found[1]
-    assert pixel[f'{name}_low'] == pixel[f'{name}_high'] == ''
+  of_image = run.scores[_POOL].values, run.anomaly
+  of_pixel = run.scores[_MAP].values, run.mask
+  for row, given, name, interval in (
+      (image, of_image, 'auroc', metrics.auroc_interval),
+      (image, of_image, 'auprc', metrics.auprc_interval),
+      (image, of_image, 'fpr95', metrics.fpr95_interval),
+      (pixel, of_pixel, 'auroc', pixel_metrics.pixel_auroc_interval),
+      (pixel, of_pixel, 'aupro', pixel_metrics.aupro_interval)):
+    found = [float(row[f'{name}_{end}']) for end in ('low', 'high')]
+    assert found == pytest.approx(interval(*given), abs=0.005)
+    assert found[0] <= float(row[name]) <= found[1]
+  assert image['aupro_low'] == pixel['auprc_low'] == pixel['fpr95_low'] == ''
 
 
 @pytest.fixture

@@ -265,12 +265,14 @@ def test_what_calibrates_is_told_as_far_as_it_is_the_same(rows, shared):
 def test_pixels_are_apart_from_images_and_have_an_aupro():
   rows = [_mvtec(feature='windows', auroc='95.00'),
           _mvtec(feature='windows', auroc='97.00') | {
-              'level': 'pixel', 'auroc_low': '', 'auroc_high': '',
-              'aupro': '88.00'}]
+              'level': 'pixel', 'aupro': '88.00', 'aupro_low': '86.00',
+              'aupro_high': '90.00'}]
   lines = tables.summarize(rows)
-  assert [(line['level'], line['auroc_mean'], line.get('aupro_mean'))
+  assert [(line['level'], line['auroc_mean'], line.get('aupro_mean'),
+           line['aupro_low'], line['aupro_high'])
           for line in lines if line['normal_class'] == 'bottle'] == [
-              ('image', '95.00', None), ('pixel', '97.00', '88.00')]
+              ('image', '95.00', None, '', ''),
+              ('pixel', '97.00', '88.00', '86.00', '90.00')]
 
 
 # Experiments on the five data sets: how many classes, and all their AUROC.

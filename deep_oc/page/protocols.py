@@ -63,7 +63,7 @@ def numbers(run: runs.Run) -> Element:
   """Returns all rows of a run's results.csv."""
   flags = any(row['false_alarm_rate'] for row in run.rows)
   header = ['Feature', 'Classifier', 'What is scored', 'AUROC', '95 %',
-            'AUPRC', '95 %', 'FPR95', '95 %', 'AUPRO',
+            'AUPRC', '95 %', 'FPR95', '95 %', 'AUPRO', '95 %',
             *(['false alarms asked for', 'found', '95 %', 'detected',
                'calibration'] * flags),
             'Fitted to', 'Parameters']
@@ -78,8 +78,7 @@ def numbers(run: runs.Run) -> Element:
 def _measured(row):
   for name in _NUMBERS:
     yield number(row[name])
-    if f'{name}_low' in row:
-      yield _range(row, name)
+    yield _range(row, name)
 
 
 def _flagged(row):

@@ -16,8 +16,9 @@ Line = Mapping[str, object]
 
 _METHOD = ('experiment', 'dataset', 'protocol', 'pretext', 'encoder')
 _MEANS = ('mean', 'plain_mean')
-_OPTIONAL = {'aupro_mean': 'AUPRO', 'false_alarms_mean': 'false alarms',
-             'detected_mean': 'detected', 'calibration': 'calibration'}
+_OPTIONAL = {'aupro_mean': 'AUPRO', 'aupro_low': '95 %',
+             'false_alarms_mean': 'false alarms', 'detected_mean': 'detected',
+             'calibration': 'calibration'}
 
 
 def section(lines: Sequence[Line], found: Sequence[runs.Run]) -> Element:
@@ -25,10 +26,10 @@ def section(lines: Sequence[Line], found: Sequence[runs.Run]) -> Element:
   return tag(
       'section',
       tag('p', 'AUROC in percent: how often an anomaly scores above a normal '
-          'image; 50 is guessing. Intervals are 95 %, DeLong’s, and know of '
-          'the test images only, not of another training. The gap is to the '
-          'paper’s number for the same data, task and classifier, where it has '
-          'one and all its classes are here.'),
+          'image; 50 is guessing. Intervals are 95 %, DeLong’s, of pixels '
+          'Obuchowski’s, and know of the test images only, not of another '
+          'training. The gap is to the paper’s number for the same data, task '
+          'and classifier, where it has one and all its classes are here.'),
       _overview(lines, found), tag('h3', 'All results'), _search(),
       _everything(lines), id='summary')
 
@@ -93,9 +94,12 @@ def _classes(mean, line):
 def _spread(line):
   if line.get('auroc_sd'):
     return f"± {float(line['auroc_sd']):.1f}"
-  if line.get('auroc_low'):
-    return f"{float(line['auroc_low']):.1f} to {float(line['auroc_high']):.1f}"
-  return ''
+  return _interval(line, 'auroc')
+
+
+def _interval(line, metric):
+  low, high = line.get(f'{metric}_low'), line.get(f'{metric}_high')
+  return f'{float(low):.1f} to {float(high):.1f}' if low else ''
 
 
 def _paper(line: Line) -> Part | list[Part]:
@@ -147,6 +151,8 @@ def _row(line: Line, optional: Iterable[str]) -> Element:
 
 
 def _optional(line, key):
+  if key == 'aupro_low':
+    return _interval(line, 'aupro')
   return line[key] if key == 'calibration' else number(line.get(key))
 
 
