@@ -86,14 +86,14 @@ def _block(key, lines):
   table = [('feature', 'classifier', 'AUROC', '95 %' if single else '± SD',
             'AUPRO', '95 %', 'false alarms', 'detected', 'seeds', 'classes',
             'paper', 'gap')]
-  table += [_cells(line, single) for line in kept]
+  table += [_cells(line) for line in kept]
   shown = [cells for cells in zip(*table, strict=True) if any(cells[1:])
            and not (single and cells[0] in ('seeds', 'classes'))]
   table = list(zip(*shown, strict=True))
   return f"{title.strip() or 'results'}\n{aligned(table)}"
 
 
-def _cells(line, single):
+def _cells(line):
   classes = str(line['n_classes'])
   if line['of_classes'] not in ('', line['n_classes']):
     classes += f" of {line['of_classes']}"  # incomplete
@@ -101,12 +101,13 @@ def _cells(line, single):
              ', plain mean' * (line['normal_class'] == 'plain_mean'))
   aupro, *alarms = (line.get(name, '') for name in _OPTIONAL)
   return (feature, line['classifier'], line['auroc_mean'],
-          single and _interval(line, 'auroc') or line['auroc_sd'], aupro,
-          _interval(line, 'aupro') * single, *alarms, str(line['n_seeds']),
-          classes, _paper(line), line.get('gap', ''))
+          _interval(line, 'auroc') or line['auroc_sd'], aupro,
+          _interval(line, 'aupro'), *alarms, str(line['n_seeds']), classes,
+          _paper(line), line.get('gap', ''))
 
 
 def _interval(line, metric):
+  """Returns a metric's interval, '' for a mean, which has none."""
   low = line.get(f'{metric}_low')
   return f"{low}-{line[f'{metric}_high']}" if low else ''
 

@@ -321,6 +321,16 @@ def test_of_many_pixels_resamples_take_steps_that_change_little(monkeypatch):
   assert found == pytest.approx(exact, abs=0.3)
   low, high = exact
   assert low < pixel_metrics.aupro(maps, masks) < high
+  perfect = maps + 100 * masks
+  assert pixel_metrics.aupro_interval(perfect, masks) == pytest.approx(
+      (100, 100), abs=1e-9)
+
+
+@pytest.mark.filterwarnings('error')
+def test_aupro_has_an_interval_without_flawless_images():
+  maps, masks = _population(np.random.default_rng(2), 12, 0)
+  low, high = pixel_metrics.aupro_interval(maps, masks)
+  assert low < pixel_metrics.aupro(maps, masks) < high
 
 
 def test_one_image_with_defects_has_no_interval():
