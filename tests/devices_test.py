@@ -276,7 +276,7 @@ def pair(digits_npz, tmp_path_factory):
 def test_two_processes_train_as_one_does_and_the_first_writes(
     pair, digits_npz, tmp_path):
   workdir, said = pair
-  assert '2 devices, 2 processes' in said[0] and 'stage 2:' in said[0]
+  assert '2 devices of 2 processes' in said[0] and 'stage 2:' in said[0]
   assert 'tiny' not in said[1] and 'stage 2:' not in said[1]
   _end([_start(2, *_train(digits_npz, tmp_path))])
   np.testing.assert_allclose(
