@@ -163,10 +163,11 @@ def main() -> None:
                               bool(other_feature), bool(other_classifier))
       if a != b or key != other]
   if not rows:
+    same = a == b and other_feature in (None, chosen.feature)
     raise InputError(
-        f'there is nothing to compare: {a} with itself' if a == b else
-        f'there is nothing to compare: {a} and {b} have no score of the same '
-        'feature and classifier')
+        f'there is nothing to compare: {a} with itself' if same else
+        f'there is nothing to compare: {a} and {b} have no two scores of these '
+        'features and classifiers that are both of images or both of pixels')
   print(f'a: {a}\nb: {b}\n\n{show(rows)}')
   if chosen.output:
     tables.write(chosen.output, COLUMNS, rows)

@@ -159,6 +159,17 @@ def test_heat_maps_are_compared_by_their_maxima_and_by_their_pixels(runs):
   assert pixel['n_test_anomalous'] == '30'
 
 
+def test_images_are_not_compared_with_pixels(runs):
+  _localized(runs[0], 0)
+  maps = runs[0] / 'embeddings/maps.npz'
+  arrays, meta = embeddings.read(maps)
+  embeddings.write(maps, {'map_gradcam': arrays['map_windows'],
+                          'mask': arrays['mask']}, meta)
+  done = _main(f'--a={runs[0]}', '--feature=pool', '--other_feature=gradcam')
+  assert done.returncode == 2
+  assert 'both of images or both of pixels' in done.stderr
+
+
 def test_heat_maps_of_two_sizes_are_not_compared(runs):
   for side, run in zip((6, 8), runs, strict=True):
     _localized(run, 0, side)
