@@ -35,15 +35,21 @@ def test_the_work_of_a_call_is_what_it_does(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def measured(tmp_path_factory):
-  """The rows of a benchmark, and the file of its profile."""
-  path = tmp_path_factory.mktemp('profile') / 'p.csv'
-  return step_benchmark.benchmark(_config(), size=16, rounds=1, seconds=0.01,
-                                  profile=str(path)), path
+def measured(binary, tmp_path_factory):
+  """What the binary printed, the rows of its table and of its profile."""
+  folder, files = tmp_path_factory.mktemp('measured'), []
+  done = binary('benchmark', '--config=tests/tiny.py', '--size=16',
+                '--rounds=1', '--seconds=0.01', f'--output={folder}/output.csv',
+                f'--profile={folder}/profile.csv')
+  assert not done.returncode, done.stderr
+  for name in ('output', 'profile'):
+    with (folder / f'{name}.csv').open(newline='') as file:
+      files.append(list(csv.DictReader(file)))
+  return done.stdout, *files
 
 
 def test_every_rate_is_positive_and_the_shares_agree(measured):
-  rows, _ = measured
+  _, rows, _ = measured
   value = {row['part']: float(row['value']) for row in rows if row['unit']}
   assert all(each > 0 and math.isfinite(each) for each in value.values())
   step_seconds = value['train step'] / 1e3
@@ -150,9 +156,8 @@ def test_each_step_of_a_dispatch_has_its_own_augmentation():
   assert sums[0] == pytest.approx(float(alone[0]), rel=1e-5)
 
 
-def test_the_operations_of_a_step_are_three_forward_passes():
-  rows = {row['part']: row for row in step_benchmark.benchmark(
-      _config(), size=16, rounds=1, seconds=0.01)}
+def test_the_operations_of_a_step_are_three_forward_passes(measured):
+  rows = {row['part']: row for row in measured[1]}
   # Multiply-adds of a 16 px image: 8x8 maps of 8, 4x4 of 16, the dense layers.
   macs = 64 * 27 * 8 + 16 * 72 * 16 + 16 * 16 + 16 * 16 + 16 * 4
   wanted = 2 * macs * 3 * 64 / 1e9
@@ -160,21 +165,14 @@ def test_the_operations_of_a_step_are_three_forward_passes():
       < 2 * wanted  # the first layer needs no input gradient; views are extra
 
 
-def test_the_table_goes_to_a_csv(binary, tmp_path):
-  done = binary('benchmark', '--config=tests/tiny.py', '--size=16',
-                '--rounds=1', '--seconds=0.01', f'--output={tmp_path}/b.csv')
-  assert not done.returncode, done.stderr
-  with (tmp_path / 'b.csv').open(newline='') as file:
-    rows = list(csv.DictReader(file))
+def test_the_table_goes_to_a_csv(measured):
+  said, rows, _ = measured
   assert [row['part'] for row in rows] == [
-      line[:32].strip() for line in done.stdout.splitlines()]
+      line[:32].strip() for line in said.splitlines()]
 
 
 def test_a_profile_has_each_operation_and_their_sum(measured):
-  _, path = measured
-  with path.open(newline='') as file:
-    rows = list(csv.DictReader(file))
-  total, *each = rows
+  total, *each = measured[2]
   assert tuple(total) == trace.COLUMNS and total['operation'] == 'all'
   assert len(each) == len({row['operation'] for row in each}) > 30
   for name in ('calls', 'µs', 'share'):

@@ -53,8 +53,8 @@ def never_stopped(digits_npz, tmp_path_factory) -> pathlib.Path:
       train.train(config, str(tmp_path_factory.mktemp('run'))))
 
 
-@pytest.fixture
-def binary(digits_npz, tmp_path):
+@pytest.fixture(scope='session')
+def binary(digits_npz):
   """Runs `python -m deep_oc.<name>` with tests/tiny.py as its config."""
   def start(name, *args, env=None, wait=True, config='tests/tiny.py',
             wrapper=(), timeout=300):

@@ -125,6 +125,7 @@ def test_maps_of_another_step_are_not_measured(run, tmp_path):
     embeddings.read_maps(run, meta | {'step': 7})
 
 
+@pytest.mark.slow
 def test_gradcam_explains_a_model_of_whole_images(binary, tmp_path):
   done = binary(
       'train', f'--workdir={tmp_path}', *_SHORT, '--config.pretext.crop=0',
@@ -146,6 +147,7 @@ def test_gradcam_explains_a_model_of_whole_images(binary, tmp_path):
   assert levels == {'pixel'}
 
 
+@pytest.mark.slow
 def test_seeds_are_averaged_into_an_ensemble(run, binary, tmp_path):
   runs = tmp_path / 'runs'
   shutil.copytree(run, runs / 'seed0')
