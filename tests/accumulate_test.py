@@ -38,7 +38,8 @@ def _assert_close(got, wanted):
                got, wanted)
 
 
-@pytest.mark.parametrize('task', ['rotation', 'cutpaste'])
+@pytest.mark.parametrize('task', [
+    'rotation', pytest.param('cutpaste', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('count', [
     2, pytest.param(3, marks=pytest.mark.slow)])
 def test_parts_equal_groups_of_batch_norm(task, count, monkeypatch):

@@ -56,7 +56,8 @@ def test_what_cannot_be_is_said_before_the_folder_is_made(
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize('task', ['rotation', 'csi'])
+@pytest.mark.parametrize('task', [
+    'rotation', pytest.param('csi', marks=pytest.mark.slow)])
 def test_quarter_turns_need_square_images_or_a_crop(task, oblong, tmp_path):
   config = _config(oblong, **{'protocol.normal': '1', 'train.steps': 1,
                               'pretext': dict(name=task, head=(8,))})

@@ -150,6 +150,7 @@ def test_neighbours_are_told_by_the_names_of_their_files(
       ('nearest normal: ', 'normal: '), drawn, strict=True)] == said
 
 
+@pytest.mark.slow
 def test_the_binary_explains_files_by_the_tasks_own_score(
     binary, tmp_path_factory):
   root = tmp_path_factory.mktemp('parts')

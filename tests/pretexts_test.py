@@ -288,7 +288,8 @@ def test_views_of_a_patch_are_augmented_on_their_own():
 
 
 @pytest.mark.parametrize('name, count', [
-    ('rotation', 4), ('contrastive', 2), ('csi', 8)])
+    ('rotation', 4), pytest.param('contrastive', 2, marks=pytest.mark.slow),
+    pytest.param('csi', 8, marks=pytest.mark.slow)])
 def test_without_a_crop_views_are_drawn_from_the_keys_as_before(name, count):
   """One key per view, split from the one of the task: of a batch, by hand."""
   image = jax.random.uniform(jax.random.key(2), (3, 8, 8, 3))

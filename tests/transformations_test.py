@@ -425,6 +425,7 @@ def test_its_density_is_exported(geom, tmp_path):
   np.testing.assert_allclose(taken.judge(image).score, wanted, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_trained_with_others_it_has_the_same_density(geom, digits_npz,
                                                      tmp_path):
   config = _config(digits_npz, dict(name='transformations'), **{
