@@ -85,8 +85,6 @@ def aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3,
   Raises:
     InputError: see `pro_curve`; or the limit is not in (0, 1].
   """
-  if not 0 < limit <= 1:
-    raise InputError(f'the FPR limit is {limit}; it must be in (0, 1]')
   return 100 * _area(*pro_curve(maps, masks, connectivity), limit)
 
 
@@ -102,8 +100,6 @@ def aupro_interval(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3,
   Raises:
     InputError: see `aupro`.
   """
-  if not 0 < limit <= 1:
-    raise InputError(f'the FPR limit is {limit}; it must be in (0, 1]')
   maps, masks = _checked(maps, masks)
   flawed = masks.any(axis=(1, 2))
   if flawed.sum() < 2:
@@ -149,6 +145,8 @@ def pro_curve(maps: np.ndarray, masks: np.ndarray, connectivity: int = 8
 
 def _area(fpr, pro, limit):
   """Returns the area under a curve up to FPR = limit, over limit."""
+  if not 0 < limit <= 1:
+    raise InputError(f'the FPR limit is {limit}; it must be in (0, 1]')
   end = np.searchsorted(fpr, limit, side='right')
   last = np.interp(limit, fpr[end - 1:end + 1], pro[end - 1:end + 1])
   area = np.trapezoid(np.append(pro[:end], last), np.append(fpr[:end], limit))
