@@ -11,6 +11,10 @@ class InputError(ValueError):
   """
 
 
+class OutOfMemory(InputError):
+  """A device's memory was not enough; another process may have had it."""
+
+
 def explained(error: BaseException) -> InputError | None:
   """Returns what a user is to read of an error; None if it is a defect."""
   if isinstance(error, InputError):
@@ -18,9 +22,9 @@ def explained(error: BaseException) -> InputError | None:
   said = ' '.join(str(error).split())
   if 'RESOURCE_EXHAUSTED' not in said:  # JAX has no type for it
     return None
-  return InputError(f"a device's memory is not enough ({said[:200]}); lower "
-                    'train.batch or raise train.accumulate, unless another '
-                    'process has the memory')
+  return OutOfMemory(f"a device's memory is not enough ({said[:200]}); lower "
+                     'train.batch or raise train.accumulate, unless another '
+                     'process has the memory')
 
 
 def check_whole(key: str, value: object, least: int = 1) -> None:

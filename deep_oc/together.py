@@ -105,7 +105,7 @@ def chunks(members: Sequence[fleets.Member], devices: int, at_once: int
 
 
 def train_together(members: Sequence[fleets.Member], at_once: int = 0
-                   ) -> list[str]:
+                   ) -> list[InputError]:
   """Trains members of any shapes to their ends, and embeds.
 
   Args:
@@ -113,7 +113,7 @@ def train_together(members: Sequence[fleets.Member], at_once: int = 0
     at_once: models on each device; 0 measures.
 
   Returns:
-    What went wrong, a line for each run that failed.
+    What went wrong, one of each run that failed.
   """
   failed, shapes = {}, {}
   for each in members:
@@ -172,7 +172,7 @@ def _rate(program: fleets.Program, of: fleets.Member, count: int) -> float:
 
 
 def _train(program: fleets.Program, members: Sequence[fleets.Member]
-           ) -> dict[fleets.Member, str]:
+           ) -> dict[fleets.Member, InputError]:
   """Trains members of one shape at the same time; returns what failed."""
   first = members[0]
   plan, start, total = first.plan, first.start, first.total
@@ -262,8 +262,8 @@ def _train(program: fleets.Program, members: Sequence[fleets.Member]
 
 
 @contextlib.contextmanager
-def _alone(of: Sequence[fleets.Member], failed: dict[fleets.Member, str]
-           ) -> Iterator[None]:
+def _alone(of: Sequence[fleets.Member],
+           failed: dict[fleets.Member, InputError]) -> Iterator[None]:
   """Keeps to some runs what is wrong with them, too little memory as well.
 
   What cannot be written ends all.
@@ -276,7 +276,12 @@ def _alone(of: Sequence[fleets.Member], failed: dict[fleets.Member, str]
     said = errors.explained(error)
     if said is None:
       raise
-    failed.update((each, f'{each.name}: {said}') for each in of)
+    failed.update((each, _of(each.name, said)) for each in of)
+
+
+def _of(name: str, error: InputError) -> InputError:
+  """Returns the error with the name of the run before it."""
+  return type(error)(f'{name}: {error}')
 
 
 def _overrides(text: str) -> dict[str, str]:
@@ -310,7 +315,8 @@ def main() -> None:
     try:
       members.append(member(config, args.root, workdir))
     except InputError as error:
-      failed.append(f'{config.protocol.normal}, seed {config.seed}: {error}')
+      failed.append(
+          _of(f'{config.protocol.normal}, seed {config.seed}', error))
   members = [each for each in members if each]
   workdirs = [each.workdir for each in members]
   if len(set(workdirs)) < len(workdirs):
@@ -323,11 +329,12 @@ def main() -> None:
         _ = each.start  # kept; what cannot be read fails this run alone
         ready.append(each)
       except InputError as error:
-        failed.append(f'{each.name}: {error}')
+        failed.append(_of(each.name, error))
     failed += train_together(ready, args.at_once)
-  if failed:  # with status 1, for another process may have had the memory
-    short = any('RESOURCE_EXHAUSTED' in each for each in failed)
-    cli.fail('; '.join(failed), 1 if short else 2)
+  if failed:
+    kinds = {type(each) for each in failed}
+    raise (errors.OutOfMemory if errors.OutOfMemory in kinds else InputError)(
+        '; '.join(map(str, failed)))
 
 
 if __name__ == '__main__':

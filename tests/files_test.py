@@ -109,6 +109,19 @@ def test_who_reads_no_further_is_told_nothing(lines, asked):
   assert (done.returncode, done.stderr) == (141, '')
 
 
+@pytest.mark.parametrize('error, status', [
+    ('errors.InputError("x")', 2), ('errors.OutOfMemory("x")', 1),
+    ('RuntimeError("RESOURCE_EXHAUSTED: x")', 1)])
+def test_too_little_memory_has_another_status_than_bad_input(error, status):
+  code = ('from deep_oc import cli, errors\n'
+          f'def main(): raise {error}\n'
+          'cli.run(main, lambda: None)')
+  done = subprocess.run([sys.executable, '-c', code], text=True,
+                        stderr=subprocess.PIPE, check=False)
+  assert done.returncode == status
+  assert done.stderr.startswith('error: ') and 'x' in done.stderr
+
+
 def test_a_file_is_not_blamed_for_what_nobody_reads(tmp_path):
   with pytest.raises(BrokenPipeError), files.replacing(tmp_path / 'a.txt'):
     raise BrokenPipeError

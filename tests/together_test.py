@@ -230,8 +230,8 @@ def test_a_run_that_cannot_be_embedded_leaves_the_others(
       raise errors.InputError('no embeddings today')
     export(workdir, *args)
   monkeypatch.setattr(features, 'export', refuse)
-  assert together.train_together(members, at_once=2) == [
-      '3, seed 0: no embeddings today']
+  failed, = together.train_together(members, at_once=2)
+  assert str(failed) == '3, seed 0: no embeddings today'
   assert not (tmp_path / 'tiny/3/seed0/embeddings').exists()
   assert (tmp_path / 'tiny/3/seed1/embeddings/test.npz').exists()
 
@@ -255,7 +255,8 @@ def test_runs_that_cannot_be_trained_leave_those_of_other_shapes(
       choose(*args)))
   chosen = []
   failed = together.train_together(members, at_once)
-  assert len(failed) == 2 and all('take more than half' in x for x in failed)
+  assert len(failed) == 2 and all(
+      'take more than half' in str(each) for each in failed)
   assert not (tmp_path / 'a/tiny/3/seed0/embeddings').exists()
   assert (tmp_path / 'b/tiny/3/seed0/embeddings/test.npz').exists()
 
@@ -276,23 +277,23 @@ def test_a_full_device_leaves_the_runs_that_it_has_room_for(monkeypatch):
       chunk[0].name == 'b') and trained.extend(chunk) or {})
   failed = together.train_together(
       [run(shape, name) for name, shape in shapes.items()])
-  assert [line[:3] for line in failed] == ['a: ', 'b: ']
-  assert all("a device's memory is not enough" in line for line in failed)
+  assert [str(each)[:3] for each in failed] == ['a: ', 'b: ']
+  assert {type(each) for each in failed} == {errors.OutOfMemory}
   assert [each.name for each in trained] == ['c', 'd']
 
 
-@pytest.mark.parametrize('said, status', [('bad', 2),
-                                          ('RESOURCE_EXHAUSTED', 1)])
+@pytest.mark.parametrize('kind', [errors.InputError, errors.OutOfMemory])
 def test_what_a_full_device_ends_may_be_tried_again(
-    said, status, digits_npz, tmp_path, monkeypatch):
+    kind, digits_npz, tmp_path, monkeypatch):
   args = types.SimpleNamespace(
       config=f'{ROOT}/tests/tiny.py', run=['seed=0'], root=str(tmp_path),
       set=[f'data.path={digits_npz}'], at_once=1)
   monkeypatch.setattr(together, 'flags', types.SimpleNamespace(FLAGS=args))
-  monkeypatch.setattr(together, 'train_together', lambda *_: [said])
-  with pytest.raises(SystemExit) as ended:
+  monkeypatch.setattr(together, 'train_together', lambda *_: [
+      errors.InputError('bad'), kind('short')])
+  with pytest.raises(errors.InputError, match='bad; short') as ended:
     together.main()
-  assert ended.value.code == status
+  assert type(ended.value) is kind
 
 
 @pytest.mark.parametrize('args, said', [
