@@ -245,7 +245,7 @@ def run(main: Callable[..., None], define_flags: Callable[[], None],
       said = errors.explained(error)
       if said is None:
         raise
-      fail(said, 1 if isinstance(said, errors.OutOfMemory) else 2)
+      fail(said, said.status)
 
   with _on(signal.SIGTERM, _raise):
     try:

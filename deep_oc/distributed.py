@@ -158,7 +158,7 @@ def _tell(error: BaseException) -> int:
   if said:
     with contextlib.suppress(SystemExit):
       cli.fail(said)
-    return 2 if said is error else 1
+    return said.status
   traceback.print_exception(error)
   return 1
 

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 class InputError(ValueError):
   """Bad input, said in one line: what is wrong, its value, what to do.
 
-  Binaries print it without a traceback and exit with status 2.
+  Binaries print it without a traceback and exit with its `status`.
   """
+  status = 2
 
 
 class OutOfMemory(InputError):
   """A device's memory was not enough; another process may have had it."""
+  status = 1
 
 
 def explained(error: BaseException) -> InputError | None:
