@@ -15,6 +15,8 @@ from flax import linen as nn
 from deep_oc import batch_norm, convolution, initializers, pooling
 from deep_oc.errors import InputError
 
+_ROUNDING = 1e-6  # a deviation of no more is none
+
 
 class Model(nn.Module):
   """A 5x5 convolution, BatchNorm, leaky ReLU, 2x2 max-pool per channel count.
@@ -70,9 +72,10 @@ def gcn(image: jax.Array) -> jax.Array:
   """Normalises the global contrast of each of f32[n, h, w, c].
 
   Over all its pixels and channels: less the mean, over the mean absolute
-  deviation. An image of one colour becomes zeros.
+  deviation. An image of one colour becomes zeros, however its mean is rounded.
   """
   axes = (1, 2, 3)
   image = image - image.mean(axes, keepdims=True)
   deviation = jnp.abs(image).mean(axes, keepdims=True)
-  return image / jnp.maximum(deviation, 1e-6)
+  return jnp.where(deviation > _ROUNDING,
+                   image / jnp.maximum(deviation, _ROUNDING), 0.)
