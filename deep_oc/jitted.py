@@ -136,7 +136,7 @@ class _Neighbors:
     x = _scaled(x, self.norm)
     near = self._candidates(arrays, x)
     found = lax.map(lambda index: self._distance(
-        x, jnp.take(arrays['train'], index, axis=0)), near.T)
+        x, jnp.take(arrays['train'], index, axis=0, mode='clip')), near.T)
     found = jnp.sort(found, axis=0)[:self.k]
     return -(found[-1] if self.kth else found.mean(axis=0))
 
@@ -210,14 +210,14 @@ def _scaled(x, norm):
   if norm is None:
     return x
   length = _length(x)
-  return x / jnp.where(length > 0, length, 1)[:, None]
+  return x / jnp.where(length > 0, length, 1.)[:, None]
 
 
 def _length(x):
   """Returns the lengths of f[n, d]; their gradient at 0 is 0, not NaN."""
   square = jnp.square(x).sum(axis=1)
   positive = square > 0
-  return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+  return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.)), 0.)
 
 
 def _products(arrays, z):

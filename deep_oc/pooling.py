@@ -30,8 +30,15 @@ def max_pool(x: jax.Array, side: int, stride: int, padding: int = 0
   """
   if convolution.is_reformulated():
     return _max_pool(x, side, stride, padding)
-  return nn.max_pool(
-      x, (side, side), (stride, stride), ((padding, padding),) * 2)
+  # Padded first, and by names, for a converter to ONNX knows no more; XLA makes
+  # the same program of it.
+  return nn.max_pool(_padded(x, padding), window_shape=(side, side),
+                     strides=(stride, stride))
+
+
+def _padded(x, padding):
+  around = (padding, padding)
+  return jnp.pad(x, ((0, 0), around, around, (0, 0)), constant_values=-jnp.inf)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -41,9 +48,7 @@ def _max_pool(x, side, stride, padding):
 
 def _forward(x, side, stride, padding):
   # What makes x would be computed again for each window that it is in.
-  seen = jnp.pad(lax.optimization_barrier(x), (
-      (0, 0), (padding, padding), (padding, padding), (0, 0)),
-                 constant_values=-jnp.inf)
+  seen = _padded(lax.optimization_barrier(x), padding)
   height, width = ((length - side) // stride for length in seen.shape[1:3])
   largest = place = None
   for number in range(side**2):

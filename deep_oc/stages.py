@@ -54,13 +54,21 @@ def look(pretext: nn.Module, stages: Sequence[int], neighbourhood: int,
     return [found[each - 1] for each in stages]
 
   found = [nn.avg_pool(
-      x.astype(jnp.float32), (neighbourhood,) * 2, padding='SAME',
+      x.astype(jnp.float32), window_shape=(neighbourhood,) * 2, padding='SAME',
       count_include_pad=False) for x in pretext.apply(
           variables, windows.centred(pretext, variables, image), method=maps)]
   height, width = (max(x.shape[axis] for x in found) for axis in (1, 2))
-  return jnp.concatenate([jax.image.resize(
-      x, (x.shape[0], height, width, x.shape[-1]), 'bilinear') for x in found],
-                         axis=-1)
+  return jnp.concatenate([_resized(x, height, width) for x in found], axis=-1)
+
+
+def _resized(x: jax.Array, height: int, width: int) -> jax.Array:
+  # Not `jax.image.resize`, which wants n as a number where ONNX is made of it.
+  if x.shape[1:3] == (height, width):
+    return x
+  scale = jnp.float32([height / x.shape[1], width / x.shape[2]])
+  return jax.image.scale_and_translate(
+      x, (x.shape[0], height, width, x.shape[3]), (1, 2), scale,
+      jnp.zeros(2), 'bilinear')
 
 
 @functools.cache
