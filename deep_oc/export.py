@@ -19,7 +19,8 @@ alone:
   bundle.json           input, preprocessing, threshold, checksums, parity
   README.md             the model card
   predict.py, bundle/   what reads it
-  model.onnx            with --onnx: scores in float32, `deep_oc.onnx_model`
+  model.onnx            with --onnx: scores and heat maps in float32, see
+                        `deep_oc.onnx_model`
 
 It is read back by another process, without Flax and this package, and compared
 with the trainer's scores of test images and noise in batches of several sizes.
@@ -101,14 +102,19 @@ def export(found: detector.Detector, output: pathlib.Path,
       folder = pathlib.Path(aside) / 'bundle'
       folder.mkdir()
       examples = parity.examples(found)
-      wrote, maps = _write(found, folder, examples.images[:parity.MAPS])
-      about = _about(found, command) | wrote
+      print(f'trace the programs for {", ".join(programs.PLATFORMS)}',
+            flush=True)
+      scores = _pooled(found)
+      sizes = _heat_maps(found, examples.images[:parity.MAPS], folder)
+      maps = portable_maps.product(sizes)
+      about = _about(found, command) | _write(found, folder, scores, sizes)
       _seal(folder, about | {'parity': None})
       print('compare with the trainer', flush=True)
       about['parity'] = parity.check(folder, found, examples, maps)
       if onnx:
         print('convert to ONNX', flush=True)
-        about['onnx'] = onnx_model.write(found, folder, examples.images)
+        about['onnx'] = onnx_model.write(
+            found, folder, examples.images, scores, sizes)
       (folder / 'README.md').write_text(
           model_card.write(about, results), encoding='utf-8')
       about = _seal(folder, about)
@@ -163,23 +169,25 @@ def _name(run: Mapping[str, Any]) -> str:
   return '{dataset} {normal_name}, {pretext}, seed {seed}'.format(**run)
 
 
-def _write(found: detector.Detector, folder: pathlib.Path, images: np.ndarray
-           ) -> tuple[dict[str, Any], np.ndarray | None]:
-  """Writes programs, arrays and reader.
+def _write(found: detector.Detector, folder: pathlib.Path,
+           scores: Mapping[str, programs.Program],
+           sizes: Sequence[portable_maps.Portable]) -> dict[str, Any]:
+  """Writes programs, arrays and reader; returns what is said of them.
 
-  Returns what is said of them, and heat maps f32[m, h, w] of images
-  u8[m, h, w, 3] by the trainer's code, if there are any.
+  Args:
+    found: the detector.
+    folder: of the bundle.
+    scores: as `_pooled` returns them.
+    sizes: as `_heat_maps` does.
   """
-  print(f'trace the programs for {", ".join(programs.PLATFORMS)}', flush=True)
-  fitted, calibration = zip(*found.parts().calibrated.parts, strict=True)
-  traced = _pooled(found, fitted)
+  traced = dict(scores)
   kept = {
       'weights': dict(traced['model'].arrays) if traced else {},
-      'calibration': {str(i): scores for i, scores in enumerate(calibration)}}
+      'calibration': {str(i): calibrating for i, (_, calibrating)
+                      in enumerate(found.parts().calibrated.parts)}}
   if traced:
     kept['classifier'] = traced['classifier'].arrays
   stored = {'model': 'weights'}  # of others, as their name
-  sizes = _heat_maps(found, images, folder)
   for each in sizes:
     seen, heat, enlarge = (
         f'{name}{each.suffix}' for name in ('map', 'heat', 'enlarge'))
@@ -199,19 +207,16 @@ def _write(found: detector.Detector, folder: pathlib.Path, images: np.ndarray
   for name, arrays in kept.items():
     np.savez(folder / f'{name}.npz', **arrays)
   _write_reader(folder)
-  about = {
+  return {
       'localizes': found.localizes if sizes else None,
       'heat_maps': [each.about for each in sizes],
       'programs': {
           name: {'arrays': f'{stored.get(name, name)}.npz',
                  'double': program.double, 'names': sorted(program.arrays)}
           for name, program in traced.items()}}
-  return about, (np.prod([each.maps for each in sizes], axis=0)
-                 if sizes else None)
 
 
-def _pooled(found: detector.Detector, fitted: Sequence[Any]
-            ) -> dict[str, programs.Program]:
+def _pooled(found: detector.Detector) -> dict[str, programs.Program]:
   """Returns what scores features, and nothing where heat maps do."""
   if found.feature == detector.WINDOWS:
     return {}
@@ -219,6 +224,7 @@ def _pooled(found: detector.Detector, fitted: Sequence[Any]
   model = programs.network(
       programs.judged(parts.pretext, found.feature, found.classifier),
       parts.variables, found.image_shape)
+  fitted = [each for each, _ in parts.calibrated.parts]
   return {'model': model,
           'classifier': programs.classifier(fitted, *model.shape)}
 
@@ -272,7 +278,6 @@ def main() -> None:
                      'copy it from there')
   jax.config.update('jax_platforms', 'cpu')
   if args.onnx:
-    trained_run.check_pooled(args.feature, 'model.onnx has')
     onnx_model.check_installed()  # before minutes of anything else
   found = trained_run.load(
       args.workdir, classifier=args.classifier, feature=args.feature,

@@ -6,7 +6,7 @@ one for columns; and of windows of several sizes the maps are multiplied.
 import itertools
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +44,11 @@ class Portable(NamedTuple):
     """What bundle.json says of it."""
     return {key: getattr(self, key)
             for key in ('window', 'positions', 'suffix')}
+
+
+def product(sizes: Sequence[Portable]) -> np.ndarray | None:
+  """Returns heat maps f32[m, h, w] by the trainer's code, if there are any."""
+  return np.prod([each.maps for each in sizes], axis=0) if sizes else None
 
 
 def portable(found: detector.Detector, images: np.ndarray, folder: pathlib.Path

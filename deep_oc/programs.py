@@ -33,11 +33,13 @@ class Program(NamedTuple):
     arrays: its first argument.
     double: whether it computes in float64.
     shape: of its result for one row.
+    function: what was traced, of arrays and of rows.
   """
   content: bytes
   arrays: Arrays
   double: bool
   shape: tuple[int, ...]
+  function: Callable[[Mapping[str, Any], jax.Array], jax.Array]
 
 
 def network(function: Callable[[Any, jax.Array], jax.Array],
@@ -173,7 +175,7 @@ def _square(x):
 def _program(function, arrays, shape, dtype, double):
   found = _traced(function, arrays, shape, dtype, double)
   return Program(bytes(found.serialize()), arrays, double,
-                 found.out_avals[0].shape[1:])
+                 found.out_avals[0].shape[1:], function)
 
 
 def _traced(function, arrays, shape, dtype, double):

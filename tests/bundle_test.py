@@ -60,7 +60,7 @@ def _sealed(folder, **changes):
 def test_a_bundle_says_what_the_detector_says(
     folder, digits_npz, tmp_path, classifier, rate, calibration):
   found = deep_oc.load(folder, classifier=classifier, false_alarm_rate=rate)
-  wrote, _ = export._write(found, tmp_path, _noise(1, found.image_shape))
+  wrote = export._write(found, tmp_path, export._pooled(found), [])
   export._seal(tmp_path, export._about(found, '') | wrote)
   taken = bundle.load(tmp_path)
   images = np.stack([found.prepare(each) for each in

@@ -2,7 +2,6 @@
 import json
 import pathlib
 import re
-import sys
 import types
 
 import jax
@@ -12,7 +11,7 @@ from conftest import the_error
 from PIL import Image
 
 import deep_oc
-from deep_oc import (bundle, export, features, model_card, onnx_model, parity,
+from deep_oc import (bundle, export, features, model_card, parity,
                      programs, step)
 from deep_oc.errors import InputError
 from tests import parallel, untrained
@@ -299,38 +298,3 @@ def test_the_files_of_a_bundle_are_listed_with_their_checksums(
   about = json.loads((tmp_path / 'b' / 'bundle.json').read_text())
   assert set(about['files']) | {'bundle.json'} == {
       str(path) for path in _content(tmp_path / 'b')}
-
-
-@pytest.mark.parametrize('classifier, rate', [
-    ('kde', 0.05), ('ocsvm_rbf', 0.05), ('gde_ledoit_wolf', 0.02)])
-def test_a_model_in_onnx_says_the_same_in_float32(
-    folder, tmp_path, classifier, rate):
-  for name in ('jax2onnx', 'onnxruntime'):
-    pytest.importorskip(name)
-  import onnxruntime
-  found = deep_oc.load(folder, classifier=classifier, false_alarm_rate=rate)
-  about = export.export(found, tmp_path / 'b', [], '', onnx=True)
-  assert about['onnx']['max_relative_difference'] <= 1e-4
-  assert 'model.onnx' in bundle.load(tmp_path / 'b').about['files']
-  images = np.random.default_rng(3).integers(0, 256, (5, 20, 20, 3), np.uint8)
-  got, = onnxruntime.InferenceSession(str(tmp_path / 'b' / 'model.onnx')).run(
-      ['score'], {'image': images.astype(np.float32)})
-  np.testing.assert_allclose(got, found.judge(images).score, rtol=1e-4,
-                             atol=1e-4)
-
-
-def test_scores_by_onnx_that_differ_are_refused():
-  wanted = np.array([-3., 0.5, 200.])
-  found = types.SimpleNamespace(feature='pool')
-  assert onnx_model._compared(wanted, wanted + [0, 9e-5, 1e-2], found)
-  for got in (wanted + [0, 2e-4, 0], wanted * np.nan, wanted[:2]):
-    with pytest.raises(InputError, match='leave --onnx out'):
-      onnx_model._compared(wanted, got, found)
-
-
-def test_onnx_without_its_packages_says_what_to_install(monkeypatch):
-  monkeypatch.setitem(sys.modules, 'jax2onnx', None)
-  for name in ('onnx', 'onnxruntime'):
-    monkeypatch.setitem(sys.modules, name, sys)
-  with pytest.raises(InputError, match=r"needs jax2onnx .*deep_oc\[onnx\]"):
-    onnx_model.check_installed()
