@@ -18,6 +18,7 @@ Vovk et al., 2005; with outliers Bates et al., 2023
 (https://arxiv.org/abs/2104.08279).
 """
 import dataclasses
+import decimal
 import fractions
 import numbers
 from typing import Any, NamedTuple
@@ -260,9 +261,7 @@ def parted(n: int, alpha: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
   """
   held_out = max(round(SHARE * n), needed(alpha))
   if held_out > n // 2:
-    raise InputError(
-        f'a false-alarm rate of {100 * alpha:g} % takes {needed(alpha)} normal '
-        f'images to calibrate with, and as many to fit to; there are {n}')
+    raise InputError(f'{_takes(alpha)}, and as many to fit to; there are {n}')
   order = np.random.default_rng([seed, 3]).permutation(n)
   return order[held_out:], order[:held_out]
 
@@ -300,14 +299,19 @@ def rank(alpha: float, m: int) -> int:
   Raises:
     InputError: m calibration scores are too few for there to be one.
   """
-  least = needed(alpha)
+  needed(alpha)  # raises unless it is a rate
   r = round(alpha * (m + 1))
   r -= r / (m + 1) > alpha
   if r < 1:
-    raise InputError(
-        f'a false-alarm rate of {100 * alpha:g} % takes {least} normal '
-        f'images to calibrate with; there are {m}')
+    raise InputError(f'{_takes(alpha)}; there are {m}')
   return r
+
+
+def _takes(alpha: float) -> str:
+  """Says how many images a rate takes: of 300 digits the first six."""
+  return (f'a false-alarm rate of {100 * alpha:g} % takes '
+          f'{decimal.Decimal(needed(alpha)):.6g} normal images to calibrate '
+          'with')
 
 
 def described(calibration: str) -> str:

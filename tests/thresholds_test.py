@@ -1,4 +1,5 @@
 import fractions
+import re
 
 import numpy as np
 import pytest
@@ -98,12 +99,17 @@ def test_too_few_images_for_a_false_alarm_rate_are_told_how_many_it_takes(
     thresholds.interval(alpha, needed - 1, 10)
 
 
-@pytest.mark.parametrize('alpha', [1e-300, 1e-309, 5e-324])
-def test_false_alarm_rates_may_be_as_small_as_floats(alpha):
+@pytest.mark.parametrize('alpha, shown', [
+    (1e-300, '1.00000e+300'), (1e-309, '1.00000e+309'),
+    (5e-324, '2.02402e+323')])
+def test_false_alarm_rates_may_be_as_small_as_floats(alpha, shown):
   needed = thresholds.needed(alpha)
   assert needed * fractions.Fraction(alpha) == pytest.approx(1, rel=1e-12)
-  with pytest.raises(InputError, match=f'% takes {needed} normal images .* 9'):
+  words = f'% takes {re.escape(shown)} normal images .* 9'
+  with pytest.raises(InputError, match=words):
     thresholds.rank(alpha, 9)
+  with pytest.raises(InputError, match=words):
+    thresholds.parted(9, alpha, 0)
 
 
 @pytest.mark.parametrize('alpha', [
