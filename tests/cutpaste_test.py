@@ -15,6 +15,7 @@ from scipy import ndimage
 from deep_oc import augment, cutpaste, errors, optimizers, pretexts, sharding
 from deep_oc import step as steps
 from deep_oc.pretexts import cutpaste as task
+from tests import tasks
 
 PLAIN = dict(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 MOVED = cutpaste.Defects(**PLAIN)  # pixels move and keep their colours
@@ -498,29 +499,23 @@ def init(pretext, image):
   return steps.init(pretext, 0, image.shape[1:])
 
 
-def apply(pretext, variables, *args, **kwargs):
-  """Applies the task, compiled, with the views of key 3."""
-  return jax.jit(lambda variables, *args: pretext.apply(
-      variables, *args, rngs={'views': jax.random.key(3)}, **kwargs))(
-          variables, *args)
-
-
 def test_the_loss_is_the_cross_entropy_of_normal_patch_and_scar():
   image = jnp.asarray(random_image((4, 16, 16, 3)))
   pretext = create(augment=dict(brightness=0.1))
-  variables = init(pretext, image)
+  variables, rngs = init(pretext, image), {'views': jax.random.key(3)}
 
-  (loss, metrics), _ = apply(
-      pretext, variables, image, train=True, mutable=['batch_stats'])
-  key = pretext.apply(variables, rngs={'views': jax.random.key(3)},
+  (loss, metrics), _ = tasks.apply(
+      pretext, variables, image, train=True, mutable=['batch_stats'],
+      rngs=rngs)
+  key = pretext.apply(variables, rngs=rngs,
                       method=lambda module: module.make_rng('views'))
   views = jax.jit(pretext.views)(key, image).reshape(12, 16, 16, 3)
 
   def logits(module, view):  # one pass, so that the views share statistics
     return module.classifier(module.mlp(
         module.encoder(view, train=True), train=True))
-  out, _ = apply(pretext, variables, views, method=logits,
-                 mutable=['batch_stats'])
+  out, _ = tasks.apply(pretext, variables, views, method=logits,
+                       mutable=['batch_stats'])
   out = np.asarray(out, np.float64).reshape(4, 3, 3)
   total, right = 0.0, 0
   for i in range(4):
@@ -608,8 +603,9 @@ def test_views_apart_have_statistics_of_their_own():
   variables, losses = init(create(), image), []
   for joint in (True, False):
     pretext = create(joint=joint)
-    (loss, _), _ = apply(pretext, variables, image, train=True,
-                         mutable=['batch_stats'])
+    (loss, _), _ = tasks.apply(
+        pretext, variables, image, train=True, mutable=['batch_stats'],
+        rngs={'views': jax.random.key(3)})
     losses.append(float(loss))
   assert abs(losses[0] - losses[1]) > 1e-4
 
@@ -618,15 +614,16 @@ def test_features_and_scores_of_an_image_are_those_of_its_crops():
   image = jnp.asarray(random_image((3, 35, 32, 3)))
   pretext = create(crop=16)
   variables = init(pretext, image)
-  got = apply(pretext, variables, image, method='embed')
-  score = apply(pretext, variables, image, method='scores')['defect']
+  got = tasks.apply(pretext, variables, image, method='embed')
+  score = tasks.apply(pretext, variables, image, method='scores')['defect']
   # One row of pixels is left over above, two below.
   crops = [image[:, 1 + y:17 + y, x:x + 16] for y in (0, 16) for x in (0, 16)]
-  parts = [apply(pretext, variables, each, method='embed') for each in crops]
+  parts = [tasks.apply(pretext, variables, each, method='embed')
+           for each in crops]
   for name in ('pool', 'head'):
     np.testing.assert_allclose(
         got[name], np.mean([part[name] for part in parts], axis=0), atol=1e-5)
-  each = [apply(pretext, variables, part, method='scores')['defect']
+  each = [tasks.apply(pretext, variables, part, method='scores')['defect']
           for part in crops]
   np.testing.assert_allclose(score, np.max(each, axis=0), atol=1e-6)
   assert got['pool'].shape == (3, 8) and score.shape == (3,)
@@ -637,9 +634,9 @@ def test_imagenets_normalisation_is_the_encoders_input():
   pretext = create(normalise='imagenet', head=())
   variables = init(pretext, image)
   mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-  expected = apply(create(head=()), variables,
-                   jnp.asarray((image - mean) / std), method='embed')
-  got = apply(pretext, variables, image, method='embed')
+  expected = tasks.apply(create(head=()), variables,
+                         jnp.asarray((image - mean) / std), method='embed')
+  got = tasks.apply(pretext, variables, image, method='embed')
   assert set(got) == {'pool'}
   np.testing.assert_allclose(got['pool'], expected['pool'], rtol=1e-4)
 
