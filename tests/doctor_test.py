@@ -1,11 +1,14 @@
 """What the machine has, and what a config costs on it."""
+import itertools
 import json
+import types
 
 import jax
 import pytest
 from conftest import the_error
 
-from deep_oc import doctor
+from deep_oc import doctor, estimate, step
+from tests import tiny
 
 
 def _said(done):
@@ -44,6 +47,16 @@ def test_the_estimate_counts_at_least_parameters_twice_and_images(binary):
   assert found['bytes'] > 2 * 4 * convolutions + found['images'] * 32 * 32 * 3
   assert found['bytes'] < 2**30
   assert found['steps'] == 1000 and found['seconds_per_step'] > 0
+
+
+def test_a_step_costs_its_share_of_a_call_and_the_first_call_does_not_count(
+    digits_npz, monkeypatch):
+  config, times = tiny.get_config(), itertools.accumulate([0, 7, 0, 2, 0, 2])
+  config.data.path = str(digits_npz)
+  monkeypatch.setattr(
+      estimate, 'time', types.SimpleNamespace(perf_counter=times.__next__))
+  monkeypatch.setattr(step, 'steps_per_dispatch', lambda wanted: 4)
+  assert estimate.estimate(config, seconds=3)['seconds_per_step'] == 2 / 4
 
 
 def test_absent_data_is_said_with_the_way_to_get_it(binary, tmp_path):
