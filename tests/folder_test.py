@@ -184,6 +184,18 @@ def test_what_is_no_image_is_left_out_and_told(bottle, caplog):
               'left out: 1 symbolic links']
 
 
+def test_what_is_odd_is_told_once_while_it_stays_the_same(bottle, caplog):
+  lines = []
+  for name in ('one.db', 'other.db'):
+    (bottle / 'train/good' / name).write_text('')
+    for _ in range(2):
+      load(bottle)
+      lines.append([each.getMessage() for each in caplog.records])
+      caplog.clear()
+  assert lines == [[f'{bottle}: left out: 1 .db files'], [],
+                   [f'{bottle}: left out: 2 .db files'], []]
+
+
 # Pixels.
 
 

@@ -23,6 +23,7 @@ Images are files directly in these folders, PNG, JPEG, BMP, TIFF or WebP, the
 first frame of each. Symbolic links, hidden files, other files and folders
 further down are left out. `python -m deep_oc.data <path>` says what is found.
 """
+import functools
 import hashlib
 import os
 import pathlib
@@ -66,7 +67,7 @@ def load(path: str, *, size: int = 256, anomalous_path: str | None = None,
   _fail_at_first(found.problems, f'`python -m deep_oc.data {path}` lists all')
   for line in [f'left out: {n} {why}' for why, n in sorted(
       found.ignored.items()) if why != _layout.HIDDEN] + found.notes:
-    logging.warning('%s: %s', found.root, line)
+    _say_once(f'{found.root}: {line}')
   image, mask, error = _pixels(found, size, cache_dir)
   lines = [say(item, each) for item, each in zip(found.items, error,
                                                  strict=True) if each]
@@ -80,6 +81,12 @@ def load(path: str, *, size: int = 256, anomalous_path: str | None = None,
                  for part in ('train', 'test'))
   return data.Split(name or found.root.resolve().name, train, test,
                     found.class_names)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+  """Warns of what a process that reads a folder again knows already."""
+  logging.warning('%s', line)
 
 
 def say(item: Item, error: str) -> str:
