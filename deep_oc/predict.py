@@ -37,6 +37,7 @@ import concurrent.futures
 import contextlib
 import csv
 import errno
+import hashlib
 import heapq
 import os
 import pathlib
@@ -155,6 +156,7 @@ class Tally:
   Attributes:
     scored, anomalous: how many images.
     unreadable: path and reason of each that could not be read.
+    calibrating: paths of those that calibrate, too, as they are or as copies.
     top: (score, p-value, path) of the most anomalous.
     seconds: it took.
   """
@@ -163,6 +165,7 @@ class Tally:
     self.seconds = 0.
     self.scored = self.anomalous = 0
     self.unreadable: list[tuple[str, str]] = []
+    self.calibrating: list[str] = []
     self.top: list[tuple[float, float, str]] = []
 
   def add(self, paths: Sequence[str], judged: detector.Judged) -> None:
@@ -185,6 +188,8 @@ def predict(found: detector.Detector, paths: list[str],
       the heat maps f32[n, h, w] that it is said by, or None.
   """
   tally, since = Tally(), time.monotonic()
+  others = found.parts().others
+  calibrating = set(map(_digest, () if others is None else others))
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool, progress.bar(
       total=len(paths), desc='predict', unit='images') as bar:
     readings = _ahead(pool, _reader(found), paths, found.chunk)
@@ -203,6 +208,8 @@ def predict(found: detector.Detector, paths: list[str],
                   found.judge_maps(maps))
         take(names, images, judged, maps)
         tally.add(names, judged)
+        tally.calibrating += [path for path, image in good if calibrating
+                              and _digest(image) in calibrating]
       bar.update(len(batch))
   tally.seconds = time.monotonic() - since
   return tally
@@ -216,6 +223,10 @@ def _reader(found):
     except InputError as error:
       return path, None, str(error)
   return read
+
+
+def _digest(image: np.ndarray) -> bytes:
+  return hashlib.sha256(image.tobytes()).digest()
 
 
 def _ahead(pool: concurrent.futures.Executor, function: Callable,
@@ -348,6 +359,11 @@ def main() -> None:
     draw = MapWriter(found, args.workdir, output / 'maps', args.arrays,
                      provenance.command())
   tally = write(found, images, output, draw, about)
+  if tally.calibrating:
+    print(f'warning: {len(tally.calibrating)} images of --input={args.input} '
+          'are among those that --calibration says are normal, '
+          f'{_shown(tally.calibrating[0])} for one; they calibrate '
+          'themselves, and are hardly ever flagged', file=sys.stderr)
   print(f'{summary(tally, found.false_alarm_rate, found.threshold_)}\n\n'
         f'{thresholds.described(found.calibration)}\nwrote '
         f'{output}/predictions.csv')

@@ -111,6 +111,8 @@ def test_a_folder_is_scored_and_what_cannot_be_read_is_reported(
 def test_a_folder_of_normal_photos_calibrates(run, binary, tmp_path):
   photos = [str(_photo(tmp_path / f'photos/{i}.png', i)) for i in range(3)]
   normal = [str(_photo(tmp_path / f'normal/{i}.png', 9 + i)) for i in range(9)]
+  photos += [str(_photo(tmp_path / f'photos/{i}.bmp', 9 + i)) for i in (3, 4)]
+  photos.sort()
   done = binary(
       'predict', f'--workdir={run}', f'--input={tmp_path}/photos', '--nomaps',
       f'--calibration={tmp_path}/normal', '--false_alarm_rate=0.1',
@@ -124,6 +126,9 @@ def test_a_folder_of_normal_photos_calibrates(run, binary, tmp_path):
       found.p_values(photos), rtol=1e-5)
   about = json.loads((tmp_path / 'out/predictions.json').read_text())
   assert about['calibration'] == 'unseen_9'
+  [told] = [line for line in done.stderr.splitlines() if 'warning: ' in line]
+  assert re.search(f'2 images of --input={tmp_path}/photos are among .* '
+                   f'{tmp_path}/photos/3.bmp for one', told)
   (tmp_path / 'normal/0.png').write_text('no picture')
   done = binary(
       'predict', f'--workdir={run}', f'--input={tmp_path}/photos',
