@@ -163,7 +163,8 @@ def evaluate(workdir: pathlib.Path, request: Request = EVERYTHING
 def draw(workdir: pathlib.Path) -> pathlib.Path | None:
   """Draws the heat maps of a run; returns the folder, None without maps.
 
-  Of several that are no baselines, each has a folder in it, by its name.
+  Of several that are no baselines, each has a folder in it, by its name, and
+  those that were drawn of one alone are removed.
 
   Raises:
     InputError: the file holds nothing to draw them on or to name them by.
@@ -182,14 +183,17 @@ def draw(workdir: pathlib.Path) -> pathlib.Path | None:
   places = [folder] if len(names) == 1 else [
       folder / own for own in pictures.file_names(
           [name.removeprefix('map_') for name in names])]
+  images = {'labels': arrays['label'], 'class_names': meta['class_names'],
+            'paths': arrays.get('path')}
+  if len(names) > 1:
+    pictures.remove(folder, **images)
   for name, place in zip(names, places, strict=True):
     maps = arrays[name]
     scores, title = _explained(workdir, name, maps, meta)
     pictures.write(
         place, images=arrays['image'], maps=maps, masks=arrays.get('mask'),
         scores=scores, title=title, anomaly=arrays['anomaly'],
-        labels=arrays['label'], class_names=meta['class_names'],
-        paths=arrays.get('path'), command=provenance.command())
+        command=provenance.command(), **images)
   return folder
 
 

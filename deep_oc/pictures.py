@@ -8,6 +8,7 @@ One scale serves all pictures of a run, by `deep_oc.heat_colours`: equal scores
 have equal colours. Everything but `write` is a pure function; scores are
 higher = more anomalous.
 """
+import contextlib
 import functools
 import io
 import os
@@ -86,6 +87,33 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
   _write(folder / 'histogram.png', plots.histogram(
       scores, anomaly, labels, class_names, title, command))
   return written
+
+
+def remove(folder: str | os.PathLike, labels: np.ndarray,
+           class_names: Sequence[str], paths: Sequence[str] | None = None
+           ) -> None:
+  """Removes what `write` wrote to a folder, of the same images.
+
+  That is what has such a name and holds a command; all else stays there.
+  """
+  folder, homes = files.path(folder), file_names(class_names)
+  names = 'roc', 'histogram', *(f'montage_{home}' for home in homes)
+  for path in [*_places(folder, homes, np.asarray(labels), paths),
+               *(folder / f'{name}.png' for name in names)]:
+    if _holds_command(path):
+      path.unlink()
+  if not files.is_remote(folder):  # where there are no empty folders
+    for home in homes:
+      with contextlib.suppress(OSError):  # it is not empty, or not there
+        (folder / home).rmdir()
+
+
+def _holds_command(path):
+  try:
+    with path.open('rb') as file, Image.open(file, formats=['PNG']) as picture:
+      return 'command' in picture.info
+  except Exception:  # whatever it is, if there is anything
+    return False
 
 
 def outline(mask: np.ndarray, width: int = 1) -> np.ndarray:

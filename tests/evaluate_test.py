@@ -319,8 +319,12 @@ def test_each_of_several_maps_has_pictures_of_its_own(
   drawn = []
   monkeypatch.setattr('deep_oc.pictures.write',
                       lambda folder, **given: drawn.append(folder))
+  monkeypatch.setattr('deep_oc.pictures.remove', lambda folder, **given:
+                      drawn.append(('removed', folder, set(given))))
   assert evaluate.draw(run) == run / 'pictures'
-  assert drawn == [run / 'pictures' / name for name in folders]
+  assert drawn == [('removed', run / 'pictures', {
+      'labels', 'class_names', 'paths'})] * (len(folders) > 1) + [
+          run / 'pictures' / name for name in folders]
 
 
 def test_maps_of_fewer_images_are_an_error(run):

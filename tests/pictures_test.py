@@ -260,6 +260,27 @@ def test_every_picture_names_the_command_that_made_it(tmp_path):
       'python größe 大.py'}
 
 
+def test_what_was_written_is_removed_and_nothing_else(tmp_path):
+  run = _run()
+  of_images = {key: run[key] for key in ('labels', 'class_names', 'paths')}
+  pictures.remove(tmp_path / 'nowhere', **of_images)
+  pictures.write(tmp_path, **run)
+  kept = [tmp_path / name for name in (
+      'good/000.png', 'hole/copy.png', 'montage_dent.png', 'roc.png',
+      'notes/roc.png')]
+  content = (tmp_path / 'hole/001.png').read_bytes()
+  kept[1].write_bytes(content)
+  kept[4].parent.mkdir()
+  kept[4].write_bytes(content)
+  Image.open(kept[0]).save(kept[0])  # by somebody else
+  kept[2].write_text('no picture')
+  kept[3].unlink()
+  kept[3].mkdir()
+  pictures.remove(tmp_path, **of_images)
+  assert sorted(tmp_path.rglob('*')) == sorted(
+      [*kept, *(tmp_path / name for name in ('good', 'hole', 'notes'))])
+
+
 @pytest.mark.parametrize('side, lines', [(192, 2), (400, 1)])
 def test_what_stands_below_narrow_pictures_takes_two_lines_and_is_whole(
     side, lines, monkeypatch):
