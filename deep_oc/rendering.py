@@ -45,6 +45,18 @@ def latex(summary: Sequence[Line], command: str = '') -> str:
                     *map(_latex, _tables(summary))])
 
 
+def brief(encoder: str) -> str:
+  """Returns what a heading has room for of an encoder; the CSV has all.
+
+  Long numbers rounded, equal ones of all colours as one, a file without its
+  folder.
+  """
+  found = re.sub(r'(?<=[=\[ ])\d+\.\d{4,}',
+                 lambda number: f'{float(number[0]):.3g}', encoder)
+  found = re.sub(r'\b(mean|sd)=\[([\d.]+)(, \2)+\]', r'\1=\2', found)
+  return re.sub(r'\bweights=[^,]*/([^/,]+\.\w+[,)])', r'weights=\1', found)
+
+
 def _line(text):
   return ' '.join(text.split())
 
@@ -80,7 +92,8 @@ def _block(key, lines):
       and len({line['normal_class'] for line in lines}) == 2
   kept = [line for line in lines
           if (line['normal_class'] not in _MEANS) == single]
-  title = '  '.join(filter(None, map(str, key)))
+  *about, encoder = map(str, key)
+  title = '  '.join(filter(None, [*about, brief(encoder)]))
   if single and kept[0]['normal_class']:
     title += f"  normal: {kept[0]['normal_name'] or kept[0]['normal_class']}"
   table = [('feature', 'classifier', 'AUROC', '95 %' if single else '± SD',
@@ -154,12 +167,13 @@ def _table(key, lines):
     by_class = {line['normal_class']: line for line in found}
     rows.append([*label, *(_part(by_class.get(name)) for name in shown),
                  *_mean_cells(by_class, size, noun, seeds)])
+  rows = [[brief(method), *rest] for method, *rest in _baselines_last(rows)]
   header = [*_WORDS, *shown.values(), 'mean', 'plain mean', 'AUPRO',
             'false alarms', 'detected', 'paper', 'gap']
   caption = 'AUROC in percent' + (
       f', mean ± SD over {seeds} seeds' if seeds > 1 else ', of one seed')
   return _Table(', '.join(filter(None, key)) or 'results', caption,
-                *_without_empty(header, _baselines_last(rows)))
+                *_without_empty(header, rows))
 
 
 def _class_names(lines):

@@ -114,6 +114,33 @@ def test_a_method_is_told_by_what_differs():
       'rotation_cifar10, resnet18', 'rotation_cifar10, resnet50', 'other']
 
 
+@pytest.mark.parametrize('encoder, shown', [
+    (f'efficientnet(head=True,mean=[{127 / 255}, {127 / 255}, {127 / 255}],'
+     'sd=[0.502, 0.502, 0.502],weights=package/models/lite0-57.pth)',
+     'efficientnet(head=True,mean=0.498,sd=0.502,weights=lite0-57.pth)'),
+    (f'resnet(mean=[0.485, 0.456, {1 / 3}],width=0.25)',
+     'resnet(mean=[0.485, 0.456, 0.333],width=0.25)'),
+    *[(each, each) for each in (
+        'convnet(channels=[32, 32, 32])', 'resnet18',
+        'lenet(gcn=True,weights=runs/v0.12345/{normal}/seed{seed})')]])
+def test_an_encoder_is_shown_in_brief(encoder, shown):
+  assert rendering.brief(encoder) == shown
+  summary = tables.summarize(_sweep(encoder=encoder, experiment=''))
+  assert rendering.text(summary).splitlines()[0] == (
+      f'cifar10  one_vs_rest  rotation  {shown}')
+  (_, *body), = _markdown(_sweep(encoder=encoder, experiment='')).values()
+  assert body[0][0] == f'rotation, {shown}'.replace('[', r'\[')
+  assert {line['encoder'] for line in summary} == {encoder}
+
+
+def test_encoders_that_look_alike_in_brief_have_rows_of_their_own():
+  (_, *body), = _markdown(
+      _sweep(encoder='resnet(width=0.33331)') +
+      _sweep(encoder='resnet(width=0.33332)')).values()
+  assert [row[0] for row in body] == [
+      'rotation_cifar10, resnet(width=0.333)'] * 2
+
+
 def test_protocols_levels_and_data_sets_have_tables_of_their_own():
   found = _markdown(_sweep() + _sweep(protocol='validation') + _sweep(
       dataset='mine', experiment='mine') + _sweep(level='pixel', aupro='80.00'))

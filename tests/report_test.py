@@ -37,7 +37,8 @@ from deep_oc.scored import Request
 NASTY = '</script><script>alert(1)</script><img src=x onerror=alert(2)>&"\''
 META = {'experiment': 'dacl_shapes', 'dataset': 'shapes',
         'protocol': 'one_vs_rest', 'normal_class': 3, 'normal_name': NASTY,
-        'seed': 0, 'pretext': 'dacl', 'encoder': 'convnet()', 'step': 7,
+        'seed': 0, 'pretext': 'dacl',
+        'encoder': f'convnet(sd=[{1 / 3}, {1 / 3}, {1 / 3}])', 'step': 7,
         'checkpoint_rule': 'last', 'config_hash': 'abc'}
 CLASS_NAMES = ['dot', 'bar', 'box', NASTY, 'ring', 'cup']
 VOID = {'meta', 'img', 'input', 'br', 'wbr', 'image'}
@@ -714,6 +715,7 @@ def test_every_run_has_its_protocol(tree):
   assert dirty['Protocol'] == 'contaminated_5%'
   assert 'hidden from encoder and classifier' in dirty[
       'Labels of training images were used']
+  assert dirty['Encoder'] == 'convnet(sd=0.333)'
   assert dirty['Checkpoint rule'] == 'last' and dirty['Fitted to'] == '40'
   assert 'the command' in _text(next(tree.iter('header')))
 

@@ -1,6 +1,7 @@
 """How each number came about: a row for each run."""
 from collections.abc import Container, Iterator, Sequence
 
+from deep_oc import rendering
 from deep_oc.page import runs
 from deep_oc.page.markup import Element, number, table, tag
 
@@ -46,8 +47,8 @@ def _row(run, linked):
       str(run.workdir), about['dataset'],
       about['normal_name'] or about['normal_class'], about['protocol'],
       tag('span', name, class_='wide'), about['pretext'],
-      tag('span', about['encoder'], class_='wide'), about['step'],
-      about['checkpoint_rule'], about['seed'], n_train,
+      tag('span', rendering.brief(about['encoder']), class_='wide'),
+      about['step'], about['checkpoint_rule'], about['seed'], n_train,
       about['n_test_normal'], about['n_test_anomalous'], about['config_hash'],
       ' '.join(filter(None, (versions.get('deep_oc', ''), commit))),
       versions.get('jax', ''), versions.get('flax', '')]
