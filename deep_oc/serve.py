@@ -27,6 +27,7 @@ from absl import flags
 
 from deep_oc import bundle, cli
 from deep_oc.errors import InputError
+from deep_oc.service import limits
 
 _LOCAL = ('127.0.0.1', '::1', 'localhost')
 
@@ -41,7 +42,7 @@ def define_flags() -> None:
       'max_bytes', 16 * 2**20, "Of a request's body.", 1)
   flags.DEFINE_integer(
       'max_pixels', 30_000_000, 'Of a picture. Two are decoded at a time, at '
-      'up to 24 bytes a pixel.', 1, 100_000_000)
+      f'up to {limits.BYTES_OF_WEBP} bytes a pixel.', 1, 100_000_000)
   flags.DEFINE_integer('max_images', 16, 'Of a request.', 1)
   flags.DEFINE_float(
       'timeout', 30., 'Seconds that an upload may take, and then its answer.',
@@ -54,8 +55,8 @@ def define_flags() -> None:
 def _service():
   """Returns the modules that need the extra."""
   try:
-    from deep_oc.service import app, limits, server, worker
-    return app, limits, server, worker
+    from deep_oc.service import app, server, worker
+    return app, server, worker
   except ImportError as error:
     raise InputError(f"the service is an extra ({error}): pip install "
                      "'.[serve]'") from error
@@ -63,7 +64,7 @@ def _service():
 
 def main() -> None:
   args = flags.FLAGS
-  app, limits, server, worker = _service()
+  app, server, worker = _service()
   if not args.bundle:
     raise InputError('--bundle is required; see --help')
   chosen = limits.Limits(**{name: args[name].value

@@ -17,7 +17,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import ROOT, the_error
+from conftest import ROOT, peak_memory, the_error
 from PIL import Image
 
 from deep_oc import bundle
@@ -512,6 +512,25 @@ print((before_and_after[1] - before_and_after[0]) / 1024)
                         capture_output=True, check=True)
   *refused, grown = done.stdout.split()
   assert refused == ['refused'] * 5 and float(grown) < 20  # MB, of 1,300
+
+
+@pytest.mark.parametrize('kind, said', [
+    ('webp', limits.BYTES_OF_WEBP), ('png', limits.BYTES_OF_OTHERS)])
+def test_a_picture_takes_no_more_bytes_a_pixel_than_is_said(
+    tmp_path, kind, said):
+  code = """
+import pathlib, sys
+from deep_oc.service import decoding
+from tests import served
+decoding.read(pathlib.Path(sys.argv[1]).read_bytes(), served.Fake(), 10**7)
+"""
+  peaks, sides = [], (100, 3000)  # 36 MB: glibc returns what it maps, > 32 MB
+  for side in sides:
+    Image.new('RGBA', (side, side), (9, 99, 199, 128)).save(
+        tmp_path / f'{side}.{kind}')
+    peaks.append(1024 * peak_memory('-c', code, f'{tmp_path}/{side}.{kind}'))
+  taken = (peaks[1] - peaks[0]) / (sides[1]**2 - sides[0]**2)
+  assert said - 1 < taken < said + 0.5
 
 
 @pytest.mark.parametrize('method', ['squeeze', 'square'])

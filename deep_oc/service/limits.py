@@ -1,13 +1,16 @@
 """What a request may ask for, and how it is told that it asks for more."""
 from typing import NamedTuple
 
+# Bytes that a pixel takes, at most, while its picture is decoded.
+BYTES_OF_WEBP, BYTES_OF_OTHERS = 24, 16
+
 
 class Limits(NamedTuple):
   """How much one request may be, and all of them together.
 
   Memory is bounded by them: `queue` times `max_bytes` of uploads that wait, and
-  24 bytes for each of `max_pixels` of the two pictures that are decoded at a
-  time: WebP takes so many, other formats 16.
+  BYTES_OF_WEBP for each of `max_pixels` of the two pictures that are decoded at
+  a time.
 
   Attributes:
     max_bytes: of a request's body.
