@@ -83,7 +83,7 @@ def _ways(fitted: Any, train: np.ndarray, test: np.ndarray, rounds: int
 def own(fitted: Any, train: np.ndarray, test: np.ndarray
          ) -> Callable[[], object]:
   """Returns what scores by scikit-learn's own estimator, which it fits."""
-  train, test = (oneclass.checked(fitted, rows) for rows in (train, test))
+  train, test = (classifiers.checked(fitted, rows) for rows in (train, test))
   if fitted.norm:
     train, test = map(preprocessing.normalize, (train, test))
   estimator, method = _estimator(fitted)

@@ -33,7 +33,11 @@ _CHUNK = 1024  # rows of a kernel matrix at once; bounds the memory
 _SHRINKAGE = {'ledoit_wolf': covariance.LedoitWolf, 'oas': covariance.OAS}
 
 
-class OneClassSVM(base.BaseEstimator):
+class OneClass(base.BaseEstimator):
+  """What all of them are; `norm` is how their rows are scaled."""
+
+
+class OneClassSVM(OneClass):
   """nu-one-class SVM: scikit-learn's solution, scored by matrix products."""
 
   def __init__(self, kernel: str = 'rbf', nu: float = 0.5,
@@ -114,7 +118,7 @@ class SVDD(OneClassSVM):
     return 2 * super().score_samples(X) - 1 - self.centre_
 
 
-class KDE(base.BaseEstimator):
+class KDE(OneClass):
   """Gaussian kernel density on the unit sphere, up to a constant.
 
   The bandwidth is 1 / sqrt(2 gamma).
@@ -140,7 +144,7 @@ class KDE(base.BaseEstimator):
     return (np.log(power.sum(axis=1)) + top[:, 0]) / self.gamma_
 
 
-class GDE(base.BaseEstimator):
+class GDE(OneClass):
   """Gaussian density with a full covariance, the same as Mahalanobis."""
   norm = 'l2'
 
@@ -159,7 +163,7 @@ class GDE(base.BaseEstimator):
     return self.mixture_.score_samples(rows(self, X, self.norm))
 
 
-class ShrunkGDE(base.BaseEstimator):
+class ShrunkGDE(OneClass):
   """Gaussian density that is sound with fewer rows than columns.
 
   The covariance S of n rows in d > n dimensions has no inverse. GDE adds 1e-6
@@ -220,7 +224,7 @@ class ShrunkGDE(base.BaseEstimator):
     return found.covariance_, found.shrinkage_
 
 
-class GMM(base.BaseEstimator):
+class GMM(OneClass):
   """Mixture of at most k Gaussians, sound with few rows.
 
   `ridge` times the mean variance is added to the diagonal of each covariance,
@@ -251,7 +255,7 @@ class GMM(base.BaseEstimator):
     return self.mixture_.score_samples(rows(self, X, self.norm))
 
 
-class Mahalanobis(base.BaseEstimator):
+class Mahalanobis(OneClass):
   """Squared Mahalanobis distance to the nearest of at most k clusters.
 
   SSD (Sehwag et al., 2021, https://arxiv.org/abs/2103.12051): rows of length 1
@@ -294,7 +298,7 @@ class Mahalanobis(base.BaseEstimator):
                     zip(self.means_, self.precisions_, strict=True)], axis=0)
 
 
-class KNN(base.BaseEstimator):
+class KNN(OneClass):
   """Distance to the k nearest training rows: their mean, or the k-th.
 
   Not normalised: of unit rows, the Euclidean distance says what the cosine
@@ -324,7 +328,7 @@ class KNN(base.BaseEstimator):
     return -(found[:, -1] if self.distance == 'kth' else found.mean(axis=1))
 
 
-class LOF(base.BaseEstimator):
+class LOF(OneClass):
   """Local outlier factor (Breunig et al., 2000), by k Euclidean neighbours."""
 
   def __init__(self, k: int = 20, norm: str | None = 'l2'):
@@ -343,7 +347,7 @@ class LOF(base.BaseEstimator):
     return self.lof_.score_samples(rows(self, X, self.norm))
 
 
-class IsolationForest(base.BaseEstimator):
+class IsolationForest(OneClass):
   """How soon random splits isolate a row (Liu et al., 2008)."""
 
   def __init__(self, n_estimators: int = 100,
@@ -367,7 +371,7 @@ class IsolationForest(base.BaseEstimator):
     return self.forest_.score_samples(rows(self, X, self.norm))
 
 
-class PCA(base.BaseEstimator):
+class PCA(OneClass):
   """Squared error of reconstruction from the principal components.
 
   `n_components` is scikit-learn's: the share of variance to keep, or how many.
@@ -395,7 +399,7 @@ class PCA(base.BaseEstimator):
     return -np.square(X - rebuilt).sum(axis=1)
 
 
-class NearestNeighbor(base.BaseEstimator):
+class NearestNeighbor(OneClass):
   """Cosine to the nearest training row, less one."""
   norm = 'l2'
 
@@ -409,6 +413,17 @@ class NearestNeighbor(base.BaseEstimator):
     return (rows(self, X, self.norm) @ self.train_.T).max(axis=1) - 1
 
 
+class Largest:
+  """Scores rows by their largest value; nothing is fitted.
+
+  Of a heat map that is its image's score. A score by itself is a row of one.
+  """
+
+  def score_samples(self, X: np.ndarray) -> np.ndarray:
+    """Maps f[n, d] to f[n], higher = more normal, as scikit-learn has it."""
+    return -X.max(axis=1)
+
+
 def gamma(X: np.ndarray, scale: float = 10.) -> float:
   """Returns scale / (d Var(X)), the variance over all elements of f[n, d]."""
   if scale <= 0:
@@ -416,6 +431,20 @@ def gamma(X: np.ndarray, scale: float = 10.) -> float:
   variance = X.var()
   # Rows that are all one value: 1, as scikit-learn's gamma='scale'.
   return float(scale / (X.shape[1] * variance)) if variance > 1e-16 else 1.
+
+
+def real(X: np.ndarray) -> np.ndarray:
+  """Returns f64[n, d]; bytes, which are pixels, as fractions of 255."""
+  return X / 255. if X.dtype == np.uint8 else X.astype(np.float64)
+
+
+def checked(classifier: OneClass, X: np.ndarray) -> np.ndarray:
+  """Returns f64[n, d] of what is like the rows that were fitted.
+
+  Raises:
+    ValueError: it is not, or not finite.
+  """
+  return rows(classifier, real(X), None)
 
 
 def rows(classifier, X, norm, reset=False):

@@ -17,8 +17,8 @@ import flax.linen as nn
 import ml_collections
 import numpy as np
 
-from deep_oc import (experiment, features, maps, oneclass, progress, sharding,
-                     thresholds, unseen)
+from deep_oc import (classifiers, experiment, features, maps, progress,
+                     sharding, thresholds, unseen)
 from deep_oc.errors import InputError
 from deep_oc.scored import SCORE, WINDOWS
 
@@ -249,7 +249,7 @@ class Detector:
     """Calibrates by normal u8[m, h, w, 3] that nothing has learnt from."""
     if self.feature == WINDOWS:
       return thresholds.by_unseen(
-          oneclass.Largest(), self.heat_maps(images).max(axis=(1, 2)),
+          classifiers.Largest(), self.heat_maps(images).max(axis=(1, 2)),
           self.false_alarm_rate)
     rows = self.embed(images)
     return self._calibrate({f'score_{self.classifier}': rows[:, 0]}
@@ -257,7 +257,7 @@ class Detector:
 
   def _calibrate(self, calibrating: Mapping[str, np.ndarray]
                  ) -> thresholds.Calibrated:
-    alpha, largest = self.false_alarm_rate, oneclass.Largest()
+    alpha, largest = self.false_alarm_rate, classifiers.Largest()
     if self.feature == SCORE:
       return thresholds.by_unseen(
           largest, calibrating[f'score_{self.classifier}'], alpha)

@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from deep_oc import errors, jitted, orientation, pretexts
+from deep_oc import errors, jitted, oneclass, orientation, pretexts
 from deep_oc.errors import InputError
 
 
@@ -110,7 +110,7 @@ def one_class(pretext: nn.Module, variables: Mapping[str, Any], feature: str,
     raise InputError(
         f'the score of {type(classifiers[0]).__name__} has no gradient that is '
         'known here, so no explanation; choose one of '
-        + ', '.join(jitted.names()))
+        + ', '.join(oneclass.with_twins()))
   with jax.enable_x64(True):  # or the arrays would be rounded to float32
     arrays = tuple(jax.device_put(dict(each.arrays)) for each in twins)
   return Score(variables, arrays, pretext, feature,

@@ -1,9 +1,9 @@
 """JAX twins of the scores of fitted one-class classifiers, for large sets.
 
 `TWINS` names the classes that have one; adding one is adding an entry. A twin
-is what `score_samples` of `deep_oc.oneclass` is, higher = more normal, with the
-scaling of rows to length 1, as a pure function of arrays and rows: it can be
-jitted, and differentiated by the rows.
+is what `score_samples` of `deep_oc.classifiers` is, higher = more normal, with
+the scaling of rows to length 1, as a pure function of arrays and rows: it can
+be jitted, and differentiated by the rows.
 
 A matrix of test rows by training rows is the cost. It is a product in float32,
 of rows less their mean: rounding is relative to how far they spread, not to
@@ -25,7 +25,7 @@ from scipy import linalg
 from sklearn import preprocessing
 from sklearn.utils import gen_batches
 
-from deep_oc import classifiers, oneclass
+from deep_oc import classifiers
 
 _BYTES = 64 * 2 ** 20  # of the largest array of a chunk
 _SPARE = 8  # candidates beyond k, should float32 have them in another order
@@ -53,12 +53,6 @@ def twin(classifier: Any) -> Twin | None:
   return make(classifier) if make else None
 
 
-def names() -> list[str]:
-  """Returns the names of the classifiers that have a twin."""
-  return [name for name, new in oneclass.CLASSIFIERS.items()
-          if type(new()) in TWINS]
-
-
 def anomaly_score(classifier: Any, test: np.ndarray) -> np.ndarray | None:
   """Maps f[n, d] to f64[n], higher = more anomalous, some rows at a time.
 
@@ -75,7 +69,7 @@ def anomaly_score(classifier: Any, test: np.ndarray) -> np.ndarray | None:
   with jax.enable_x64(True):
     arrays = jax.device_put(found.arrays)
     for rows in gen_batches(len(test), size):
-      chunk = oneclass.checked(classifier, test[rows])
+      chunk = classifiers.checked(classifier, test[rows])
       padded = np.pad(chunk, ((0, size - len(chunk)), (0, 0)), 'edge')
       scores[rows] = _score(found.function, arrays, padded)[:len(chunk)]
   return -scores
@@ -316,7 +310,7 @@ def _neighbors(train: np.ndarray, function: _Neighbors) -> Twin:
   return Twin(function, arrays, len(train))
 
 
-def _largest(unfitted: oneclass.Largest) -> Twin:
+def _largest(unfitted: classifiers.Largest) -> Twin:
   del unfitted
   return Twin(_minus_largest, {}, 1)
 
@@ -381,5 +375,5 @@ TWINS = {
     classifiers.Mahalanobis: _mahalanobis,
     classifiers.NearestNeighbor: _nearest,
     classifiers.KNN: _knn,
-    oneclass.Largest: _largest,
+    classifiers.Largest: _largest,
 }

@@ -108,23 +108,12 @@ def fit(spec: str, train: np.ndarray, seed: int = 0, limit: int = LIMIT) -> Any:
     train = train[np.sort(random.choice(len(train), limit, replace=False))]
   classifier = create(spec, seed)
   try:
-    classifier.fit(_real(train))
+    classifier.fit(classifiers.real(train))
   except (TypeError, ValueError) as error:
     if spec in CLASSIFIERS:  # with nothing in it that could be wrong
       raise
     raise InputError(f'cannot fit {spec}: {error}') from error
   return classifier
-
-
-class Largest:
-  """Scores rows by their largest value; nothing is fitted.
-
-  Of a heat map that is its image's score. A score by itself is a row of one.
-  """
-
-  def score_samples(self, X: np.ndarray) -> np.ndarray:
-    """Maps f[n, d] to f[n], higher = more normal, as scikit-learn has it."""
-    return -X.max(axis=1)
 
 
 def anomaly_score(classifier: Any, test: np.ndarray, jit: bool | None = None
@@ -160,13 +149,13 @@ def _anomaly_score(classifier: Any, test: np.ndarray) -> np.ndarray:
   # Some of PyOD's, as ECOD, rank a row among those it is scored with.
   chunk = len(test) if sign > 0 else _CHUNK
   return sign * np.concatenate([
-      getattr(classifier, method)(_real(test[rows]))
+      getattr(classifier, method)(classifiers.real(test[rows]))
       for rows in gen_batches(len(test), chunk)])
 
 
 def _pays(classifier: Any, count: int) -> bool:
   """Says whether so many test rows are worth JAX's start, and JAX is there."""
-  if (type(classifier).__module__ != classifiers.__name__
+  if (not isinstance(classifier, classifiers.OneClass)
       or getattr(classifier, 'kernel', None) == 'linear'):
     return False
   met = getattr(classifier, 'train_', None)
@@ -175,13 +164,11 @@ def _pays(classifier: Any, count: int) -> bool:
           and importlib.util.find_spec('jax') is not None)
 
 
-def checked(classifier: Any, X: np.ndarray) -> np.ndarray:
-  """Returns f64[n, d] of what is like the rows that were fitted.
-
-  Raises:
-    ValueError: it is not, or not finite.
-  """
-  return classifiers.rows(classifier, _real(X), None)
+def with_twins() -> list[str]:
+  """Returns the names of those whose scores `deep_oc.jitted` has."""
+  from deep_oc import jitted
+  return [name for name, new in CLASSIFIERS.items()
+          if type(new()) in jitted.TWINS]
 
 
 def parameters(classifier: Any, limit: int = LIMIT) -> dict[str, object]:
@@ -192,7 +179,7 @@ def parameters(classifier: Any, limit: int = LIMIT) -> dict[str, object]:
   found = getattr(classifier, 'get_params', dict)()
   found = {key: value for key, value in found.items()
            if value is None or isinstance(value, (numbers.Number, str))}
-  if type(classifier).__module__ == classifiers.__name__:
+  if isinstance(classifier, classifiers.OneClass):
     found |= {'norm': classifier.norm}
   if isinstance(classifier, classifiers.OneClassSVM | classifiers.KDE):
     if hasattr(classifier, 'gamma_'):
@@ -204,8 +191,3 @@ def parameters(classifier: Any, limit: int = LIMIT) -> dict[str, object]:
     if classifier.covariance != 'ridge':
       del found['ridge']
   return found | {'n_limit': limit}
-
-
-def _real(X: np.ndarray) -> np.ndarray:
-  """Returns f64[n, d]; bytes, which are pixels, as fractions of 255."""
-  return X / 255. if X.dtype == np.uint8 else X.astype(np.float64)

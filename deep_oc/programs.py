@@ -17,7 +17,8 @@ import numpy as np
 from flax import traverse_util
 from jax import export, lax
 
-from deep_oc import classifiers, convolution, jitted, orientation, step
+from deep_oc import (classifiers, convolution, jitted, oneclass, orientation,
+                     step)
 from deep_oc.errors import InputError
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -105,7 +106,7 @@ def classifier(fitted: Sequence[Any], columns: int) -> Program:
   if None in twins:
     raise InputError(
         f'{type(fitted[0]).__name__} cannot be exported, for JAX cannot score '
-        f"it; these can: {', '.join(jitted.names())}")
+        f"it; these can: {', '.join(oneclass.with_twins())}")
   arrays = {f'{i}/{name}': np.asarray(array) for i, twin in enumerate(twins)
             for name, array in twin.arrays.items()}
 

@@ -279,8 +279,8 @@ def test_the_largest_of_a_row_is_its_score():
   rows = np.random.default_rng(0).normal(size=(40, 5))
   wanted = [max(row) for row in rows.tolist()]
   np.testing.assert_array_equal(
-      oneclass.anomaly_score(oneclass.Largest(), rows), wanted)
-  found = jitted.twin(oneclass.Largest())
+      oneclass.anomaly_score(classifiers.Largest(), rows), wanted)
+  found = jitted.twin(classifiers.Largest())
   np.testing.assert_allclose(-found.function(found.arrays, rows), wanted)
 
 
