@@ -61,10 +61,11 @@ def define_flags() -> None:
       'method', [], 'Some of integrated_gradients, smoothgrad, gradcam, '
       'occlusion; by default all.')
   flags.DEFINE_string(
-      'baseline', 'mean', 'What images are compared with, and what hidden '
-      'pixels are replaced by: mean (of the normal training images), black, '
-      'blur (the image itself), nearest (normal training image), or expected '
-      '(the mean over several of them).')
+      'baseline', None, 'What images are compared with, and what hidden pixels '
+      'are replaced by: mean (of the normal training images), black, blur (the '
+      'image itself), nearest (normal training image), or expected (the mean '
+      'over several of them). By default mean, or nearest where the mean is '
+      'itself called anomalous.')
   flags.DEFINE_integer('count', 12, 'How many images.', 1)
   flags.DEFINE_integer(
       'steps', None, 'Of integrated gradients, to begin with; by default 50.',
@@ -174,7 +175,7 @@ def _settings(args: Any, shape: Sequence[int]) -> explainer.Settings:
   for name in args.method:
     if name not in explainer.METHODS:
       raise errors.unknown('method', name, explainer.METHODS)
-  if args.baseline not in explainer.BASELINES:
+  if args.baseline and args.baseline not in explainer.BASELINES:
     raise errors.unknown('baseline', args.baseline, explainer.BASELINES)
   side = args.side or max(max(shape[:2]) // 8, 1)
   if side > min(shape[:2]):
@@ -259,6 +260,22 @@ def _test_scores(found: detector.Detector, network: explainer.Network,
   return found.parts().calibrated.judge(arrays[found.feature])[0]
 
 
+def _usual_baseline(network: explainer.Network, normal: np.ndarray) -> str:
+  """Returns 'mean', or 'nearest' where no normal image looks like their mean.
+
+  Of photographs that is a blur: by features that know edges an anomaly, and
+  nothing that is wrong with an image shows beside it.
+
+  Args:
+    network: that is explained.
+    normal: training images u8[n, h, w, 3].
+  """
+  mean = np.uint8(np.rint(normal.mean(axis=0)))
+  if network.judge and network.judge(mean[None]).anomalous[0]:
+    return 'nearest'
+  return 'mean'
+
+
 def _is_cosine(found: detector.Detector, network: explainer.Network) -> bool:
   """Tells whether the classifier looks at directions only, or none is asked."""
   fitted, _ = found.parts().calibrated.parts[0]
@@ -297,10 +314,11 @@ def main() -> None:
       settings.methods, bool(args.method), found, name))
   problem = _problem(found, stored)
   both = explainer.networks(found, name, stored, problem)
+  baseline = args.baseline or _usual_baseline(both[0], problem.fitted.image)
   print(f"{name} on '{args.feature}' of {args.workdir}, step "
-        f'{found.about["step"]}; baseline: {args.baseline}', flush=True)
+        f'{found.about["step"]}; baseline: {baseline}', flush=True)
   about = {'workdir': args.workdir, 'run': found.about, 'explained': name,
-           'feature': args.feature, 'baseline': args.baseline,
+           'feature': args.feature, 'baseline': baseline,
            'false_alarm_rate': args.false_alarm_rate,
            'calibration': found.calibration,
            'settings': settings.__dict__}
@@ -313,7 +331,7 @@ def main() -> None:
         found, both[0], name, args.workdir), args.count)
   _check_apart(images, found.parts().others)
   writer = Writer(
-      output, both, problem, settings, name=name, baseline=args.baseline,
+      output, both, problem, settings, name=name, baseline=baseline,
       cosine=_is_cosine(found, both[0]), count=args.neighbours,
       seed=found.about.get('seed', 0), arrays=args.arrays,
       command=provenance.command())

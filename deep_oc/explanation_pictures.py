@@ -42,7 +42,8 @@ def draw(image: np.ndarray, mask: np.ndarray | None, baseline: np.ndarray,
     command: what made it, kept in the file.
   """
   columns = max(1 + len(trained.maps), len(neighbours))
-  rows = 3 * (_TILE + 0.44)
+  height = _TILE * np.clip(image.shape[0] / image.shape[1], 0.25, 2)
+  rows = 3 * (height + 0.44)
   figure = plots.new_figure(columns * _TILE + 0.3, rows + 0.9, dpi=130)
   head, body, foot = figure.subfigures(3, 1, height_ratios=(0.5, rows, 0.4))
   _say(head, texts)

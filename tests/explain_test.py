@@ -348,6 +348,19 @@ def test_maps_are_judged_by_masks_and_by_the_score_that_is_explained(
   assert np.isnan(unknown.maps['occlusion'].deletion)
 
 
+@pytest.mark.parametrize('judge, wanted', [
+    (lambda images: types.SimpleNamespace(
+        anomalous=images[:, 0, 0, 0] == 100), 'nearest'),  # (0 + 200) / 2
+    (lambda images: types.SimpleNamespace(
+        anomalous=images[:, 0, 0, 0] != 100), 'mean'),
+    (None, 'mean')])  # of a task's own score, of which there is no threshold
+def test_the_mean_is_no_baseline_where_it_is_called_anomalous(judge, wanted):
+  normal = np.zeros((2, 4, 4, 3), np.uint8)
+  normal[1] = 200
+  network = explainer.Network(None, judge, None, None)
+  assert explain._usual_baseline(network, normal) == wanted
+
+
 def test_several_baselines_are_averaged():
   random = np.random.default_rng(0)
   image, *baseline = random.uniform(size=(4, 8, 8, 3)).astype('f4')
