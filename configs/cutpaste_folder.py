@@ -32,7 +32,8 @@ def get_config(schedule: str = 'published') -> ConfigDict:
       path=config_dict.placeholder(str),  # needed
       # Where the anomalous ones are, if `path` holds normal ones only.
       anomalous_path=config_dict.placeholder(str),
-      size=256,  # both sides, in pixels
+      size=256,  # height in pixels, and width, where that is not given
+      width=config_dict.placeholder(int),
       # Whether images that cannot be read are left out, with a warning each.
       skip_corrupt=config_dict.placeholder(bool),
       cache_dir=config_dict.placeholder(str)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deep_oc import cli, data, plugins, protocols
+from deep_oc import cli, data, plugins, protocols, unseen
 from deep_oc.data import __main__ as check
 from deep_oc.data import _layout, _pictures
 from deep_oc.errors import InputError
@@ -247,7 +247,7 @@ def test_every_mode_becomes_rgb(tmp_path, suffix, mode):
   kwargs = {'lossless': True, 'exact': True} if suffix == '.webp' else {}
   for stem in '12':
     put(tmp_path / f'a/{stem}{suffix}', image, **kwargs)
-  seen = _pictures.decode(_layout.find(str(tmp_path / 'a')), 8)[2][0]
+  seen = _pictures.decode(_layout.find(str(tmp_path / 'a')), 8, 8)[2][0]
   assert (seen.mode, seen.size, seen.error) == (mode, (8, 8), '')
   np.testing.assert_allclose(
       np.int64(one(tmp_path / 'a')), np.broadcast_to(colour, (8, 8, 3)),
@@ -282,7 +282,7 @@ def test_images_stand_upright_as_their_exif_says(tmp_path, suffix):
     put(tmp_path / f'a/{stem}{suffix}', np.rot90(upright), exif=exif)
   image = one(tmp_path / 'a')
   assert (image[:, :3] > 240).all() and (image[:, 5:] < 15).all()
-  seen = _pictures.decode(_layout.find(str(tmp_path / 'a')), 8)[2][0]
+  seen = _pictures.decode(_layout.find(str(tmp_path / 'a')), 8, 8)[2][0]
   assert seen.size == (16, 8)
 
 
@@ -294,8 +294,10 @@ def test_shrinking_averages_and_does_not_skip_pixels(tmp_path):
 
 
 @pytest.mark.parametrize('mode', ['1', 'L', 'P'])
-@pytest.mark.parametrize('side, size', [(10, 4), (8, 8), (5, 12)])
-def test_masks_are_resized_to_the_nearest_pixel(tmp_path, mode, side, size):
+@pytest.mark.parametrize('side, size, width', [
+    (10, 4, None), (8, 8, None), (5, 12, None), (10, 4, 13), (5, 12, 3)])
+def test_masks_are_resized_to_the_nearest_pixel(
+    tmp_path, mode, side, size, width):
   root = tmp_path / 'a'
   plain(root / 'train/good', 3)
   put(root / 'test/crack/0.png', picture(shape=(side, side + 2, 3)))
@@ -307,10 +309,11 @@ def test_masks_are_resized_to_the_nearest_pixel(tmp_path, mode, side, size):
     mask.putpalette([0, 0, 0, 255, 0, 0])
   put(root / 'ground_truth/crack/0_mask.png', mask)
   expected = [[marked[int((y + .5) * side / size),
-                      int((x + .5) * (side + 2) / size)]
-               for x in range(size)] for y in range(size)]
-  got = load(root, size=size).test
-  assert got.mask.dtype == bool and got.image.shape == (2, size, size, 3)
+                      int((x + .5) * (side + 2) / (width or size))]
+               for x in range(width or size)] for y in range(size)]
+  got = load(root, size=size, width=width).test
+  assert got.mask.dtype == bool
+  assert got.image.shape == (2, size, width or size, 3)
   np.testing.assert_array_equal(got.mask[1], np.array(expected) > 0)
 
 
@@ -328,6 +331,7 @@ def test_a_missing_folder_is_named(tmp_path):
 @pytest.mark.parametrize('size', [0, -1, 2.5, True, '64'])
 def test_a_size_that_is_no_count_of_pixels_is_an_error(bottle, size):
   assert f'data.size={size!r}' in line(bottle, size=size)
+  assert f'data.width={size!r}' in line(bottle, width=size)
 
 
 @pytest.mark.parametrize('where', [
@@ -565,6 +569,22 @@ def test_a_cache_serves_one_size(bottle):
   assert load(bottle, size=8).train.image.shape == (5, 8, 8, 3)
   assert load(bottle, size=4).train.image.shape == (5, 4, 4, 3)
   assert load(bottle, size=8).train.image.shape == (5, 8, 8, 3)
+  assert load(bottle, width=4).train.image.shape == (5, 8, 4, 3)
+  assert load(bottle, width=8).train.image.shape == (5, 8, 8, 3)
+  assert len(cached(bottle)) == 3  # 8 by 8 is the same as 8
+
+
+def test_an_image_of_another_shape_is_squeezed_into_one_that_is_not_square(
+    tmp_path):
+  root = plain(tmp_path / 'a')
+  image = Image.fromarray(picture(shape=(30, 50, 3)))
+  image.save(root / '0.png')
+  wanted = np.asarray(image.resize((20, 12), Image.Resampling.BILINEAR))
+  split = load(root, size=12, width=20)
+  assert any(np.array_equal(each, wanted) for part in (split.train, split.test)
+             for each in part.image)
+  read = unseen.reader(dict(source='folder', path=str(root)), wanted.shape)
+  np.testing.assert_array_equal(read(image), wanted)
 
 
 def test_a_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
@@ -630,11 +650,12 @@ def test_the_check_notes_what_is_odd(bottle, capsys):
   (bottle / 'test/good/000.png').write_bytes(
       (bottle / 'train/good/003.png').read_bytes())
   (bottle / 'test/crack/Thumbs.db').write_text('')
-  check.check(str(bottle), size=8)
+  check.check(str(bottle), size=8, width=10)
   out = capsys.readouterr().out
   assert 'left out: 1 .db files' in out
   assert f'mask without image: {bottle}/ground_truth/crack/099_mask' in out
-  assert f'no abnormal pixel in {bottle}/ground_truth/bent/000_mask.png' in out
+  assert (f'no abnormal pixel in {bottle}/ground_truth/bent/000_mask.png at '
+          '10×8 pixels') in out
   assert f'{bottle}/test/good/000.png is tested on, but is the same' in out
 
 

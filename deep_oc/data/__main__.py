@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from absl import flags
 
-from deep_oc import cli, errors
+from deep_oc import cli
 from deep_oc.data import _layout, _pictures, folder
 from deep_oc.errors import InputError
 
@@ -25,7 +25,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
       'anomalous_path', None, 'Folder of anomalous images, where the path is '
       'a plain folder of normal ones.')
-  flags.DEFINE_integer('size', 256, 'Side in pixels to train with.')
+  flags.DEFINE_integer(
+      'size', 256, 'Height in pixels to train with, and width without --width.')
+  flags.DEFINE_integer('width', None, 'Width in pixels to train with.')
   flags.DEFINE_bool(
       'skip_corrupt', False, 'Leave out files that cannot be used, as '
       'training does with config.data.skip_corrupt.')
@@ -86,21 +88,23 @@ def shared(items: Sequence[_layout.Item], digests: Sequence[tuple[str, str]]
 def blank(items: Sequence[_layout.Item], mask: np.ndarray | None,
           seen: Sequence[_pictures.Seen]) -> list[str]:
   """Returns a line for each mask of which nothing is left at this size."""
-  return [f'no abnormal pixel in {item.mask} at size {mask.shape[1]}'
+  return [f'no abnormal pixel in {item.mask} at '
+          f'{_pictures.pixels(mask.shape[:0:-1])} pixels'
           for i, (item, each) in enumerate(zip(items, seen, strict=True))
           if item.kind != 'good' and each.mask_mode and not mask[i].any()]
 
 
-def check(path: str, *, size: int = 256, anomalous_path: str | None = None,
-          skip_corrupt: bool = False) -> None:
+def check(path: str, *, size: int = 256, width: int | None = None,
+          anomalous_path: str | None = None, skip_corrupt: bool = False
+          ) -> None:
   """Prints what was found, and each problem on a line.
 
   Raises:
     InputError: training would fail.
   """
-  errors.check_whole('data.size', size)
+  height, width = folder.sides(size, width)
   found = _layout.find(path, anomalous_path)
-  _, mask, seen = _pictures.decode(found, size)
+  _, mask, seen = _pictures.decode(found, height, width)
   print(f'{found.root}: {found.layout}\n\n{table(found.items, seen)}\n')
   for why, n in sorted(found.ignored.items()):
     print(f'left out: {n} {why}')
@@ -142,8 +146,8 @@ def main(path: str) -> None:
   for stream in (sys.stdout, sys.stderr):  # file names may be in any encoding
     stream.reconfigure(errors='backslashreplace')
   chosen = flags.FLAGS
-  check(path, size=chosen.size, anomalous_path=chosen.anomalous_path,
-        skip_corrupt=chosen.skip_corrupt)
+  check(path, size=chosen.size, width=chosen.width,
+        anomalous_path=chosen.anomalous_path, skip_corrupt=chosen.skip_corrupt)
 
 
 if __name__ == '__main__':

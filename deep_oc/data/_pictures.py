@@ -29,15 +29,15 @@ class Unusable(Exception):
   """Why one image, or its mask, cannot be used."""
 
 
-def decode(found: Found, size: int
+def decode(found: Found, height: int, width: int
            ) -> tuple[np.ndarray, np.ndarray | None, list[Seen]]:
   """Decodes every image and mask.
 
   Returns:
-    u8[n, size, size, 3]; bool[n, size, size], None without masks; and what
-    each file is. Rows with an error are black.
+    u8[n, height, width, 3]; bool[n, height, width], None without masks; and
+    what each file is. Rows with an error are black.
   """
-  shape = len(found.items), size, size
+  shape = len(found.items), height, width
   image = np.zeros((*shape, 3), np.uint8)
   mask = np.zeros(shape, bool) if found.masked else None
 
@@ -47,9 +47,9 @@ def decode(found: Found, size: int
       picture, seen = read_image(read_bytes(item.path))
       if item.mask:
         marked, mode = _read_mask(item, seen.size)
-        mask[i] = _nearest(marked, size)
+        mask[i] = _nearest(marked, height, width)
         seen = seen._replace(mask_mode=mode)
-      image[i] = squeeze(picture, size, size)
+      image[i] = squeeze(picture, height, width)
       return seen
     except Unusable as error:
       return Seen(error=str(error))
@@ -155,10 +155,10 @@ def _rgb(image: Image.Image, format: str) -> Image.Image:
   return image.convert('RGB')
 
 
-def _nearest(mask: np.ndarray, size: int) -> np.ndarray:
-  """Resizes bool[h, w] to bool[size, size]; no pixel becomes half abnormal."""
-  y, x = (np.int64((np.arange(size) + 0.5) * side / size)
-          for side in mask.shape)
+def _nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Resizes bool[h, w] to another; no pixel becomes half abnormal."""
+  y, x = (np.int64((np.arange(count) + 0.5) * side / count)
+          for count, side in zip((height, width), mask.shape, strict=True))
   return mask[y[:, None], x]
 
 

@@ -39,10 +39,10 @@ from deep_oc.errors import InputError
 _VERSION = 1  # of the decoding; another one makes caches void
 
 
-def load(path: str, *, size: int = 256, anomalous_path: str | None = None,
-         cache_dir: str | None = None, skip_corrupt: bool = False,
-         name: str | None = None) -> data.Split:
-  """Returns the images, size × size pixels; label 0 is 'good'.
+def load(path: str, *, size: int = 256, width: int | None = None,
+         anomalous_path: str | None = None, cache_dir: str | None = None,
+         skip_corrupt: bool = False, name: str | None = None) -> data.Split:
+  """Returns the images, u8[n, size, width, 3]; label 0 is 'good'.
 
   Labels 1, 2, ... are the defects by name, and anomalies. Masks are those of
   the test split, all False for normal images; None if there is no mask at all.
@@ -50,7 +50,9 @@ def load(path: str, *, size: int = 256, anomalous_path: str | None = None,
 
   Args:
     path: the folder; see the module.
-    size: side in pixels. Images that are not square are squeezed.
+    size: height in pixels, and width, if `width` is not given. Images of
+      another shape are squeezed.
+    width: in pixels.
     anomalous_path: folder of anomalous images, if there is no `train`.
     cache_dir: for the decoded arrays; $DEEP_OC_CACHE or ~/.cache/deep_oc. A
       cache belongs to the files' names and bytes, wherever they lie.
@@ -62,13 +64,13 @@ def load(path: str, *, size: int = 256, anomalous_path: str | None = None,
     InputError: the folder is missing, laid out otherwise, or holds a file
       that cannot be used.
   """
-  errors.check_whole('data.size', size)
+  height, width = sides(size, width)
   found = _layout.find(path, anomalous_path)
   _fail_at_first(found.problems, f'`python -m deep_oc.data {path}` lists all')
   for line in [f'left out: {n} {why}' for why, n in sorted(
       found.ignored.items()) if why != _layout.HIDDEN] + found.notes:
     _say_once(f'{found.root}: {line}')
-  image, mask, error = _pixels(found, size, cache_dir)
+  image, mask, error = _pixels(found, height, width, cache_dir)
   lines = [say(item, each) for item, each in zip(found.items, error,
                                                  strict=True) if each]
   if not skip_corrupt:
@@ -81,6 +83,19 @@ def load(path: str, *, size: int = 256, anomalous_path: str | None = None,
                  for part in ('train', 'test'))
   return data.Split(name or found.root.resolve().name, train, test,
                     found.class_names)
+
+
+def sides(size: int, width: int | None) -> tuple[int, int]:
+  """Returns the height and the width of images.
+
+  Raises:
+    InputError: they are none.
+  """
+  errors.check_whole('data.size', size)
+  if width is None:
+    return size, size
+  errors.check_whole('data.width', width)
+  return size, width
 
 
 @functools.cache
@@ -119,13 +134,13 @@ def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
   return pathlib.Path(os.path.relpath(path, root)).as_posix()
 
 
-def _pixels(found: Found, size: int, cache_dir: str | None
+def _pixels(found: Found, height: int, width: int, cache_dir: str | None
             ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
   """Returns images, masks and errors, from the cache if they are there."""
-  kept = _cache_path(found, size, cache_dir)
+  kept = _cache_path(found, height, width, cache_dir)
   if kept.exists():
-    return _read_cache(kept, found, size)
-  image, mask, seen = _pictures.decode(found, size)
+    return _read_cache(kept, found, height, width)
+  image, mask, seen = _pictures.decode(found, height, width)
   error = [each.error for each in seen]
   arrays = {'image': image, 'error': np.array(error)}
   try:
@@ -136,10 +151,11 @@ def _pixels(found: Found, size: int, cache_dir: str | None
   return image, mask, error
 
 
-def _cache_path(found: Found, size: int, cache_dir: str | None
+def _cache_path(found: Found, height: int, width: int, cache_dir: str | None
                 ) -> pathlib.Path:
   """Returns the name that belongs to the files' names and contents."""
-  key = hashlib.sha256(f'{_VERSION} {size}'.encode())
+  shape = f'{height}' if height == width else f'{height}x{width}'
+  key = hashlib.sha256(f'{_VERSION} {shape}'.encode())
   for item, both in zip(found.items, _pictures.digests(found), strict=True):
     for path, digest in zip((item.path, item.mask), both, strict=True):
       name = os.fsencode(_relative(path, found.root)) if path else b''
@@ -147,9 +163,9 @@ def _cache_path(found: Found, size: int, cache_dir: str | None
   return cache.folder(cache_dir) / f'folder-{key.hexdigest()[:16]}.npz'
 
 
-def _read_cache(kept: pathlib.Path, found: Found, size: int):
+def _read_cache(kept: pathlib.Path, found: Found, height: int, width: int):
   arrays = npz.read(kept)
-  shape = len(found.items), size, size
+  shape = len(found.items), height, width
   wanted = {'image': (*shape, 3), 'error': shape[:1]}
   if found.masked:
     wanted['mask'] = shape
