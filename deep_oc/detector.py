@@ -19,6 +19,7 @@ import numpy as np
 
 from deep_oc import (classifiers, experiment, features, maps, progress,
                      sharding, thresholds, unseen)
+from deep_oc.bundle import pictures, regions
 from deep_oc.errors import InputError
 from deep_oc.scored import SCORE, WINDOWS
 
@@ -159,6 +160,19 @@ class Detector:
     Of a detector by windows, whose score is the largest of an image's map.
     """
     return self._judged(heat.reshape(len(heat), -1))
+
+  @property
+  def has_regions(self) -> bool:
+    """Whether heat maps are judged, and show all of a photo."""
+    return (self.feature == WINDOWS and self.threshold_ is not None
+            and pictures.keeps_all(unseen.described(self._config.data)))
+
+  def regions(self, heat: np.ndarray) -> list[list[regions.Region]]:
+    """Returns where each of f32[n, h, w] from `heat_maps` is anomalous.
+
+    Of a detector that `has_regions`.
+    """
+    return [regions.find(each, self.threshold_) for each in heat]
 
   def _judged(self, rows: np.ndarray) -> Judged:
     if not len(rows):

@@ -66,6 +66,7 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
   folder, limits = files.path(folder), heat_colours.scale(maps, anomaly)
   homes = file_names(class_names)
   written = _places(folder, homes, labels, paths)
+  outlined = None if masks is None else 'the mask'
 
   def draw(i, name, side=None):
     return panel(images[i], maps[i], None if masks is None else masks[i],
@@ -73,14 +74,12 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
 
   for i in progress.bar(range(len(images)), 'pictures', unit='images'):
     name = f'{class_names[labels[i]]} / {written[i].stem}'
-    _save(with_legend(draw(i, name), limits, masks is not None), written[i],
-          command)
+    _save(with_legend(draw(i, name), limits, outlined), written[i], command)
   for label in np.unique(labels):
     member = np.flatnonzero(labels == label)
     chosen = member[spread(scores[member])]
     picture = montage([draw(i, written[i].stem, _TILE) for i in chosen],
-                      class_names[label], len(member), limits,
-                      masks is not None)
+                      class_names[label], len(member), limits, outlined)
     _save(picture, folder / f'montage_{homes[label]}.png', command)
   if anomaly.any() and not anomaly.all():
     _write(folder / 'roc.png', plots.roc(scores, anomaly, title, command))
@@ -158,7 +157,7 @@ def panel(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None,
 
 
 def montage(panels: Sequence[Image.Image], title: str, total: int,
-            limits: heat_colours.Scale, masked: bool) -> Image.Image:
+            limits: heat_colours.Scale, outlined: str | None) -> Image.Image:
   """Draws panels of one size, in two columns if they are many, and a title.
 
   Args:
@@ -166,7 +165,7 @@ def montage(panels: Sequence[Image.Image], title: str, total: int,
     title: the class.
     total: how many images it has, drawn or not.
     limits: from `heat_colours.scale`.
-    masked: whether the panels have three pictures.
+    outlined: see `with_legend`.
   """
   columns = 2 if len(panels) > 3 else 1
   rows = -(-len(panels) // columns)
@@ -181,16 +180,22 @@ def montage(panels: Sequence[Image.Image], title: str, total: int,
   _heading(canvas, title, note, font)
   for i, each in enumerate(panels):
     canvas.paste(each, (i % columns * w, top + i // columns * h))
-  return with_legend(canvas, limits, masked)
+  return with_legend(canvas, limits, outlined)
 
 
 def with_legend(picture: Image.Image, limits: heat_colours.Scale,
-                masked: bool) -> Image.Image:
-  """Adds a margin, and below, the colour bar and what stands side by side."""
+                outlined: str | None) -> Image.Image:
+  """Adds a margin, and below, the colour bar and what stands side by side.
+
+  Args:
+    picture: panels.
+    limits: from `heat_colours.scale`.
+    outlined: what their third picture outlines, if they have one.
+  """
   font = _font(picture.width // 3)
   w, h, line = picture.width, picture.height, _line(font)
-  told = ['input | heat map: score of a pixel'
-          + ' | with outline of the mask' * masked,
+  told = ['input | heat map: score of a pixel' + (
+      f' | with outline of {outlined}' if outlined else ''),
           'one scale for all pictures']
   if font.getlength('; '.join(told)) <= w:
     told = ['; '.join(told)]

@@ -10,10 +10,16 @@ folder by default, gets
                     anomalous; its conformal p-value, how often a normal image
                     scores so high; the verdict, `anomalous` if that is at most
                     the false-alarm rate
+  regions.csv       with --feature=windows, where: a row for each part of an
+                    image whose heat map is above the threshold that the image
+                    is judged by; the rectangle around it, x and y its left and
+                    upper end, in pixels of the photo as it stands upright; its
+                    area in percent of the image's, and its peak
   predictions.json  the command, versions, settings, counts, and the files that
                     could not be read
-  maps/             where the run localizes, each image beside its heat map, as
-                    a.jpg.png of a.jpg, so that a.png has one of its own
+  maps/             where the run localizes, each image beside its heat map,
+                    with the outlines of its regions, as a.jpg.png of a.jpg, so
+                    that a.png has one of its own
                     (--nomaps does without; --arrays keeps the numbers too);
                     those of a prediction before, in this folder, are removed
 
@@ -53,6 +59,8 @@ from PIL import PngImagePlugin
 
 from deep_oc import (cli, embeddings, files, heat_colours, oneclass, pictures,
                      progress, provenance, thresholds, unseen)
+from deep_oc.bundle import regions
+from deep_oc.bundle.pictures import size
 from deep_oc.data import _layout
 from deep_oc.errors import InputError
 
@@ -114,12 +122,14 @@ class MapWriter:
       self._limits = heat_colours.scale(maps)
     info = PngImagePlugin.PngInfo()
     info.add_itxt('command', self._command)
+    outlined = 'its regions' if self._found.has_regions else None
     for name, image, heat, score, p, anomalous in zip(
         names, images, maps, *judged, strict=True):
       verdict = f"p = {p:.2g}: {'anomalous' if anomalous else 'normal'}"
+      above = regions.above(heat, self._found.threshold_) if outlined else None
       picture = pictures.with_legend(pictures.panel(
-          image, heat, None, score, name, self._limits, verdict=verdict),
-                                     self._limits, False)
+          image, heat, above, score, name, self._limits, verdict=verdict),
+                                     self._limits, outlined)
       with _where_it_fits(), self._replacing(f'{name}.png') as file:
         picture.save(file, 'png', compress_level=4, pnginfo=info)
       if self._arrays:
@@ -254,6 +264,21 @@ def _rows(paths, judged, found):
            f'{found.false_alarm_rate:g}', found.classifier, found.feature)
 
 
+def _regions(paths, found):
+  """Yields the rows of regions.csv; a picture that has some is opened again."""
+  for path, each in zip(paths, found, strict=True):
+    if each:
+      yield from regions.rows(provenance.written(path), each, size(path))
+
+
+def _table(stack: contextlib.ExitStack, path: Any, columns: Sequence[str]):
+  """Returns the writer of a CSV that appears when all is done."""
+  writer = csv.writer(stack.enter_context(files.replacing(path)),
+                      lineterminator='\n')
+  writer.writerow(columns)
+  return writer
+
+
 def summary(tally: Tally, rate: float, threshold: float | None = None) -> str:
   """Returns what is printed at the end."""
   above = '' if threshold is None else f' (a score above {threshold:.6g})'
@@ -300,12 +325,17 @@ def write(found: detector.Detector, images: unseen.Found, output: Any,
     InputError: no image can be read, or the folder cannot be written to.
   """
   again = files.exists(output / 'predictions.json')
-  with files.replacing(output / 'predictions.csv') as file:
-    writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(COLUMNS)
+  with contextlib.ExitStack() as stack:
+    writer, where = (
+        _table(stack, output / name, columns) if wanted else None
+        for name, columns, wanted in (
+            ('predictions.csv', COLUMNS, True),
+            ('regions.csv', regions.COLUMNS, found.has_regions)))
 
     def add(paths, pixels, judged, maps):
       writer.writerows(_rows(paths, judged, found))
+      if where:
+        where.writerows(_regions(paths, found.regions(maps)))
       if draw:
         draw.write([_relative(path, images.root) for path in paths], pixels,
                    judged, maps)
@@ -316,6 +346,8 @@ def write(found: detector.Detector, images: unseen.Found, output: Any,
                        f'first: {_shown(tally.unreadable[0][1])}')
   if again:
     _remove_former(output / 'maps', draw.written if draw else set())
+    if not found.has_regions:
+      (output / 'regions.csv').unlink(missing_ok=True)
   provenance.write(output / 'predictions.csv',
                    dict(about) | _counts(images, tally))
   return tally
@@ -364,9 +396,10 @@ def main() -> None:
           'are among those that --calibration says are normal, '
           f'{_shown(tally.calibrating[0])} for one; they calibrate '
           'themselves, and are hardly ever flagged', file=sys.stderr)
+  where = ' and regions.csv' if found.has_regions else ''
   print(f'{summary(tally, found.false_alarm_rate, found.threshold_)}\n\n'
         f'{thresholds.described(found.calibration)}\nwrote '
-        f'{output}/predictions.csv')
+        f'{output}/predictions.csv{where}')
 
 
 def _fit_maps(found: detector.Detector) -> dict[str, object]:

@@ -1,4 +1,5 @@
 """A bundle says what the detector says, and is refused if it is not whole."""
+import csv
 import json
 import shutil
 import subprocess
@@ -407,6 +408,7 @@ def test_the_bundles_own_program_ends_bad_input_with_one_line(
       ([str(tmp_path / 'text.png')], 'none of 1 images could be read'),
       ([str(copied / 'bundle')], 'no image in'),
       ([str(tmp_path / 'text.png'), '--maps=m'], 'no heat maps'),
+      ([str(tmp_path / 'text.png'), '--regions=r'], 'leave --regions out'),
       (['nowhere', '--output=p.json'], '--output=p.json names the CSV')):
     done = _predict(copied, '--output=p.csv', *args)
     errors = [line for line in done.stderr.splitlines()
@@ -426,10 +428,26 @@ def test_the_bundles_own_program_draws_no_heat_map_twice(tmp_path):
     found = served.Fake(feature=feature)
     found.batch = 2
     maps = asked and str(tmp_path / feature)
-    counts = program._predict(found, paths, tmp_path / 'p.csv', maps)
+    counts = program._predict(found, paths, tmp_path / 'p.csv', maps, None)
     assert counts['scored'] == 3 and found.mapped == wanted
     assert found.seen == ([] if feature == 'windows' else [2, 1])
     assert not maps or len(list((tmp_path / feature).iterdir())) == 3
+
+
+def test_the_bundles_own_program_says_where(tmp_path):
+  dark, bright = (tmp_path / f'{name}.png' for name in ('dark', 'bright'))
+  image = np.full((32, 48, 3), 50, np.uint8)
+  Image.fromarray(image).save(dark)
+  image[8:16, 30:48] = 200
+  Image.fromarray(image).save(bright)
+  program._predict(served.Fake(feature='windows'), [str(dark), str(bright)],
+                   tmp_path / 'p.csv', None, str(tmp_path / 'out' / 'r.csv'))
+  with (tmp_path / 'out' / 'r.csv').open(newline='') as file:
+    row, = csv.DictReader(file)
+  assert row == dict(path=str(bright), region='1', x='30', y='8', width='18',
+                     height='8', area='9.375', peak='200')
+  assert sorted(path.name for path in tmp_path.rglob('*')) == [
+      'bright.png', 'dark.png', 'out', 'p.csv', 'r.csv']
 
 
 def test_a_write_error_leaves_no_half_of_a_table(copied, tmp_path, monkeypatch):
@@ -440,7 +458,7 @@ def test_a_write_error_leaves_no_half_of_a_table(copied, tmp_path, monkeypatch):
   Image.fromarray(_noise(1, (20, 20, 3))[0]).save(picture)
   with pytest.raises(OSError, match='No space'):
     program._predict(bundle.load(copied), [str(picture)],
-                     tmp_path / 'out' / 'p.csv', None)
+                     tmp_path / 'out' / 'p.csv', None, None)
   assert not list((tmp_path / 'out').iterdir())
 
 

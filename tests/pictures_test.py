@@ -290,7 +290,7 @@ def test_what_stands_below_narrow_pictures_takes_two_lines_and_is_whole(
   image, mask = np.zeros((32, 32, 3), np.uint8), np.eye(32, dtype=bool)
   panel = pictures.panel(image, np.eye(32), mask, 1., 'a', UNIT, side)
   before = len(said)
-  picture = pictures.montage([panel] * 2, 'b', 2, UNIT, masked=True)
+  picture = pictures.montage([panel] * 2, 'b', 2, UNIT, 'the mask')
   below = said[before + 1:]  # after the title
   assert len(below) == lines and not any('...' in each for each in below)
   assert '; '.join(below) == ('input | heat map: score of a pixel | with '

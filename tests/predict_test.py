@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 import deep_oc
 from deep_oc import detector, predict, thresholds, unseen
 from deep_oc.errors import InputError
-from tests import untrained
+from tests import served, untrained
 
 
 @pytest.fixture(scope='module')
@@ -246,6 +247,52 @@ def test_the_most_anomalous_are_those_of_the_highest_scores(run, tmp_path):
   tally = predict.predict(found, paths, lambda *_: None)
   assert [path for _, _, path in tally.top] == [
       paths[i] for i in np.argsort(-scores)[:5]]
+
+
+class _ByMaps(served.Fake):
+  """As a detector of windows; of pooled features if it is told so."""
+  chunk, calibration, classifier = 2, 'unseen_20', 'knn(k=1)'
+
+  def __init__(self, feature='windows'):
+    super().__init__(feature=feature)
+    self.feature, self.threshold_ = feature, self.threshold
+
+  def parts(self):
+    return types.SimpleNamespace(others=None)
+
+
+def test_where_a_photo_is_anomalous_is_told_in_its_own_pixels(tmp_path):
+  photos, output = tmp_path / 'photos', tmp_path / 'out'
+  photos.mkdir()
+  image = np.full((32, 48, 3), 50, np.uint8)
+  Image.fromarray(image).save(photos / 'dark.png')
+  image[8:16, 30:48] = 200
+  Image.fromarray(image).save(photos / 'bright.png')
+  found = _ByMaps()
+  predict.write(found, unseen.find(str(photos)), output, None, {})
+  with (output / 'regions.csv').open(newline='') as file:
+    row, = csv.DictReader(file)
+  assert row == dict(path=str(photos / 'bright.png'), region='1', x='30', y='8',
+                     width='18', height='8', area='9.375', peak='200')
+  assert [row['verdict'] for row in _rows(output)] == ['anomalous', 'normal']
+  # Of another feature there are none, and none of a prediction before.
+  predict.write(_ByMaps('pool'), unseen.find(str(photos)), output, None, {})
+  assert not (output / 'regions.csv').exists()
+
+
+def test_regions_are_outlined_in_the_heat_maps(tmp_path, monkeypatch):
+  drawn, panel = [], predict.pictures.panel
+  monkeypatch.setattr(predict.pictures, 'panel', lambda *args, **kwargs: (
+      drawn.append(args[2]), panel(*args, **kwargs))[1])
+  monkeypatch.setattr(predict, '_limits', lambda *_: None)
+  heat = np.full((1, 16, 16), 50, np.float32)
+  heat[0, 3:5, 7:9] = 200
+  for feature in ('windows', 'pool'):
+    predict.MapWriter(_ByMaps(feature), '', tmp_path, False, '').write(
+        ['a.png'], np.zeros((1, 16, 16, 3), np.uint8), detector.Judged(
+            *np.array([[200.], [0.1], [1]])), heat)
+  np.testing.assert_array_equal(drawn[0], heat[0] == 200)
+  assert drawn[1] is None
 
 
 def test_a_heat_map_has_the_verdict_above_it(run, tmp_path, monkeypatch):

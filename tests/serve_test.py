@@ -31,7 +31,8 @@ for name in ('fastapi', 'uvicorn', 'python_multipart', 'prometheus_client',
 import httpx  # noqa: E402
 
 from deep_oc.service import app as service_app  # noqa: E402
-from deep_oc.service import decoding, edge, limits, worker  # noqa: E402
+from deep_oc.service import (  # noqa: E402
+    answers, decoding, edge, limits, worker)
 
 PNG = malformed.picture()
 
@@ -92,6 +93,7 @@ def test_scores_are_those_of_the_bundle(start, fake):
           ] == judged.anomalous.tolist()
   assert told['results'][0]['threshold'] == 100
   assert told['results'][0]['heat_map'] is None and not fake.mapped
+  assert told['results'][0]['regions'] is None
   assert told['model']['step'] == 60 and 'secret' not in answer.text
 
 
@@ -106,6 +108,20 @@ def test_heat_maps_can_be_read_back(start, fake):
       low + _image(result['heat_map']) / 255. * (high - low), heat,
       atol=(high - low) / 500)
   np.testing.assert_array_equal(_image(result['picture']), image)
+
+
+@pytest.mark.parametrize('query', ['', '?maps=true'])
+def test_where_it_is_anomalous_is_told_if_maps_are_judged(start, fake, query):
+  fake.by_maps = fake.has_regions = True
+  image = np.full((16, 32, 3), 50, np.uint8)
+  image[4:8, 16:] = 200
+  dark = np.zeros_like(image)
+  first, other = _ask(start(), path=f'/score{query}', files=_files(
+      *(answers.png(each) for each in (image, dark)))).json()['results']
+  assert first['regions'] == [dict(left=0.5, top=0.25, width=0.5, height=0.25,
+                                   area=0.125, peak=200)]
+  assert other['regions'] == [] and fake.mapped == [2]
+  assert (first['heat_map'] is None) == (not query)
 
 
 def test_a_body_may_be_the_picture_itself(start):
@@ -394,7 +410,7 @@ def test_a_heat_map_that_was_judged_by_is_not_drawn_again(start, fake):
   assert fake.mapped == [3, 3] and not fake.seen
 
 
-def test_a_heat_map_that_was_judged_by_goes_to_who_asked_for_it(fake):
+def test_a_heat_map_that_was_judged_by_goes_to_whose_picture_it_is(fake):
   fake.by_maps = True
   images = np.random.default_rng(0).integers(
       0, 256, (6, *served.SHAPE), np.uint8)
@@ -409,10 +425,7 @@ def test_a_heat_map_that_was_judged_by_goes_to_who_asked_for_it(fake):
     judged, maps = job.answer.result(0)
     heat = served.Fake().heat_maps(job.images)
     np.testing.assert_array_equal(judged.score, heat.max(axis=(1, 2)))
-    if job.maps:
-      np.testing.assert_array_equal(maps, heat)
-    else:
-      assert maps is None
+    np.testing.assert_array_equal(maps, heat)
 
 
 def test_a_model_that_fails_is_no_end(start, fake):

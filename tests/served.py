@@ -41,7 +41,7 @@ class Fake:
     self.threshold = self.about['threshold']
     self.false_alarm_rate = self.about['false_alarm_rate']
     self.localizes = self.about['localizes']
-    self.by_maps = self.about['feature'] == 'windows'
+    self.by_maps = self.has_regions = self.about['feature'] == 'windows'
     self.batch, self.delay, self.broken = 8, 0., None
     self.seen, self.mapped = [], []
     self.gate = threading.Event()
@@ -61,6 +61,9 @@ class Fake:
 
   def judge_maps(self, heat):
     return self._judged(heat.max(axis=(1, 2)).astype(float))
+
+  def regions(self, heat):
+    return bundle.Bundle.regions(self, heat)
 
   def _judged(self, score):
     return bundle.Judged(score, 1 / (1 + score), score > self.threshold)

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import pictures  # wherever the package has been copied to
+from . import pictures, regions  # wherever the package has been copied to
 from .errors import BundleError, PictureError, line
 
 __all__ = ['FORMAT', 'Bundle', 'BundleError', 'Judged', 'PictureError',
@@ -60,6 +60,7 @@ class Bundle:
     false_alarm_rate: the share of normal images that are flagged.
     localizes: the method of `heat_maps`, or None.
     by_maps: whether the score of an image is the largest of its heat map.
+    has_regions: whether these maps show all of a picture.
     batch: the most images that go through the network at once.
   """
 
@@ -71,6 +72,8 @@ class Bundle:
       self.false_alarm_rate = about['false_alarm_rate']
       self.localizes = about['localizes']
       self.by_maps = about['feature'] == 'windows'
+      self.has_regions = (self.by_maps and self.threshold is not None
+                          and pictures.keeps_all(about['preprocessing']))
       self.batch = batch(*self.image_shape[:2])
       calibration = _arrays(self._file('calibration.npz'))
       self._calibration = [np.sort(calibration[name])
@@ -106,6 +109,13 @@ class Bundle:
     Of a bundle that judges `by_maps`.
     """
     return self._judged(heat.max(axis=(1, 2))[None].astype(float))
+
+  def regions(self, heat: np.ndarray) -> list[list[regions.Region]]:
+    """Returns where each of f32[n, h, w] from `heat_maps` is anomalous.
+
+    Of a bundle that `has_regions`.
+    """
+    return [regions.find(each, self.threshold) for each in heat]
 
   def _judged(self, scores: np.ndarray) -> Judged:
     """Calibrates the scores f64[k, n] of k classifiers, or of heat maps."""

@@ -3,18 +3,19 @@
   python BUNDLE/predict.py photos --output=predictions.csv
 """
 import argparse
+import contextlib
 import csv
 import json
 import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
 
 import numpy as np
 
-from . import Bundle, load
+from . import Bundle, load, pictures, regions
 from .errors import BundleError, PictureError, line
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
@@ -67,32 +68,56 @@ def _read(bundle: Bundle, paths: list[str], skipped: list[str]
 
 
 def _predict(bundle: Bundle, paths: list[str], output: pathlib.Path,
-             maps: str | None) -> dict[str, Any]:
-  """Writes the CSV, and the maps if they are wanted; returns the counts."""
+             maps: str | None, where: str | None) -> dict[str, Any]:
+  """Writes the CSV, and what else is wanted; returns the counts."""
   skipped, scored, anomalous = [], 0, 0
-  aside = output.with_name(f'.{output.name}.part')
-  output.parent.mkdir(parents=True, exist_ok=True)
-  try:
-    with aside.open('w', encoding='utf-8', errors='backslashreplace',
-                    newline='') as file:
-      writer = csv.writer(file, lineterminator='\n')
-      writer.writerow(_COLUMNS)
-      for names, images in _read(bundle, paths, skipped):
-        heat = bundle.heat_maps(images) if maps or bundle.by_maps else None
-        judged = (bundle.judge_maps(heat) if bundle.by_maps else
-                  bundle.judge(images))
-        writer.writerows(_rows(bundle, names, judged))
-        if maps:
-          _write_maps(pathlib.Path(maps).expanduser(), names, heat, scored)
-        scored += len(names)
-        anomalous += int(judged.anomalous.sum())
+  with contextlib.ExitStack() as stack:
+    writer = _table(stack, output, _COLUMNS)
+    rectangles = where and _table(
+        stack, pathlib.Path(where).expanduser(), regions.COLUMNS)
+    for names, images in _read(bundle, paths, skipped):
+      heat = bundle.heat_maps(images) if maps or bundle.by_maps else None
+      judged = (bundle.judge_maps(heat) if bundle.by_maps else
+                bundle.judge(images))
+      writer.writerows(_rows(bundle, names, judged))
+      if rectangles:
+        rectangles.writerows(_rectangles(names, bundle.regions(heat)))
+      if maps:
+        _write_maps(pathlib.Path(maps).expanduser(), names, heat, scored)
+      scored += len(names)
+      anomalous += int(judged.anomalous.sum())
     if not scored:
       raise BundleError(f'none of {len(paths)} images could be read; the '
                         f'first: {skipped[0]}')
-    aside.replace(output)
+  return {'scored': scored, 'anomalous': anomalous, 'unreadable': skipped}
+
+
+def _table(stack: contextlib.ExitStack, path: pathlib.Path,
+           columns: Sequence[str]) -> Any:
+  """Returns the writer of a CSV that appears when all is done."""
+  file = stack.enter_context(_replacing(path))
+  writer = csv.writer(file, lineterminator='\n')
+  writer.writerow(columns)
+  return writer
+
+
+@contextlib.contextmanager
+def _replacing(path: pathlib.Path) -> Iterator[IO]:
+  aside = path.with_name(f'.{path.name}.part')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    with aside.open('w', encoding='utf-8', errors='backslashreplace',
+                    newline='') as file:
+      yield file
+    aside.replace(path)
   finally:
     aside.unlink(missing_ok=True)
-  return {'scored': scored, 'anomalous': anomalous, 'unreadable': skipped}
+
+
+def _rectangles(names, found):
+  for name, each in zip(names, found, strict=True):
+    if each:
+      yield from regions.rows(name, each, pictures.size(name))
 
 
 def _rows(bundle, names, judged):
@@ -125,6 +150,9 @@ def _arguments() -> argparse.Namespace:
       help='CSV file; a .json of its name is written beside it.')
   parser.add_argument('--maps', help='Folder of heat maps, an .npz each: `map` '
                       'f32[h, w] and `path`.')
+  parser.add_argument(
+      '--regions', help='CSV file: where, the rectangles around what is above '
+      'the threshold, in pixels; of a bundle whose heat maps are judged.')
   return parser.parse_args()
 
 
@@ -138,7 +166,11 @@ def main() -> None:
     bundle = load(args.bundle)
     if args.maps and not bundle.localizes:
       raise BundleError('this bundle has no heat maps; leave --maps out')
-    counts = _predict(bundle, _files(args.input), output, args.maps)
+    if args.regions and not bundle.has_regions:
+      raise BundleError("this bundle's heat maps are not what it judges by; "
+                        'leave --regions out')
+    counts = _predict(bundle, _files(args.input), output, args.maps,
+                      args.regions)
     about = {'command': _command(), 'bundle': bundle.about['digest'],
              'false_alarm_rate': bundle.false_alarm_rate,
              'threshold': bundle.threshold}

@@ -34,13 +34,27 @@ def prepare(picture: Picture, shape: tuple[int, int, int],
   if (isinstance(picture, np.ndarray) and picture.shape == shape
       and picture.dtype == np.uint8):
     return picture
-  image, pad, size = _opened(picture), how['pad'], how['size']
-  if size and image.size != tuple(size):
+  image, pad, wanted = _opened(picture), how['pad'], how['size']
+  if wanted and image.size != tuple(wanted):
     raise PictureError('pictures have {}×{} pixels, this one {}×{}'.format(
-        *size, *image.size))
+        *wanted, *image.size))
   image = _METHODS[how['method']](
       image, *(side - 2 * pad for side in shape[:2]))
   return np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+
+
+def size(picture: Picture) -> tuple[int, int]:
+  """Returns the width and the height of a picture, as it stands upright.
+
+  Raises:
+    PictureError: it is none.
+  """
+  return _opened(picture).size
+
+
+def keeps_all(how: dict[str, Any]) -> bool:
+  """Says whether `prepare` leaves nothing out, and adds nothing."""
+  return how['method'] == 'squeeze' and not how['pad']
 
 
 def _squeeze(image: Image.Image, height: int, width: int) -> np.ndarray:

@@ -27,6 +27,22 @@ class Model(pydantic.BaseModel):
   localizes: str | None
 
 
+class Region(pydantic.BaseModel):
+  """Where a heat map is above the threshold: see `deep_oc.bundle.regions`.
+
+  Attributes:
+    left, top, width, height: shares of the picture's width and height.
+    area: as a share of the picture's.
+    peak: the largest score.
+  """
+  left: float
+  top: float
+  width: float
+  height: float
+  area: float
+  peak: float
+
+
 class Result(pydantic.BaseModel):
   """What it says of a picture.
 
@@ -35,6 +51,8 @@ class Result(pydantic.BaseModel):
     p_value: how often a normal picture scores so high.
     anomalous: whether that is the false-alarm rate at most.
     threshold: scores above it are anomalous; null if no one score says it.
+    regions: where it is anomalous, the highest peak first; null if heat maps
+      are not what is judged.
     heat_map: the pixels' scores as a grey PNG in a data URL, 0 = `heat_low`
       and 255 = `heat_high`; null unless asked for.
     picture: what the model saw, on which the heat map lies; the same.
@@ -45,6 +63,7 @@ class Result(pydantic.BaseModel):
   anomalous: bool
   threshold: float | None
   false_alarm_rate: float
+  regions: list[Region] | None = None
   heat_map: str | None = None
   heat_low: float | None = None
   heat_high: float | None = None
@@ -84,20 +103,25 @@ def model(found: bundle.Bundle) -> Model:
 
 
 def scored(found: bundle.Bundle, names: Sequence[str], images: np.ndarray,
-           answer: worker.Answer) -> Scored:
-  """Returns the answer about images u8[n, h, w, 3] of these names."""
-  return Scored(results=list(_results(found, names, images, answer)),
+           answer: worker.Answer, maps: bool) -> Scored:
+  """Returns the answer about images u8[n, h, w, 3] of these names.
+
+  With heat maps, if they are wanted.
+  """
+  return Scored(results=list(_results(found, names, images, answer, maps)),
                 model=model(found))
 
 
-def _results(found, names, images, answer) -> Iterator[Result]:
+def _results(found, names, images, answer, maps) -> Iterator[Result]:
+  regions = ([None] * len(names) if not found.has_regions else
+             found.regions(answer.maps))
   for i, (name, score, p, anomalous) in enumerate(
       zip(names, *answer.judged, strict=True)):
-    drawn = {} if answer.maps is None else _drawn(images[i], answer.maps[i])
     yield Result(
         name=name, score=score, p_value=p, anomalous=anomalous,
         threshold=found.threshold, false_alarm_rate=found.false_alarm_rate,
-        **drawn)
+        regions=regions[i] and [each._asdict() for each in regions[i]],
+        **(_drawn(images[i], answer.maps[i]) if maps else {}))
 
 
 def _drawn(image, heat):

@@ -207,6 +207,9 @@ function facts(result) {
   }
   add('p-value', `${number(result.p_value)} ` +
       `${result.anomalous ? '≤' : '>'} ${number(result.false_alarm_rate)}`);
+  if (result.regions) {
+    add('regions', String(result.regions.length));
+  }
   if (result.heat_map) {
     add('heat map', `${lower(result.heat_low, result.heat_high)} to ` +
         number(result.heat_high));
@@ -300,8 +303,23 @@ function paint() {
   byId('high').textContent = number(high);
   for (const {card, result, heat} of drawn) {
     const canvas = card.querySelector('canvas');
-    canvas.getContext('2d').putImageData(
-        coloured(heat, result, low, high - low || 1), 0, 0);
+    const context = canvas.getContext('2d');
+    context.putImageData(coloured(heat, result, low, high - low || 1), 0, 0);
+    outline(context, result.regions || []);
+  }
+}
+
+// A white rectangle in a black one around each region, whatever lies below.
+function outline(context, regions) {
+  const {width, height} = context.canvas;
+  const line = Math.max(1, Math.round(Math.max(width, height) / 160));
+  for (const [colour, by] of [['black', line], ['white', 0]]) {
+    context.strokeStyle = colour;
+    context.lineWidth = line;
+    for (const {left, top, width: wide, height: high} of regions) {
+      context.strokeRect(left * width - by, top * height - by,
+                         wide * width + 2 * by, high * height + 2 * by);
+    }
   }
 }
 

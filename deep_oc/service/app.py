@@ -100,7 +100,8 @@ class Service:
       self.measures.images.labels(
           'anomalous' if anomalous else 'normal').inc()
     return await loop.run_in_executor(
-        self._decoders, answers.scored, self._bundle, names, images, answer)
+        self._decoders, answers.scored, self._bundle, names, images, answer,
+        maps)
 
   def _prepare(self, files: Sequence[uploads.Upload], until: float
                ) -> np.ndarray:

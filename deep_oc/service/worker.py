@@ -18,7 +18,10 @@ from deep_oc import bundle
 
 
 class Answer(NamedTuple):
-  """What the model says of a request's n images; maps are f32[n, h, w]."""
+  """What the model says of a request's n images.
+
+  Maps f32[n, h, w] are there if they were asked for or are what is judged.
+  """
   judged: bundle.Judged
   maps: np.ndarray | None
 
@@ -118,9 +121,7 @@ class Worker:
     answers = [(job, bundle.Judged(*part), drawn)
                for job, part, drawn in zip(jobs, parts, maps, strict=True)]
     for job, part, drawn in answers:
-      if not job.maps:
-        job.answer.set_result(Answer(part, None))
-      elif drawn is not None:
+      if drawn is not None or not job.maps:
         job.answer.set_result(Answer(part, drawn))
     for job, part, drawn in answers:
       if job.maps and drawn is None:
