@@ -5,8 +5,8 @@
   <folder>/roc.png  <folder>/histogram.png
 
 One scale serves all pictures of a run, by `deep_oc.heat_colours`: equal scores
-have equal colours. Everything but `write` is a pure function; scores are
-higher = more anomalous.
+have equal colours. Everything but `write` and `remove` is a pure function;
+scores are higher = more anomalous.
 """
 import contextlib
 import functools
