@@ -57,10 +57,18 @@ def test_rectangles_are_in_pixels_of_the_photo_and_hold_all_of_it():
   # Columns 2 to 5 of 10 are 1.4 to 3.5 of 7, rows 1 to 3 of 4 are 0.75 to 2.25
   # of 3.
   assert list(regions.rows('', found, (7, 3)))[1][2:6] == (1, 0, 3, 3)
-  # A third is no whole number of float64.
-  thirds = regions.find(np.eye(3) * [0, 1, 0], 0.5)
-  assert list(regions.rows('', thirds, (300, 900)))[0][2:6] == (
-      100, 300, 100, 300)
+  # Seven tenths of 90 are less than 63 in float64, and ten fourteenths of 42
+  # more than 30.
+  for at, count, size in ((7, 10, 90), (9, 14, 42)):
+    heat = np.zeros((1, count))
+    heat[0, at] = 2
+    assert list(regions.rows('', regions.find(heat, 1), (size, 1)))[0][2:6] == (
+        at * size // count, 0, size // count, 1)
+
+
+def test_the_peak_is_that_of_its_own_pixels():
+  heat = np.array([[2, 2, 2], [2, 0, 0], [2, 0, 3]])
+  assert [each.peak for each in regions.find(heat, 1)] == [3, 2]
 
 
 def test_the_size_of_a_photo_is_that_of_how_it_stands(tmp_path):
