@@ -409,7 +409,9 @@ def test_the_bundles_own_program_ends_bad_input_with_one_line(
       ([str(copied / 'bundle')], 'no image in'),
       ([str(tmp_path / 'text.png'), '--maps=m'], 'no heat maps'),
       ([str(tmp_path / 'text.png'), '--regions=r'], 'leave --regions out'),
-      (['nowhere', '--output=p.json'], '--output=p.json names the CSV')):
+      (['nowhere', '--output=p.json'], '--output=p.json names the CSV'),
+      (['nowhere', f'--regions={copied.parent}/p.csv'], 'that --output=p.csv'),
+      (['nowhere', '--regions=p.json'], 'that --output=p.csv makes')):
     done = _predict(copied, '--output=p.csv', *args)
     errors = [line for line in done.stderr.splitlines()
               if line.startswith('error: ')]

@@ -156,6 +156,12 @@ def _arguments() -> argparse.Namespace:
   return parser.parse_args()
 
 
+def _same(name: str, *paths: pathlib.Path) -> bool:
+  """Says whether a file of this name is one of the others."""
+  given = pathlib.Path(name).expanduser().resolve()
+  return given in [each.resolve() for each in paths]
+
+
 def main() -> None:
   args = _arguments()
   output = pathlib.Path(args.output).expanduser()
@@ -163,6 +169,10 @@ def main() -> None:
     if output.suffix == '.json':
       raise BundleError(f'--output={output} names the CSV; what made it goes '
                         'beside it, as .json')
+    if args.regions and _same(args.regions, output, output.with_suffix(
+        '.json')):
+      raise BundleError(f'--regions={args.regions} names a file that --output='
+                        f'{output} makes; give another')
     bundle = load(args.bundle)
     if args.maps and not bundle.localizes:
       raise BundleError('this bundle has no heat maps; leave --maps out')
