@@ -164,8 +164,8 @@ class Detector:
   @property
   def has_regions(self) -> bool:
     """Whether heat maps are judged, and show all of a photo."""
-    return (self.feature == WINDOWS and self.threshold_ is not None
-            and pictures.keeps_all(unseen.described(self._config.data)))
+    return self.feature == WINDOWS and pictures.keeps_all(
+        unseen.described(self._config.data))
 
   def regions(self, heat: np.ndarray) -> list[list[regions.Region]]:
     """Returns where each of f32[n, h, w] from `heat_maps` is anomalous.

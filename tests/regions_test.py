@@ -1,9 +1,13 @@
 """Where a heat map is above its threshold, by a search pixel by pixel."""
+import types
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from deep_oc import bundle, detector
 from deep_oc.bundle import pictures, regions
+from tests import served
 
 
 def _grown(above):
@@ -80,5 +84,27 @@ def test_the_size_of_a_photo_is_that_of_how_it_stands(tmp_path):
 
 @pytest.mark.parametrize('method, pad, wanted', [
     ('squeeze', 0, True), ('square', 0, False), ('squeeze', 2, False)])
-def test_only_what_shows_all_of_a_photo_tells_where(method, pad, wanted):
-  assert pictures.keeps_all(dict(method=method, pad=pad)) == wanted
+def test_only_what_shows_all_of_a_photo_tells_where(
+    tmp_path, method, pad, wanted):
+  how = dict(method=method, pad=pad)
+  assert pictures.keeps_all(how) == wanted
+  np.savez(tmp_path / 'calibration.npz')
+  for feature in ('windows', 'pool'):
+    found = bundle.Bundle(tmp_path, served.ABOUT | dict(
+        feature=feature, preprocessing=how, files={'calibration.npz': {}}))
+    assert found.has_regions == (wanted and feature == 'windows')
+
+
+@pytest.mark.parametrize('source, feature, wanted', [
+    (dict(source='folder'), 'windows', True),
+    (dict(source='folder'), 'pool', False),
+    (dict(source='npz', pad=2), 'windows', False),
+    (dict(source='cat_vs_dog'), 'windows', False)])
+def test_a_detector_tells_where_by_the_threshold_that_it_judges_by(
+    source, feature, wanted):
+  found = object.__new__(detector.Detector)
+  found.feature, found.threshold_ = feature, 1.
+  found._config = types.SimpleNamespace(data=source)
+  assert found.has_regions == wanted
+  heat = np.array([[[0, 2.]], [[0, 1.]]])
+  assert found.regions(heat) == [[(0.5, 0, 0.5, 1, 0.5, 2)], []]

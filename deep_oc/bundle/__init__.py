@@ -9,8 +9,8 @@ or in Python, with the bundle's folder on the path,
   judged = found.judge(np.stack([found.prepare(path) for path in paths]))
 
 A copy of this package makes a bundle complete, so it imports nothing of
-deep_oc: only JAX, with the flatbuffers that JAX reads programs by, NumPy and
-Pillow. Nothing is unpickled.
+deep_oc: only JAX, with the flatbuffers that JAX reads programs by and the SciPy
+that comes with it, NumPy and Pillow. Nothing is unpickled.
 """
 import contextlib
 import functools
@@ -60,7 +60,7 @@ class Bundle:
     false_alarm_rate: the share of normal images that are flagged.
     localizes: the method of `heat_maps`, or None.
     by_maps: whether the score of an image is the largest of its heat map.
-    has_regions: whether these maps show all of a picture.
+    has_regions: whether heat maps are judged, and show all of a picture.
     batch: the most images that go through the network at once.
   """
 
@@ -72,8 +72,8 @@ class Bundle:
       self.false_alarm_rate = about['false_alarm_rate']
       self.localizes = about['localizes']
       self.by_maps = about['feature'] == 'windows'
-      self.has_regions = (self.by_maps and self.threshold is not None
-                          and pictures.keeps_all(about['preprocessing']))
+      self.has_regions = self.by_maps and pictures.keeps_all(
+          about['preprocessing'])
       self.batch = batch(*self.image_shape[:2])
       calibration = _arrays(self._file('calibration.npz'))
       self._calibration = [np.sort(calibration[name])

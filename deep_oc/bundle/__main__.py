@@ -177,8 +177,8 @@ def main() -> None:
     if args.maps and not bundle.localizes:
       raise BundleError('this bundle has no heat maps; leave --maps out')
     if args.regions and not bundle.has_regions:
-      raise BundleError("this bundle's heat maps are not what it judges by; "
-                        'leave --regions out')
+      raise BundleError('this bundle does not judge by heat maps that show all '
+                        'of a picture; leave --regions out')
     counts = _predict(bundle, _files(args.input), output, args.maps,
                       args.regions)
     about = {'command': _command(), 'bundle': bundle.about['digest'],

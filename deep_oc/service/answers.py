@@ -52,7 +52,7 @@ class Result(pydantic.BaseModel):
     anomalous: whether that is the false-alarm rate at most.
     threshold: scores above it are anomalous; null if no one score says it.
     regions: where it is anomalous, the highest peak first; null if heat maps
-      are not what is judged.
+      are not what is judged, or do not show the whole picture.
     heat_map: the pixels' scores as a grey PNG in a data URL, 0 = `heat_low`
       and 255 = `heat_high`; null unless asked for.
     picture: what the model saw, on which the heat map lies; the same.
