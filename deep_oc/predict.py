@@ -60,7 +60,6 @@ from PIL import PngImagePlugin
 from deep_oc import (cli, embeddings, files, heat_colours, oneclass, pictures,
                      progress, provenance, thresholds, unseen)
 from deep_oc.bundle import regions
-from deep_oc.bundle.pictures import size
 from deep_oc.data import _layout
 from deep_oc.errors import InputError
 
@@ -268,7 +267,8 @@ def _regions(paths, found):
   """Yields the rows of regions.csv; a picture that has some is opened again."""
   for path, each in zip(paths, found, strict=True):
     if each:
-      yield from regions.rows(provenance.written(path), each, size(path))
+      yield from regions.rows(
+          provenance.written(path), each, unseen.size(path))
 
 
 def _table(stack: contextlib.ExitStack, path: Any, columns: Sequence[str]):

@@ -172,6 +172,15 @@ def reader(config: Mapping[str, Any], shape: tuple[int, int, int]
   return read
 
 
+def size(picture: Picture) -> tuple[int, int]:
+  """Returns the width and the height of a picture, as it stands upright.
+
+  Raises:
+    InputError: it is none.
+  """
+  return _opened(picture).size
+
+
 def described(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what `reader` does, as `deep_oc.bundle.pictures` takes it."""
   method, size = _how(config)

@@ -275,6 +275,12 @@ def test_where_a_photo_is_anomalous_is_told_in_its_own_pixels(tmp_path):
   assert row == dict(path=str(photos / 'bright.png'), region='1', x='30', y='8',
                      width='18', height='8', area='9.375', peak='200')
   assert [row['verdict'] for row in _rows(output)] == ['anomalous', 'normal']
+  images = unseen.find(str(photos))
+  heat_maps = found.heat_maps
+  found.heat_maps = lambda *args: (
+      (photos / 'bright.png').unlink(missing_ok=True), heat_maps(*args))[1]
+  with pytest.raises(InputError, match='cannot read .*bright.png'):
+    predict.write(found, images, output, None, {})
   # Of another feature there are none, and none of a prediction before.
   predict.write(_ByMaps('pool'), unseen.find(str(photos)), output, None, {})
   assert not (output / 'regions.csv').exists()
