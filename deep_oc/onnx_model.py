@@ -51,7 +51,7 @@ def write(found: detector.Detector, folder: pathlib.Path, images: np.ndarray,
   Args:
     found: what is converted.
     folder: of the bundle, where the densities of positions lie.
-    images: u8[n, h, w, 3] to compare with; of the first there are `sizes.maps`.
+    images: u8[n, h, w, 3] to compare with; the first have maps in `sizes`.
     scores: the programs `model` and `classifier`, none where heat maps score.
     sizes: the heat maps that are multiplied.
 
@@ -115,8 +115,10 @@ def _heat_map(size: portable_maps.Portable, folder: pathlib.Path) -> Callable:
     InputError: it is not fit for one file, or for one pass.
   """
   if size.window is not None:
-    raise InputError(f'each window of {size.window} pixels has a pass of its '
-                     f'own, too many for {NAME}; leave --onnx out')
+    raise InputError(
+        f'each window of {size.window} pixels has a pass of its own, too many '
+        f'for {NAME}; only windows of encoders that do not pad share one, if '
+        'the stride is a multiple of theirs')
   weights, rows, columns = map(_single, (
       size.seen.arrays, size.enlarge['rows'], size.enlarge['columns']))
   score = _score_of(size, folder)
