@@ -436,14 +436,15 @@ def test_the_bundles_own_program_draws_no_heat_map_twice(tmp_path):
     assert not maps or len(list((tmp_path / feature).iterdir())) == 3
 
 
-def test_the_bundles_own_program_says_where(tmp_path):
+def test_the_bundles_own_program_says_where(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
   dark, bright = (tmp_path / f'{name}.png' for name in ('dark', 'bright'))
   image = np.full((32, 48, 3), 50, np.uint8)
   Image.fromarray(image).save(dark)
   image[8:16, 30:48] = 200
   Image.fromarray(image).save(bright)
   program._predict(served.Fake(feature='windows'), [str(dark), str(bright)],
-                   tmp_path / 'p.csv', None, str(tmp_path / 'out' / 'r.csv'))
+                   tmp_path / 'p.csv', None, '~/out/r.csv')
   with (tmp_path / 'out' / 'r.csv').open(newline='') as file:
     row, = csv.DictReader(file)
   assert row == dict(path=str(bright), region='1', x='30', y='8', width='18',

@@ -269,7 +269,8 @@ def test_where_a_photo_is_anomalous_is_told_in_its_own_pixels(tmp_path):
   image[8:16, 30:48] = 200
   Image.fromarray(image).save(photos / 'bright.png')
   found = _ByMaps()
-  predict.write(found, unseen.find(str(photos)), output, None, {})
+  for _ in range(2):  # what a prediction before has left is replaced
+    predict.write(found, unseen.find(str(photos)), output, None, {})
   with (output / 'regions.csv').open(newline='') as file:
     row, = csv.DictReader(file)
   assert row == dict(path=str(photos / 'bright.png'), region='1', x='30', y='8',
@@ -287,9 +288,12 @@ def test_where_a_photo_is_anomalous_is_told_in_its_own_pixels(tmp_path):
 
 
 def test_regions_are_outlined_in_the_heat_maps(tmp_path, monkeypatch):
-  drawn, panel = [], predict.pictures.panel
+  drawn, told = [], []
+  panel, with_legend = predict.pictures.panel, predict.pictures.with_legend
   monkeypatch.setattr(predict.pictures, 'panel', lambda *args, **kwargs: (
       drawn.append(args[2]), panel(*args, **kwargs))[1])
+  monkeypatch.setattr(predict.pictures, 'with_legend', lambda *args: (
+      told.append(args[2]), with_legend(*args))[1])
   monkeypatch.setattr(predict, '_limits', lambda *_: None)
   heat = np.full((1, 16, 16), 50, np.float32)
   heat[0, 3:5, 7:9] = 200
@@ -298,7 +302,7 @@ def test_regions_are_outlined_in_the_heat_maps(tmp_path, monkeypatch):
         ['a.png'], np.zeros((1, 16, 16, 3), np.uint8), detector.Judged(
             *np.array([[200.], [0.1], [1]])), heat)
   np.testing.assert_array_equal(drawn[0], heat[0] == 200)
-  assert drawn[1] is None
+  assert drawn[1] is None and told == ['its regions', None]
 
 
 def test_a_heat_map_has_the_verdict_above_it(run, tmp_path, monkeypatch):
