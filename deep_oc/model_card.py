@@ -81,7 +81,7 @@ def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
       'chosen': _CHOSEN[run['checkpoint_rule']],
       'calibrated': thresholds.described(about['calibration']),
       'results': _table(results, about['calibration']), 'method': how['method'],
-      'shape': '×'.join(map(str, about['image_shape'][:2])),
+      'shape': '{1}×{0}'.format(*about['image_shape']),
       'padded': f", with {how['pad']} black ones on each side" * bool(
           how['pad']),
       'parity': parity.shown(about['parity'])}))

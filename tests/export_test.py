@@ -52,8 +52,10 @@ def test_a_run_is_exported_and_the_card_tells_of_it(folder, binary, tmp_path):
     assert (f'step 0, {words}' in ' '.join(card.split())) == (
         rule == 'chosen')
     other = model_card.write(taken.about | {
-        'run': taken.about['run'] | {'checkpoint_rule': rule}}, [])
+        'run': taken.about['run'] | {'checkpoint_rule': rule},
+        'image_shape': [20, 30, 3]}, [])
     assert f'step 0, {words}' in ' '.join(other.split())
+    assert 'are brought to 30×20 pixels' in ' '.join(other.split())
   lines = card.splitlines()
   assert {line for line in lines if len(line) > 80} <= {
       taken.about['command']}

@@ -45,7 +45,7 @@ function describe() {
       `Of normal pictures ${percent(model.false_alarm_rate)} are flagged. ` +
       [model.name, model.classifier && `${model.classifier} on ` +
        `${model.feature}`, model.step !== null && `step ${model.step}`,
-       model.image_shape.slice(0, 2).join('×') + ' pixels']
+       `${model.image_shape[1]}×${model.image_shape[0]} pixels`]
           .filter(Boolean).join(', ') + '.';
   byId('limits').textContent =
       `PNG, JPEG, WebP, BMP or TIFF, up to ${size(limits.max_bytes)} and ` +
