@@ -12,7 +12,7 @@ from conftest import peak_memory, the_error
 from PIL import Image
 
 import deep_oc
-from deep_oc import detector, predict, thresholds, unseen
+from deep_oc import detector, predict, provenance, thresholds, unseen
 from deep_oc.errors import InputError
 from tests import served, untrained
 
@@ -263,24 +263,26 @@ class _ByMaps(served.Fake):
 
 def test_where_a_photo_is_anomalous_is_told_in_its_own_pixels(tmp_path):
   photos, output = tmp_path / 'photos', tmp_path / 'out'
+  bright = photos / os.fsdecode(b'bright\xff.png')  # no text in UTF-8
   photos.mkdir()
   image = np.full((32, 48, 3), 50, np.uint8)
   Image.fromarray(image).save(photos / 'dark.png')
   image[8:16, 30:48] = 200
-  Image.fromarray(image).save(photos / 'bright.png')
+  Image.fromarray(image).save(bright)
   found = _ByMaps()
   for _ in range(2):  # what a prediction before has left is replaced
     predict.write(found, unseen.find(str(photos)), output, None, {})
   with (output / 'regions.csv').open(newline='') as file:
     row, = csv.DictReader(file)
-  assert row == dict(path=str(photos / 'bright.png'), region='1', x='30', y='8',
-                     width='18', height='8', area='9.375', peak='200')
+  assert row == dict(
+      path=provenance.written(str(bright)), region='1', x='30', y='8',
+      width='18', height='8', area='9.375', peak='200')
   assert [row['verdict'] for row in _rows(output)] == ['anomalous', 'normal']
   images = unseen.find(str(photos))
   heat_maps = found.heat_maps
   found.heat_maps = lambda *args: (
-      (photos / 'bright.png').unlink(missing_ok=True), heat_maps(*args))[1]
-  with pytest.raises(InputError, match='cannot read .*bright.png'):
+      bright.unlink(missing_ok=True), heat_maps(*args))[1]
+  with pytest.raises(InputError, match='cannot read .*bright'):
     predict.write(found, images, output, None, {})
   # Of another feature there are none, and none of a prediction before.
   predict.write(_ByMaps('pool'), unseen.find(str(photos)), output, None, {})
