@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deep_oc import files, parity, thresholds
+from deep_oc.bundle import pictures
 
 _TEXT = '''# {name}
 
@@ -14,7 +15,7 @@ neither the training code nor Flax is needed.
 
 ```sh
 pip install -r requirements.txt
-python predict.py photos --output=predictions.csv{maps}
+python predict.py photos --output=predictions.csv{maps}{regions}
 ```
 
 ```python
@@ -77,6 +78,8 @@ def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
   run, how = about['run'], about['preprocessing']
   return _wrapped(_TEXT.format(**run | about | {
       'maps': ' --maps=maps' if about['localizes'] else '',
+      'regions': ' --regions=regions.csv' * (
+          about['feature'] == 'windows' and pictures.keeps_all(how)),
       'normal': f"'{run['normal_name']}'", 'count': about['n_train'],
       'chosen': _CHOSEN[run['checkpoint_rule']],
       'calibrated': thresholds.described(about['calibration']),

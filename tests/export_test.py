@@ -53,7 +53,9 @@ def test_a_run_is_exported_and_the_card_tells_of_it(folder, binary, tmp_path):
         rule == 'chosen')
     other = model_card.write(taken.about | {
         'run': taken.about['run'] | {'checkpoint_rule': rule},
-        'image_shape': [20, 30, 3]}, [])
+        'image_shape': [20, 30, 3], 'feature': 'windows',
+        'preprocessing': taken.about['preprocessing'] | {'pad': 0}}, [])
+    assert '=predictions.csv --regions=regions.csv\n' in other
     assert f'step 0, {words}' in ' '.join(other.split())
     assert 'are brought to 30×20 pixels' in ' '.join(other.split())
   lines = card.splitlines()
