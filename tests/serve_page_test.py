@@ -150,6 +150,25 @@ def test_the_heat_map_is_on_one_scale_and_fades(opened):
   assert not wrong
 
 
+def test_regions_are_counted_and_have_sharp_outlines(opened):
+  from deep_oc.service import answers
+  view, wrong, _ = opened()
+  picture = answers._data_url(np.zeros((16, 16), np.uint8))
+  result = dict(
+      name='a', score=120, p_value=0.05, anomalous=True, threshold=100,
+      false_alarm_rate=0.05, heat_map=picture, heat_low=0, heat_high=1,
+      picture=picture, regions=[dict(left=0.25, top=0.25, width=0.5,
+                                     height=0.5, area=0.2, peak=120)])
+  view.route('**/score*', lambda route: route.fulfill(
+      json={'results': [result]}))
+  _add(view, _file('a.png', 30))
+  assert re.search(r'regions\s+1\b', view.locator('#cards').inner_text())
+  row = np.reshape(view.evaluate("""[...document.querySelector('#cards canvas'
+      ).getContext('2d').getImageData(0, 8, 16, 1).data]"""), (16, 4))
+  solid = {x: each[0] for x, each in enumerate(row) if each[3] == 255}
+  assert solid == {3: 0, 4: 255, 11: 255, 12: 0} and not wrong
+
+
 _TRANSFER = """([name, text]) => { const data = new DataTransfer();
     data.items.add(new File([Uint8Array.from(atob(text), c =>
         c.charCodeAt(0))], name, {type: 'image/png'})); return data; }"""

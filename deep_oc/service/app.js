@@ -309,11 +309,11 @@ function paint() {
   }
 }
 
-// A white rectangle in a black one around each region, whatever lies below.
+// A white rectangle inside the edge of each region, a black one around it.
 function outline(context, regions) {
   const {width, height} = context.canvas;
   const line = Math.max(1, Math.round(Math.max(width, height) / 160));
-  for (const [colour, by] of [['black', line], ['white', 0]]) {
+  for (const [colour, by] of [['black', line / 2], ['white', -line / 2]]) {
     context.strokeStyle = colour;
     context.lineWidth = line;
     for (const {left, top, width: wide, height: high} of regions) {
