@@ -14,14 +14,15 @@ folder by default, gets
                     image whose heat map is above the threshold that the image
                     is judged by; the rectangle around it, x and y its left and
                     upper end, in pixels of the photo as it stands upright; its
-                    area in percent of the image's, and its peak
+                    area in percent of the image's, and its peak; none where the
+                    data source cuts photos or pads them
   predictions.json  the command, versions, settings, counts, and the files that
                     could not be read
-  maps/             where the run localizes, each image beside its heat map,
-                    with the outlines of its regions, as a.jpg.png of a.jpg, so
-                    that a.png has one of its own
-                    (--nomaps does without; --arrays keeps the numbers too);
-                    those of a prediction before, in this folder, are removed
+  maps/             where the run localizes, each image beside its heat map, and
+                    that with the outlines of its regions, as a.jpg.png of
+                    a.jpg, so that a.png has one of its own (--nomaps does
+                    without; --arrays keeps the numbers too); those of a
+                    prediction before, in this folder, are removed
 
 Where the run has held images out of its training (--config.protocol.calibration
 of `train`), these calibrate p-values and verdicts, or those that --calibration

@@ -5,7 +5,8 @@
   curl -H 'Content-Type: image/png' --data-binary @a.png \
       http://127.0.0.1:8000/score?maps=true
 
-  POST /score    pictures in, scores out; ?maps=true draws heat maps, too
+  POST /score    pictures in, scores out, with regions if heat maps are judged;
+                 ?maps=true draws heat maps, too
   GET /          the page
   GET /health    whether it serves, which model, which limits
   GET /metrics   counts and times, in Prometheus' text format
