@@ -38,6 +38,7 @@ def test_regions_are_what_touches_above_the_threshold(seed):
         (np.ptp(rows) + 1) / 9, len(member) / heat.size, peak))
   found = regions.find(heat, 1.)
   assert len(found) > 3
+  assert {type(value) for each in found for value in each} == {float}
   np.testing.assert_allclose(found, sorted(wanted, key=lambda each: -each[-1]))
 
 

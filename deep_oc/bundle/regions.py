@@ -44,7 +44,8 @@ def find(heat: np.ndarray, threshold: float) -> list[Region]:
     found.append(Region(
         columns.start / heat.shape[1], rows.start / heat.shape[0],
         member.shape[1] / heat.shape[1], member.shape[0] / heat.shape[0],
-        member.sum() / heat.size, heat[rows, columns][member].max()))
+        float(member.sum() / heat.size),
+        float(heat[rows, columns][member].max())))
   return sorted(found, key=lambda region: -region.peak)
 
 
