@@ -700,7 +700,8 @@ def test_the_check_fails_where_training_would_and_nowhere_else(bottle, capsys):
     ((), 'the argument <path> is missing'),
     (('/no/such',), '/no/such does not exist'),
     (('a', 'b'), "unexpected argument 'b'"),
-    (('.', '--size=x'), '--size'), (('.', '--sise=8'), 'sise')])
+    (('.', '--size=x'), '--size'), (('.', '--sise=8'), 'sise'),
+    (('.', '--width=0'), 'data.width=0')])
 def test_the_check_says_bad_input_in_one_line(args, words):
   done = run_check(*args)
   assert done.returncode == 2
