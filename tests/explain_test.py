@@ -1,5 +1,6 @@
 """Explanations of a run as a user gets them, and against what they are of."""
 import csv
+import io
 import json
 import re
 import shutil
@@ -150,6 +151,18 @@ def test_neighbours_are_told_by_the_names_of_their_files(
       ('nearest normal: ', 'normal: '), drawn, strict=True)] == said
 
 
+def test_pictures_are_high_where_the_images_are():
+  sizes, nothing = [], explainer.Explained(0., 0., {})
+  for height in (16, 32, 64):
+    image = np.zeros((height, 32, 3), np.uint8)
+    picture = explanation_pictures.draw(
+        image, None, np.float32(image), nothing, nothing,
+        2 * [explainer.Neighbour(image, 0, 0., '')],
+        dict(name='', verdict='', baseline='', distance=''), '')
+    sizes.append(Image.open(io.BytesIO(picture)).height)
+  assert 1.4 * sizes[0] < sizes[1] and 1.4 * sizes[1] < sizes[2]
+
+
 @pytest.mark.slow
 def test_the_binary_explains_files_by_the_tasks_own_score(
     binary, tmp_path_factory):
@@ -195,7 +208,8 @@ def test_normal_images_calibrate_the_verdicts_as_predicts(
     for i, image in enumerate(images[:20]):
       Image.fromarray(image).save(tmp_path / name / f'{i:02d}.png')
   args = (f'--workdir={run}', f'--output={tmp_path}/out', '--method=occlusion',
-          '--count=2', f'--calibration={tmp_path}/normal')
+          '--count=2', '--baseline=black',
+          f'--calibration={tmp_path}/normal')
   done = binary('explain', *args, f'--input={tmp_path}/input')
   assert done.returncode == 0, done.stderr
   rows = _rows(tmp_path / 'out')
@@ -210,6 +224,7 @@ def test_normal_images_calibrate_the_verdicts_as_predicts(
   assert not np.allclose(other.p_values(images), wanted.p_value)
   about = json.loads((tmp_path / 'out' / 'explanations.json').read_text())
   assert about['calibration'] == found.calibration == 'unseen_20'
+  assert {about['baseline'], *(row['baseline'] for row in rows)} == {'black'}
   done = binary('explain', *args, f'--input={tmp_path}/normal/03.png')
   assert '1 of the 1 images to explain are among' in the_error(done)
 

@@ -264,6 +264,8 @@ def test_a_classifier_without_a_jitted_score_is_scored_by_scikit_learn(
                                -fitted.score_samples(test))
     with pytest.raises(ValueError, match='no jitted score'):
       oneclass.anomaly_score(fitted, test, jit=True)
+  assert set(oneclass.CLASSIFIERS) - set(oneclass.with_twins()) == {
+      'lof', 'isolation_forest', 'pca'}
 
 
 @pytest.mark.parametrize('spoil', [
