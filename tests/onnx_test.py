@@ -90,7 +90,7 @@ _FCDD = dict(name='fcdd', channels=(4, 6, 5), kernels=(5, 3, 3),
                               classifier='knn(k=1)')),
     ('windows', _EFFICIENTNET, dict(stages=(2, 3), positions='each'))])
 def test_heat_maps_in_onnx_are_those_of_the_detector(
-    runtime, parts, tmp_path, feature, encoder, group):
+    runtime, parts, tmp_path, capfd, feature, encoder, group):
   found = parts(feature, encoder, **dict(name='windows') | group)
   about = export.export(found, tmp_path / 'b', [], '', onnx=True)['onnx']
   assert 0 < about['max_map_difference'] <= 1e-4
@@ -102,6 +102,7 @@ def test_heat_maps_in_onnx_are_those_of_the_detector(
                              atol=1e-4 * np.abs(heat).max())
   np.testing.assert_allclose(got['score'], score, rtol=1e-4,
                              atol=1e-4 * np.abs(score).max())
+  assert 'onnxruntime' not in capfd.readouterr().err  # of what nothing uses
 
 
 def test_windows_with_a_pass_each_are_no_heat_map_in_onnx(
