@@ -170,15 +170,13 @@ def _converted(function: Callable, shape: Sequence[int],
   """Returns the model of a function of images f32[n, *shape], for any n."""
   import jax2onnx
   import onnx_ir
-  from onnx_ir.passes import common
   with contextlib.redirect_stdout(None), _quiet():
     model = jax2onnx.to_onnx(
         function, [('n', *shape)], model_name='deep_oc', input_names=['image'],
         output_names=list(outputs))
     del model.graph.value_info[:]  # of some layouts it is wrong
     model = onnx_ir.from_proto(model)
-    common.RemoveUnusedNodesPass()(model)
-    for graph in model.graph.subgraphs():  # which that pass leaves as they are
+    for graph in model.graph.subgraphs():
       for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
           del graph.initializers[name]  # a runtime would complain of it
