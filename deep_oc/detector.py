@@ -170,8 +170,12 @@ class Detector:
   def regions(self, heat: np.ndarray) -> list[list[regions.Region]]:
     """Returns where each of f32[n, h, w] from `heat_maps` is anomalous.
 
-    Of a detector that `has_regions`.
+    Raises:
+      InputError: it has none.
     """
+    if not self.has_regions:
+      raise InputError("there are regions with feature='windows' only, whose "
+                       'heat maps are judged, and where they show whole photos')
     return [regions.find(each, self.threshold_) for each in heat]
 
   def _judged(self, rows: np.ndarray) -> Judged:

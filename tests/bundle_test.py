@@ -453,6 +453,11 @@ def test_the_bundles_own_program_says_where(tmp_path, monkeypatch):
       'bright.png', 'dark.png', 'out', 'p.csv', 'r.csv']
 
 
+def test_a_bundle_that_judges_by_no_heat_map_has_no_regions(copied):
+  with pytest.raises(bundle.BundleError, match='it has no regions'):
+    bundle.load(copied).regions(np.zeros((1, 20, 20), np.float32))
+
+
 def test_a_write_error_leaves_no_half_of_a_table(copied, tmp_path, monkeypatch):
   def full(*_):
     raise OSError('No space left on device')

@@ -7,6 +7,7 @@ from PIL import Image
 
 from deep_oc import bundle, detector
 from deep_oc.bundle import pictures, regions
+from deep_oc.errors import InputError
 from tests import served
 
 
@@ -108,4 +109,8 @@ def test_a_detector_tells_where_by_the_threshold_that_it_judges_by(
   found._config = types.SimpleNamespace(data=source)
   assert found.has_regions == wanted
   heat = np.array([[[0, 2.]], [[0, 1.]]])
-  assert found.regions(heat) == [[(0.5, 0, 0.5, 1, 0.5, 2)], []]
+  if wanted:
+    assert found.regions(heat) == [[(0.5, 0, 0.5, 1, 0.5, 2)], []]
+    return
+  with pytest.raises(InputError, match='and where they show whole photos'):
+    found.regions(heat)

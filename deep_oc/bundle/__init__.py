@@ -113,8 +113,12 @@ class Bundle:
   def regions(self, heat: np.ndarray) -> list[list[regions.Region]]:
     """Returns where each of f32[n, h, w] from `heat_maps` is anomalous.
 
-    Of a bundle that `has_regions`.
+    Raises:
+      BundleError: it has none.
     """
+    if not self.has_regions:
+      raise BundleError('this bundle does not judge by heat maps that show all '
+                        'of a picture; it has no regions')
     return [regions.find(each, self.threshold) for each in heat]
 
   def _judged(self, scores: np.ndarray) -> Judged:

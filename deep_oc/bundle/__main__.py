@@ -189,8 +189,10 @@ def main() -> None:
   except (BundleError, OSError) as error:
     print(f'error: {line(error)}', file=sys.stderr)
     sys.exit(2)
+  written = filter(None, (output, args.regions, args.maps))
   print(f"scored {counts['scored']} images, {counts['anomalous']} anomalous; "
-        f"could not read {len(counts['unreadable'])}; wrote {output}")
+        f"could not read {len(counts['unreadable'])}; wrote "
+        f"{', '.join(map(str, written))}")
 
 
 if __name__ == '__main__':
