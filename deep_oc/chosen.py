@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deep_oc import (attributions, detector, explainer, pictures, predict,
+from deep_oc import (attributions, detector, explainer, photos, pictures,
                      protocols, unseen)
 from deep_oc.errors import InputError
 
@@ -76,7 +76,7 @@ def of_test(problem: protocols.Problem, scores: np.ndarray, count: int
 
 def of_files(images: unseen.Found, found: detector.Detector,
              network: explainer.Network, count: int
-             ) -> tuple[list[Chosen], predict.Tally]:
+             ) -> tuple[list[Chosen], photos.Tally]:
   """Scores files and returns the most anomalous, and what was found."""
   top, order = [], itertools.count()
 
@@ -88,7 +88,7 @@ def of_files(images: unseen.Found, found: detector.Detector,
       if len(top) > count:
         heapq.heappop(top)
 
-  tally = predict.predict(found, images.paths, take)
+  tally = photos.score(found, images.paths, take)
   if not top:
     raise InputError(f'none of {len(images.paths)} images could be read; the '
                      f'first: {tally.unreadable[0][1]}')

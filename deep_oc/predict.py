@@ -39,18 +39,13 @@ memory does not grow with the number of images.
 """
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import contextlib
 import csv
 import errno
-import hashlib
-import heapq
 import os
 import pathlib
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,18 +54,16 @@ from absl import flags
 from PIL import PngImagePlugin
 
 from deep_oc import (cli, embeddings, files, heat_colours, oneclass, pictures,
-                     progress, provenance, thresholds, unseen)
+                     provenance, thresholds, unseen)
 from deep_oc.bundle import regions
 from deep_oc.data import _layout
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
-  from deep_oc import allocator, detector, trained_run
+  from deep_oc import allocator, detector, photos, trained_run
 
 COLUMNS = ('path', 'score', 'p_value', 'verdict', 'false_alarm_rate',
            'classifier', 'feature')
-_THREADS = 2  # that decode
-_SHOWN = 5  # of the most anomalous
 
 
 def define_flags() -> None:
@@ -149,7 +142,7 @@ def _where_it_fits() -> Iterator[None]:
   except files.WriteError as error:
     if getattr(error.__cause__, 'errno', None) != errno.ENAMETOOLONG:
       raise
-    tqdm.tqdm.write(f'skipped: {_shown(str(error))}', sys.stderr)
+    tqdm.tqdm.write(f'skipped: {photos.shown(str(error))}', sys.stderr)
 
 
 def _limits(workdir: str, name: str) -> heat_colours.Scale | None:
@@ -158,102 +151,6 @@ def _limits(workdir: str, name: str) -> heat_colours.Scale | None:
   if name not in arrays:
     return None
   return heat_colours.scale(arrays[name], arrays['anomaly'] != 0)
-
-
-class Tally:
-  """What has been found so far.
-
-  Attributes:
-    scored, anomalous: how many images.
-    unreadable: path and reason of each that could not be read.
-    calibrating: paths of those that calibrate, too, as they are or as copies.
-    top: (score, p-value, path) of the most anomalous.
-    seconds: it took.
-  """
-
-  def __init__(self):
-    self.seconds = 0.
-    self.scored = self.anomalous = 0
-    self.unreadable: list[tuple[str, str]] = []
-    self.calibrating: list[str] = []
-    self.top: list[tuple[float, float, str]] = []
-
-  def add(self, paths: Sequence[str], judged: detector.Judged) -> None:
-    """Counts what was scored."""
-    self.scored += len(paths)
-    self.anomalous += int(judged.anomalous.sum())
-    self.top = heapq.nlargest(_SHOWN, [*self.top, *zip(
-        judged.score.tolist(), judged.p_value.tolist(), paths, strict=True)])
-
-
-def predict(found: detector.Detector, paths: list[str],
-            take: Callable[[Sequence[str], np.ndarray, detector.Judged,
-                            np.ndarray | None], None]) -> Tally:
-  """Scores files and hands them on, some at a time.
-
-  Args:
-    found: what scores.
-    paths: of the files.
-    take: called with paths, images u8[n, h, w, 3], what is said of them, and
-      the heat maps f32[n, h, w] that it is said by, or None.
-  """
-  tally, since = Tally(), time.monotonic()
-  others = found.parts().others
-  calibrating = set(map(_digest, () if others is None else others))
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool, progress.bar(
-      total=len(paths), desc='predict', unit='images') as bar:
-    readings = _ahead(pool, _reader(found), paths, found.chunk)
-    for batch in detector.batched(readings, found.chunk):
-      bad = [(path, error) for path, _, error in batch if error]
-      for _, error in bad:
-        tqdm.tqdm.write(f'skipped: {_shown(error)}', sys.stderr)
-      tally.unreadable += bad
-      good = [(path, image) for path, image, error in batch if not error]
-      if good:
-        names, images = zip(*good, strict=True)
-        images = np.stack(images)
-        maps = (found.heat_maps(images) if found.feature == detector.WINDOWS
-                else None)
-        judged = (found.judge(images) if maps is None else
-                  found.judge_maps(maps))
-        take(names, images, judged, maps)
-        tally.add(names, judged)
-        tally.calibrating += [path for path, image in good if calibrating
-                              and _digest(image) in calibrating]
-      bar.update(len(batch))
-  tally.seconds = time.monotonic() - since
-  return tally
-
-
-def _reader(found):
-  """Returns path -> path, u8[h, w, 3] or None, and what is wrong or ''."""
-  def read(path):
-    try:
-      return path, found.prepare(path), ''
-    except InputError as error:
-      return path, None, str(error)
-  return read
-
-
-def _digest(image: np.ndarray) -> bytes:
-  return hashlib.sha256(image.tobytes()).digest()
-
-
-def _ahead(pool: concurrent.futures.Executor, function: Callable,
-           values: Iterable, count: int) -> Iterator:
-  """Yields the function of each value, in order, `count` of them ahead."""
-  pending = collections.deque()
-  for value in values:
-    pending.append(pool.submit(function, value))
-    if len(pending) > count:
-      yield pending.popleft().result()
-  while pending:
-    yield pending.popleft().result()
-
-
-def _shown(text: str) -> str:
-  """Returns one line that any terminal can print."""
-  return ''.join(each if each.isprintable() else '?' for each in text)
 
 
 def _rows(paths, judged, found):
@@ -280,7 +177,8 @@ def _table(stack: contextlib.ExitStack, path: Any, columns: Sequence[str]):
   return writer
 
 
-def summary(tally: Tally, rate: float, threshold: float | None = None) -> str:
+def summary(tally: photos.Tally, rate: float, threshold: float | None = None
+            ) -> str:
   """Returns what is printed at the end."""
   above = '' if threshold is None else f' (a score above {threshold:.6g})'
   lines = [f'scored {tally.scored} images in {tally.seconds:.1f} s '
@@ -290,7 +188,7 @@ def summary(tally: Tally, rate: float, threshold: float | None = None) -> str:
            f'{100 * tally.anomalous / tally.scored:.1f} %; of normal images '
            f'{100 * rate:g} % may be{above}', '', 'most anomalous:']
   return '\n'.join(lines + [
-      f'{score:12.6g}  p = {p:<8.4g}  {_shown(path)}'
+      f'{score:12.6g}  p = {p:<8.4g}  {photos.shown(path)}'
       for score, p, path in tally.top])
 
 
@@ -302,7 +200,7 @@ def _about(found: detector.Detector, workdir: str) -> dict[str, object]:
       'threshold': found.threshold_, 'calibration': found.calibration}
 
 
-def _counts(images: unseen.Found, tally: Tally) -> dict[str, object]:
+def _counts(images: unseen.Found, tally: photos.Tally) -> dict[str, object]:
   """Returns what predictions.json says of the images."""
   return {
       'scored': tally.scored, 'anomalous': tally.anomalous,
@@ -312,7 +210,7 @@ def _counts(images: unseen.Found, tally: Tally) -> dict[str, object]:
 
 
 def write(found: detector.Detector, images: unseen.Found, output: Any,
-          draw: MapWriter | None, about: Mapping[str, object]) -> Tally:
+          draw: MapWriter | None, about: Mapping[str, object]) -> photos.Tally:
   """Scores the images and writes all files of the output folder.
 
   Args:
@@ -341,10 +239,10 @@ def write(found: detector.Detector, images: unseen.Found, output: Any,
         draw.write([_relative(path, images.root) for path in paths], pixels,
                    judged, maps)
 
-    tally = predict(found, images.paths, add)
+    tally = photos.score(found, images.paths, add)
     if not tally.scored:
       raise InputError(f'none of {len(images.paths)} images could be read; the '
-                       f'first: {_shown(tally.unreadable[0][1])}')
+                       f'first: {photos.shown(tally.unreadable[0][1])}')
   if again:
     _remove_former(output / 'maps', draw.written if draw else set())
     if not found.has_regions:
@@ -395,7 +293,7 @@ def main() -> None:
   if tally.calibrating:
     print(f'warning: {len(tally.calibrating)} images of --input={args.input} '
           'are among those that --calibration says are normal, '
-          f'{_shown(tally.calibrating[0])} for one; they calibrate '
+          f'{photos.shown(tally.calibrating[0])} for one; they calibrate '
           'themselves, and are hardly ever flagged', file=sys.stderr)
   where = ' and regions.csv' if found.has_regions else ''
   print(f'{summary(tally, found.false_alarm_rate, found.threshold_)}\n\n'

@@ -15,7 +15,7 @@ from PIL import Image
 import deep_oc
 from deep_oc import (attributions, chosen, detector, differentiable, embeddings,
                      experiment, explain, explainer, explanation_pictures,
-                     explanation_tables, oneclass, pixel_metrics, predict,
+                     explanation_tables, oneclass, photos, pixel_metrics,
                      pretexts, step, thresholds, train, unseen)
 from deep_oc.errors import InputError
 from tests import untrained
@@ -108,7 +108,7 @@ def test_files_are_chosen_by_their_scores_if_not_all_are(
   def scored(found, paths, take):
     take(paths, np.zeros((3, 2, 2, 3), np.uint8), judged, None)
     return types.SimpleNamespace(scored=3)
-  monkeypatch.setattr(predict, 'predict', scored)
+  monkeypatch.setattr(photos, 'score', scored)
   network = types.SimpleNamespace(judge=True)
   got, _ = chosen.of_files(images, None, network, count)
   assert [each.name for each in got] == (names or ['c.png', 'a.png', 'b.png'])

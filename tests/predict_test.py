@@ -12,7 +12,8 @@ from conftest import peak_memory, the_error
 from PIL import Image
 
 import deep_oc
-from deep_oc import detector, predict, provenance, thresholds, unseen
+from deep_oc import (
+    detector, photos, predict, provenance, thresholds, unseen)
 from deep_oc.errors import InputError
 from tests import served, untrained
 
@@ -198,7 +199,7 @@ def test_a_file_that_is_gone_since_it_was_listed_is_skipped(run, tmp_path):
   paths = [str(_photo(tmp_path / f'{i}.png', i)) for i in range(3)]
   os.unlink(paths[1])
   written = []
-  tally = predict.predict(found, paths, lambda *each: written.append(each))
+  tally = photos.score(found, paths, lambda *each: written.append(each))
   assert [path for names, *_ in written for path in names] == [
       paths[0], paths[2]]
   assert tally.scored == 2
@@ -234,7 +235,7 @@ def test_images_are_held_a_chunk_at_a_time(run, tmp_path):
     files = [each for each in read if isinstance(each, str)]
     ahead.append(len(files) - sum(sizes))
 
-  tally = predict.predict(found, paths, write)
+  tally = photos.score(found, paths, write)
   assert tally.scored == 30 and sizes == [4] * 7 + [2]
   assert max(ahead) <= 5  # of 26
 
@@ -244,7 +245,7 @@ def test_the_most_anomalous_are_those_of_the_highest_scores(run, tmp_path):
   found.chunk = 3
   paths = [str(_photo(tmp_path / f'{i}.png', i)) for i in range(8)]
   scores = found.decision_function(paths)
-  tally = predict.predict(found, paths, lambda *_: None)
+  tally = photos.score(found, paths, lambda *_: None)
   assert [path for _, _, path in tally.top] == [
       paths[i] for i in np.argsort(-scores)[:5]]
 
