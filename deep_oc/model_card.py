@@ -23,7 +23,7 @@ import bundle  # this folder is the working directory, or on the path
 found = bundle.load('.')
 judged = found.judge(np.stack([found.prepare(path) for path in paths]))
 ```
-
+{onnx}
 ## What is normal
 
 {normal} of {dataset}, {count} training images, of which the classifier saw no
@@ -62,6 +62,10 @@ Written {created} by
 {command}
 ```
 '''
+_ONNX = '''
+`model.onnx` says it to ONNX Runtime, in float32: {input}, to {output}; an image
+is anomalous{above}.
+'''
 # How the step was chosen, by `checkpoint_rule`.
 _CHOSEN = {'last': 'the last one: nothing was chosen by test images',
            'chosen': 'an earlier one than the last, asked for by hand'}
@@ -80,6 +84,7 @@ def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
       'maps': ' --maps=maps' if about['localizes'] else '',
       'regions': ' --regions=regions.csv' * (
           about['feature'] == 'windows' and pictures.keeps_all(how)),
+      'onnx': _onnx(about),
       'normal': f"'{run['normal_name']}'", 'count': about['n_train'],
       'chosen': _CHOSEN[run['checkpoint_rule']],
       'calibrated': thresholds.described(about['calibration']),
@@ -88,6 +93,19 @@ def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
       'padded': f", with {how['pad']} black ones on each side" * bool(
           how['pad']),
       'parity': parity.shown(about['parity'])}))
+
+
+def _onnx(about):
+  found = about.get('onnx')
+  if not found:
+    return ''
+  threshold = about['threshold']
+  return _ONNX.format(
+      input=found['input'],
+      output=' and '.join(found[name] for name in ('output', 'heat_map')
+                          if name in found),
+      above=' by its p-value alone' if threshold is None else
+      f' above {threshold:.9g}')
 
 
 def _wrapped(text: str) -> str:

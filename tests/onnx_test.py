@@ -43,6 +43,10 @@ def test_a_model_in_onnx_says_the_same_in_float32(
   about = export.export(found, tmp_path / 'b', [], '', onnx=True)
   assert about['onnx']['max_relative_difference'] <= 1e-4
   assert 'model.onnx' in bundle.load(tmp_path / 'b').about['files']
+  card = ' '.join((tmp_path / 'b' / 'README.md').read_text().split())
+  assert 'image f32[n, h, w, 3], 0 to 255, to score f32[n]; an image is' in card
+  assert ('by its p-value alone' if found.threshold_ is None else
+          f'anomalous above {found.threshold_:.9g}.') in card
   images = _noise(5)
   got = _outputs(runtime, tmp_path / 'b', images)
   assert set(got) == {'score'}
