@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage  # JAX comes with it
 
 COLUMNS = ('path', 'region', 'x', 'y', 'width', 'height', 'area', 'peak')
 
@@ -37,6 +36,7 @@ def above(heat: np.ndarray, threshold: float) -> np.ndarray:
 
 def find(heat: np.ndarray, threshold: float) -> list[Region]:
   """Returns the regions of a map f[h, w] of scores, the highest peak first."""
+  from scipy import ndimage  # that JAX comes with; the service starts without
   label, _ = ndimage.label(above(heat, threshold), np.ones((3, 3)))
   found = []
   for number, (rows, columns) in enumerate(ndimage.find_objects(label), 1):
