@@ -467,6 +467,7 @@ def test_an_explanation_s_untrained_network_has_the_mean_image(centred):
       trained['mean']['value'])
 
 
+@pytest.mark.slow
 def test_a_bundle_centres_images_before_windows_are_cut(centred, binary):
   done = binary('export', f'--workdir={centred}')
   assert done.returncode == 0, done.stderr

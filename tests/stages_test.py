@@ -249,6 +249,7 @@ def test_a_detector_judges_by_them(run):
   assert judged.score[scratched].min() > judged.score[~scratched].max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('positions', ['shared', 'each'])
 def test_a_bundle_has_the_same_maps(run, tmp_path, positions):
   config = runs.read_config(str(run))

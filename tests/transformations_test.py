@@ -443,6 +443,7 @@ def test_trained_with_others_it_has_the_same_density(geom, digits_npz,
     assert np.ptp(test['score_dirichlet']) > 0
 
 
+@pytest.mark.slow
 def test_an_earlier_step_has_a_density_for_its_embeddings_alone(
     geom, binary, tmp_path):
   workdir = shutil.copytree(geom[0], tmp_path / 'earlier')
