@@ -260,16 +260,21 @@ def _test_scores(found: detector.Detector, network: explainer.Network,
   return found.parts().calibrated.judge(arrays[found.feature])[0]
 
 
-def _usual_baseline(network: explainer.Network, normal: np.ndarray) -> str:
-  """Returns 'mean', or 'nearest' where no normal image looks like their mean.
+def _baseline(asked: str | None, network: explainer.Network,
+              normal: np.ndarray) -> str:
+  """Returns the baseline that is asked for, or the one to use without.
 
-  Of photographs that is a blur: by features that know edges an anomaly, and
+  That is 'mean', or 'nearest' where no normal image looks like their mean. Of
+  photographs that is a blur: by features that know edges an anomaly, and
   nothing that is wrong with an image shows beside it.
 
   Args:
+    asked: its name, or None.
     network: that is explained.
     normal: training images u8[n, h, w, 3].
   """
+  if asked:
+    return asked
   mean = np.uint8(np.rint(normal.mean(axis=0)))
   if network.judge and network.judge(mean[None]).anomalous[0]:
     return 'nearest'
@@ -314,7 +319,7 @@ def main() -> None:
       settings.methods, bool(args.method), found, name))
   problem = _problem(found, stored)
   both = explainer.networks(found, name, stored, problem)
-  baseline = args.baseline or _usual_baseline(both[0], problem.fitted.image)
+  baseline = _baseline(args.baseline, both[0], problem.fitted.image)
   print(f"{name} on '{args.feature}' of {args.workdir}, step "
         f'{found.about["step"]}; baseline: {baseline}', flush=True)
   about = {'workdir': args.workdir, 'run': found.about, 'explained': name,

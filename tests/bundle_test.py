@@ -384,6 +384,7 @@ def test_the_bundles_own_program_needs_neither_flax_nor_deep_oc(
                   '--maps=~/out/maps')
   assert done.returncode == 0, done.stderr
   assert 'skipped: ' in done.stderr and 'text.png' in done.stderr
+  assert done.stdout.endswith(f'wrote {tmp_path}/out/p.csv, ~/out/maps\n')
   lines = (tmp_path / 'out' / 'p.csv').read_text().splitlines()
   assert lines[0] == ','.join(('path', 'score', 'p_value', 'verdict',
                                'false_alarm_rate', 'classifier', 'feature'))

@@ -373,7 +373,8 @@ def test_the_mean_is_no_baseline_where_it_is_called_anomalous(judge, wanted):
   normal = np.zeros((2, 4, 4, 3), np.uint8)
   normal[1] = 200
   network = explainer.Network(None, judge, None, None)
-  assert explain._usual_baseline(network, normal) == wanted
+  assert explain._baseline(None, network, normal) == wanted
+  assert explain._baseline('blur', network, normal) == 'blur'
 
 
 def test_several_baselines_are_averaged():

@@ -154,8 +154,7 @@ def _pixels(found: Found, height: int, width: int, cache_dir: str | None
 def _cache_path(found: Found, height: int, width: int, cache_dir: str | None
                 ) -> pathlib.Path:
   """Returns the name that belongs to the files' names and contents."""
-  shape = f'{height}' if height == width else f'{height}x{width}'
-  key = hashlib.sha256(f'{_VERSION} {shape}'.encode())
+  key = hashlib.sha256(f'{_VERSION} {height} {width}'.encode())
   for item, both in zip(found.items, _pictures.digests(found), strict=True):
     for path, digest in zip((item.path, item.mask), both, strict=True):
       name = os.fsencode(_relative(path, found.root)) if path else b''

@@ -9,6 +9,7 @@ import pydantic
 from PIL import Image
 
 from deep_oc import bundle
+from deep_oc.bundle import regions
 from deep_oc.service import worker
 
 
@@ -27,20 +28,10 @@ class Model(pydantic.BaseModel):
   localizes: str | None
 
 
-class Region(pydantic.BaseModel):
-  """Where a heat map is above the threshold: see `deep_oc.bundle.regions`.
-
-  Attributes:
-    left, top, width, height: shares of the picture's width and height.
-    area: as a share of the picture's.
-    peak: the largest score.
-  """
-  left: float
-  top: float
-  width: float
-  height: float
-  area: float
-  peak: float
+Region = pydantic.create_model(
+    'Region', __doc__=regions.Region.__doc__,
+    **{name: (kind, ...)
+       for name, kind in regions.Region.__annotations__.items()})
 
 
 class Result(pydantic.BaseModel):
@@ -113,14 +104,14 @@ def scored(found: bundle.Bundle, names: Sequence[str], images: np.ndarray,
 
 
 def _results(found, names, images, answer, maps) -> Iterator[Result]:
-  regions = ([None] * len(names) if not found.has_regions else
-             found.regions(answer.maps))
+  where = ([None] * len(names) if not found.has_regions else
+           found.regions(answer.maps))
   for i, (name, score, p, anomalous) in enumerate(
       zip(names, *answer.judged, strict=True)):
     yield Result(
         name=name, score=score, p_value=p, anomalous=anomalous,
         threshold=found.threshold, false_alarm_rate=found.false_alarm_rate,
-        regions=regions[i] and [each._asdict() for each in regions[i]],
+        regions=where[i] and [each._asdict() for each in where[i]],
         **(_drawn(images[i], answer.maps[i]) if maps else {}))
 
 
