@@ -212,6 +212,11 @@ def features(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
           if array.ndim == 2 and array.dtype.kind in 'fiu'}
 
 
+def task(meta: Mapping[str, object]) -> str:
+  """Returns the pretext task of embeddings, '' if they are of no such run."""
+  return str(meta.get('task') or meta.get('pretext', ''))
+
+
 def scores(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns the pretext task's own scores by name, f32[n] each."""
   prefix = 'score_'

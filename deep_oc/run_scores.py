@@ -154,8 +154,7 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   scored = itertools.chain(
       score_features(train, test, [name for name in chosen
                                    if name not in names],
-                     request, seed_of(meta), unseen,
-                     str(meta.get('task') or meta.get('pretext', ''))),
+                     request, seed_of(meta), unseen, embeddings.task(meta)),
       score_maps(maps, [name for name in names if name in chosen], map_meta,
                  request.false_alarm_rate))
   try:

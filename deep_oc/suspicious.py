@@ -33,7 +33,9 @@ _SHOWN = 10
 def define_flags() -> None:
   flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
   flags.DEFINE_string(
-      'classifier', 'kde', 'One of those that evaluate --classifiers takes.')
+      'classifier', None, 'One of those that evaluate --classifiers takes. By '
+      'default kde, of CutPaste and of fewer images than dimensions '
+      'gde_ledoit_wolf.')
   flags.DEFINE_string('feature', 'pool', 'Name of an array in the embeddings.')
   flags.DEFINE_integer('folds', 5, 'Parts, each scored by the others.', 2)
   flags.DEFINE_integer('seed', 0, 'Of the folds, and of the order of ties.', 0,
@@ -45,11 +47,13 @@ class Ranking:
   """Training images, the most suspicious first.
 
   Attributes:
+    classifier: that scored them.
     score: f[n], descending.
     index: i64[n], rows of the data set's training split.
     path: str[n], None if there are no files.
     contaminant: bool[n], the truth, None if it is not known.
   """
+  classifier: str
   score: np.ndarray
   index: np.ndarray
   path: np.ndarray | None
@@ -84,14 +88,23 @@ def scores(train: np.ndarray, classifier: str, seed: int = 0, folds: int = 5
   return found
 
 
-def rank(workdir: pathlib.Path, classifier: str = 'kde', feature: str = 'pool',
-         seed: int = 0, folds: int = 5) -> Ranking:
+def rank(workdir: pathlib.Path, classifier: str | None = None,
+         feature: str = 'pool', seed: int = 0, folds: int = 5) -> Ranking:
   """Ranks what a run's encoder was trained on, but not what is known clean.
+
+  Args:
+    workdir: a trained run's folder.
+    classifier: a spec as `oneclass` takes, None for the recommended one.
+    feature: name of an array in the embeddings.
+    seed: of the folds, and of the order of ties.
+    folds: parts, each scored by the others.
 
   Raises:
     InputError: the embeddings are unfit.
   """
-  clean, arrays = _read(workdir, feature)
+  clean, arrays, task = _read(workdir, feature)
+  fitted = arrays[feature] if clean is None else clean
+  classifier = classifier or oneclass.recommended(task, *fitted.shape)
   if clean is None:
     score = scores(arrays[feature], classifier, seed, folds)
   else:
@@ -104,22 +117,23 @@ def rank(workdir: pathlib.Path, classifier: str = 'kde', feature: str = 'pool',
   path, contaminant = (
       arrays[name][order] if name in arrays else None
       for name in ('path', 'contaminant'))
-  return Ranking(score[order], index[order], path, contaminant)
+  return Ranking(classifier, score[order], index[order], path, contaminant)
 
 
 def _read(workdir, feature):
-  """Returns clean f[m, d] or None, and the arrays of what is to be ranked."""
+  """Returns clean f[m, d] or None, the arrays to be ranked, and the task."""
   folder = workdir / 'embeddings'
   train, meta = embeddings.read(folder / 'train.npz')
   _check(train, feature, folder / 'train.npz')
+  task = embeddings.task(meta)
   if not files.exists(folder / 'unlabelled.npz'):
-    return None, train
+    return None, train, task
   unlabelled, other = embeddings.read(folder / 'unlabelled.npz')
   _check(unlabelled, feature, folder / 'unlabelled.npz')
   if any(meta.get(key) != other.get(key) for key in ('config_hash', 'step')):
     raise InputError(f'train.npz and unlabelled.npz in {folder} are not of one '
                      'step of one run; embed again')
-  return train[feature], unlabelled
+  return train[feature], unlabelled, task
 
 
 def _check(arrays, feature, path):
@@ -158,8 +172,8 @@ def main() -> None:
   ranking = rank(workdir, chosen.classifier, chosen.feature, chosen.seed,
                  chosen.folds)
   tables.write(workdir / 'suspicious.csv', _COLUMNS, ranking.rows())
-  print(f"{chosen.classifier} on '{chosen.feature}', fitted to the others; the "
-        f'first of {len(ranking.score)} images\n\n{show(ranking)}\n\n'
+  print(f"{ranking.classifier} on '{chosen.feature}', fitted to the others; "
+        f'the first of {len(ranking.score)} images\n\n{show(ranking)}\n\n'
         f'wrote {workdir}/suspicious.csv')
 
 

@@ -116,6 +116,23 @@ def test_other_classifiers_and_features_can_be_asked_for(tmp_path):
   assert len({tuple(each.score) for each in found}) == 4
 
 
+@pytest.mark.parametrize('meta, n, wanted', [
+    ({}, 60, 'kde'), ({}, 7, 'gde_ledoit_wolf'),
+    ({'task': 'cutpaste'}, 60, 'gde_ledoit_wolf')])
+def test_the_classifier_is_that_of_predictions_unless_one_is_asked_for(
+    tmp_path, meta, n, wanted):
+  _write(tmp_path, n=n, odd=1, meta=META | meta)
+  found, asked = suspicious.rank(tmp_path), suspicious.rank(tmp_path, wanted)
+  assert found.classifier == wanted
+  np.testing.assert_array_equal(found.score, asked.score)
+
+
+def test_the_classifier_is_by_how_many_it_is_fitted_to(tmp_path):
+  _write(tmp_path, n=7, odd=0)
+  _write(tmp_path, 'unlabelled', n=50, odd=5)
+  assert suspicious.rank(tmp_path).classifier == 'gde_ledoit_wolf'
+
+
 # The binary.
 
 
