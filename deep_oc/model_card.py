@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from deep_oc import files, parity, thresholds
+from deep_oc import files, parity, rendering, thresholds
 from deep_oc.bundle import pictures
 
 _TEXT = '''# {name}
@@ -86,6 +86,7 @@ def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
           about['feature'] == 'windows' and pictures.keeps_all(how)),
       'onnx': _onnx(about),
       'normal': f"'{run['normal_name']}'", 'count': about['n_train'],
+      'encoder': rendering.brief(run['encoder']),
       'chosen': _CHOSEN[run['checkpoint_rule']],
       'calibrated': thresholds.described(about['calibration']),
       'results': _table(results, about['calibration']), 'method': how['method'],

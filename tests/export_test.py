@@ -52,12 +52,15 @@ def test_a_run_is_exported_and_the_card_tells_of_it(folder, binary, tmp_path):
     assert (f'step 0, {words}' in ' '.join(card.split())) == (
         rule == 'chosen')
     other = model_card.write(taken.about | {
-        'run': taken.about['run'] | {'checkpoint_rule': rule},
+        'run': taken.about['run'] | {
+            'checkpoint_rule': rule,
+            'encoder': 'resnet18(mean=[0.5, 0.5, 0.5],weights=/a/r18.pth)'},
         'image_shape': [20, 30, 3], 'feature': 'windows',
         'preprocessing': taken.about['preprocessing'] | {'pad': 0}}, [])
     assert '=predictions.csv --regions=regions.csv\n' in other
     assert f'step 0, {words}' in ' '.join(other.split())
     assert 'are brought to 30×20 pixels' in ' '.join(other.split())
+    assert 'Encoder resnet18(mean=0.5,weights=r18.pth), taught' in other
   lines = card.splitlines()
   assert {line for line in lines if len(line) > 80} <= {
       taken.about['command']}
