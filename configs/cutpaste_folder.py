@@ -34,7 +34,7 @@ def get_config(schedule: str = 'published') -> ConfigDict:
       anomalous_path=config_dict.placeholder(str),
       size=256,  # height in pixels, and width, where that is not given
       width=config_dict.placeholder(int),
-      # Whether images that cannot be read are left out, with a warning each.
+      # Whether images that cannot be read are left out, with a note each.
       skip_corrupt=config_dict.placeholder(bool),
       cache_dir=config_dict.placeholder(str)))
   config.train.steps = 32_768

@@ -86,7 +86,7 @@ def member(config: ml_collections.ConfigDict, root: str,
 
 @functools.lru_cache(maxsize=1)  # classes and seeds share it
 def _split(arguments: str) -> data.Split:
-  return data.load(**json.loads(arguments))
+  return training.load(json.loads(arguments))
 
 
 def chunks(members: Sequence[fleets.Member], devices: int, at_once: int

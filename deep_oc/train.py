@@ -50,7 +50,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   plan = experiment.plan(config)
   sharding.check_batch(plan.batch, mesh, plan.accumulate)
   pretext = experiment.pretext(config)
-  problem = experiment.problem(config)
+  problem = experiment.problem(config, training.load(config.data))
   config = experiment.resolved(config, problem)
   workdir = workdir or runs.default_workdir(config, problem.protocol)
   images = distribution.augment(problem.train.image, config.distribution)

@@ -7,21 +7,34 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
 import tqdm
+from absl import logging
 
-from deep_oc import (distributed, experiment, features, localize, logs, monitor,
-                     protocols, runs, step, weights)
+from deep_oc import (data, distributed, experiment, features, localize, logs,
+                     monitor, protocols, runs, step, weights)
 from deep_oc.errors import InputError
 
 SAVE = 15 * 60  # seconds; so much is lost at most by one process alone
 TELL = 60  # seconds between lines where there is no terminal
 
 _PROBES = 256  # training images whose features are watched
+
+
+def load(arguments: Mapping[str, Any]) -> data.Split:
+  """Returns the images of `data.load`, and says what there is to note.
+
+  Only who trains on them can act on it; who reads them again has read it.
+  """
+  split = data.load(**arguments)
+  for note in split.notes:
+    logging.warning('%s', note)
+  return split
 
 
 def check(config: ml_collections.ConfigDict, pretext: nn.Module,

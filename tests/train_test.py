@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import the_error
 
-from deep_oc import embed, embeddings, evaluate, features, step, train, training
+from deep_oc import (embed, embeddings, evaluate, experiment, features, step,
+                     together, train, training)
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
 from tests import tiny, untrained
@@ -34,6 +35,22 @@ def finished(digits_npz, tmp_path_factory):
 def _csv(workdir):
   evaluate.evaluate(pathlib.Path(workdir))
   return (pathlib.Path(workdir) / 'results.csv').read_bytes()
+
+
+@pytest.mark.parametrize('trains', [
+    train.train, lambda config: together.member(config, 'runs')])
+def test_who_trains_is_told_what_to_note_of_the_images_and_nobody_after(
+    tmp_path, caplog, trains):
+  config = untrained.parts(tmp_path / 'parts')
+  (tmp_path / 'parts/train/good/Thumbs.db').write_text('')
+  config.train.batch = 500  # to stop there
+  with pytest.raises(InputError, match='fewer than train.batch'):
+    trains(config)
+  assert [each.getMessage() for each in caplog.records] == [
+      f'{tmp_path}/parts: left out: 1 .db files']
+  caplog.clear()
+  assert len(experiment.problem(config).train) == 24
+  assert not caplog.records
 
 
 def test_a_run_leaves_the_files_of_the_design(finished):

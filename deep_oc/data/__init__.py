@@ -50,11 +50,19 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-  """A data set, divided as its authors did."""
+  """A data set, divided as its authors did.
+
+  Attributes:
+    name: of the data set.
+    train, test: its images.
+    class_names: of label 0, 1, ...
+    notes: lines that whoever trains on it should read.
+  """
   name: str
   train: Examples
   test: Examples
-  class_names: tuple[str, ...]  # of label 0, 1, ...
+  class_names: tuple[str, ...]
+  notes: tuple[str, ...] = ()
 
 
 def load(source: str, *, pad: int = 0, **kwargs: Any) -> Split:

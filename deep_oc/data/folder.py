@@ -23,7 +23,6 @@ Images are files directly in these folders, PNG, JPEG, BMP, TIFF or WebP, the
 first frame of each. Symbolic links, hidden files, other files and folders
 further down are left out. `python -m deep_oc.data <path>` says what is found.
 """
-import functools
 import hashlib
 import os
 import pathlib
@@ -46,7 +45,8 @@ def load(path: str, *, size: int = 256, width: int | None = None,
 
   Labels 1, 2, ... are the defects by name, and anomalies. Masks are those of
   the test split, all False for normal images; None if there is no mask at all.
-  An image's path is relative to the folder.
+  An image's path is relative to the folder. Notes tell what was left out, and
+  what else is odd.
 
   Args:
     path: the folder; see the module.
@@ -56,7 +56,7 @@ def load(path: str, *, size: int = 256, width: int | None = None,
     anomalous_path: folder of anomalous images, if there is no `train`.
     cache_dir: for the decoded arrays; $DEEP_OC_CACHE or ~/.cache/deep_oc. A
       cache belongs to the files' names and bytes, wherever they lie.
-    skip_corrupt: leave out, with a warning each, images that cannot be read
+    skip_corrupt: leave out, with a note each, images that cannot be read
       or whose mask cannot be read or is of another size.
     name: what result rows call the data set; the folder's name by default.
 
@@ -67,22 +67,21 @@ def load(path: str, *, size: int = 256, width: int | None = None,
   height, width = sides(size, width)
   found = _layout.find(path, anomalous_path)
   _fail_at_first(found.problems, f'`python -m deep_oc.data {path}` lists all')
-  for line in [f'left out: {n} {why}' for why, n in sorted(
-      found.ignored.items()) if why != _layout.HIDDEN] + found.notes:
-    _say_once(f'{found.root}: {line}')
   image, mask, error = _pixels(found, height, width, cache_dir)
   lines = [say(item, each) for item, each in zip(found.items, error,
                                                  strict=True) if each]
   if not skip_corrupt:
     _fail_at_first(lines, '--config.data.skip_corrupt=True leaves such images '
                    'out')
-  for line in lines:
-    logging.warning('skipped: %s', line)
+  notes = [f'left out: {n} {why}' for why, n in sorted(found.ignored.items())
+           if why != _layout.HIDDEN] + found.notes
   good = np.array([not each for each in error])
   train, test = (_examples(found, part, good, image, mask)
                  for part in ('train', 'test'))
   return data.Split(name or found.root.resolve().name, train, test,
-                    found.class_names)
+                    found.class_names, (
+                        *(f'{found.root}: {line}' for line in notes),
+                        *(f'skipped: {line}' for line in lines)))
 
 
 def sides(size: int, width: int | None) -> tuple[int, int]:
@@ -96,12 +95,6 @@ def sides(size: int, width: int | None) -> tuple[int, int]:
     return size, size
   errors.check_whole('data.width', width)
   return size, width
-
-
-@functools.cache
-def _say_once(line: str) -> None:
-  """Warns of what a process that reads a folder again knows already."""
-  logging.warning('%s', line)
 
 
 def say(item: Item, error: str) -> str:
