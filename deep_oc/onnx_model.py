@@ -43,6 +43,15 @@ def check_installed() -> None:
           'install --no-deps jax2onnx') from error
 
 
+def check_passes(side: int | None) -> None:
+  """Raises InputError if windows, of this side if any, have a pass each."""
+  if side is not None:
+    raise InputError(
+        f'each window of {side} pixels has a pass of its own, too many for '
+        f'{NAME}; only windows of encoders that do not pad share one, if the '
+        'stride is a multiple of theirs')
+
+
 def write(found: detector.Detector, folder: pathlib.Path, images: np.ndarray,
           scores: Mapping[str, programs.Program],
           sizes: Sequence[portable_maps.Portable]) -> dict[str, Any]:
@@ -114,11 +123,7 @@ def _heat_map(size: portable_maps.Portable, folder: pathlib.Path) -> Callable:
   Raises:
     InputError: it is not fit for one file, or for one pass.
   """
-  if size.window is not None:
-    raise InputError(
-        f'each window of {size.window} pixels has a pass of its own, too many '
-        f'for {NAME}; only windows of encoders that do not pad share one, if '
-        'the stride is a multiple of theirs')
+  check_passes(size.window)
   weights, rows, columns = map(_single, (
       size.seen.arrays, size.enlarge['rows'], size.enlarge['columns']))
   score = _score_of(size, folder)

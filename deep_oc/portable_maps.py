@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import numpy as np
 
 from deep_oc import (densities, detector, gradcam, maps, pretexts, programs,
@@ -49,6 +50,21 @@ class Portable(NamedTuple):
 def product(sizes: Sequence[Portable]) -> np.ndarray | None:
   """Returns heat maps f32[m, h, w] by the trainer's code, if there are any."""
   return np.prod([each.maps for each in sizes], axis=0) if sizes else None
+
+
+def apart(method: maps.Method | None, pretext: nn.Module, shape: Sequence[int]
+          ) -> int | None:
+  """Returns the side of windows of images (h, w, c) that have a pass each.
+
+  None if there are no such windows.
+  """
+  scales = method.scales if isinstance(method, maps.Multiscale) else [method]
+  for each in scales:
+    if isinstance(each, maps.Windows) and not windows.align(
+        windows.of_windows(pretext, each.side).encoder,
+        *each.grid(*shape[:2])):
+      return each.side
+  return None
 
 
 def portable(found: detector.Detector, images: np.ndarray, folder: pathlib.Path

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from deep_oc import (checkpoints, differentiable, embeddings, errors,
@@ -90,6 +91,19 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       calibrating=calibrating, about=about, classifier=classifier,
       feature=feature, false_alarm_rate=false_alarm_rate, others=others,
       pixels=arrays.get('pixels'))
+
+
+def localizer(workdir: str | os.PathLike
+              ) -> tuple[maps.Method | None, nn.Module, tuple[int, int, int]]:
+  """Returns what makes a run's heat maps, unfitted, its task, and (h, w, 3).
+
+  Raises:
+    InputError: no such run, or one without embeddings.
+  """
+  config = experiment.of_run(workdir)
+  pretext, group = experiment.pretext(config), _localize(workdir, config)
+  return (group and maps.create(group, pretext, config.seed), pretext,
+          tuple(_read_train(workdir)[1]['image_shape']))
 
 
 def check_statistics(variables: Mapping[str, Any]) -> None:

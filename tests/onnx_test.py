@@ -4,9 +4,10 @@ import types
 
 import numpy as np
 import pytest
+from absl import flags
 
 import deep_oc
-from deep_oc import bundle, export, onnx_model
+from deep_oc import bundle, export, onnx_model, trained_run
 from deep_oc.errors import InputError
 from tests import untrained
 
@@ -55,11 +56,11 @@ def test_a_model_in_onnx_says_the_same_in_float32(
 
 
 @pytest.fixture(scope='module')
-def parts(tmp_path_factory):
+def trained(tmp_path_factory):
   """Returns a function to untrained runs of small parts with heat maps."""
   made = {}
 
-  def of(feature, encoder, **group):
+  def of(encoder, **group):
     key = repr((encoder, group))
     if key not in made:
       root = tmp_path_factory.mktemp('parts')
@@ -71,8 +72,15 @@ def parts(tmp_path_factory):
           config.pretext = dict(name='fcdd', augment={}, defects=dict(
               confetti_side=(2, 6), confetti_blur=1.))
       made[key] = untrained.run(config, root / 'run')
-    return deep_oc.load(made[key], false_alarm_rate=0.2, feature=feature)
+    return made[key]
   return of
+
+
+@pytest.fixture(scope='module')
+def parts(trained):
+  """Returns a function to the detectors of these runs."""
+  return lambda feature, *args, **group: deep_oc.load(
+      trained(*args, **group), false_alarm_rate=0.2, feature=feature)
 
 
 _CONVNET = dict(name='convnet', channels=(8, 16))
@@ -121,6 +129,28 @@ def test_windows_with_a_pass_each_are_no_heat_map_in_onnx(
   assert 'model.onnx has no heat maps: each window' in capsys.readouterr().out
   assert set(_outputs(runtime, tmp_path / 'b', _noise(2))) == {'score'}
   assert bundle.load(tmp_path / 'b').localizes == 'windows'
+
+
+@pytest.mark.parametrize('group, side', [
+    (dict(side=8, stride=5), 8), (dict(side=(12, 8), stride=(4, 5)), 8),
+    (dict(side=8, stride=4), None)])
+def test_windows_with_a_pass_each_that_judge_are_refused_before_any_fit(
+    trained, tmp_path, monkeypatch, group, side):
+  def load(*_, **__):
+    raise InputError('it is not refused')
+
+  monkeypatch.setattr(onnx_model, 'check_installed', lambda: None)
+  monkeypatch.setattr(trained_run, 'load', load)
+  workdir = trained(_PATCHNET, name='windows', **group)
+  chosen = dict.fromkeys(('classifier', 'false_alarm_rate', 'data_dir',
+                          'calibration')) | dict(
+      workdir=str(workdir), output=f'{tmp_path}/b', onnx=True,
+      feature='windows')
+  monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(**chosen))
+  with pytest.raises(InputError, match=(
+      f'window of {side} pixels has a pass' if side else 'is not refused')):
+    export.main()
+  assert not list(tmp_path.iterdir())
 
 
 def test_densities_too_large_for_one_file_are_refused(tmp_path, monkeypatch):
