@@ -865,6 +865,25 @@ def test_a_browser_sorts_and_searches(browser, page, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('width', [1000, 390])
+def test_a_browser_shows_wide_pictures_as_wide_as_others(
+    browser, tmp_path, width):
+  pictures = [mistakes._picture(np.zeros((*shape, 3), np.uint8), '', style)
+              for shape in ((16, 16), (16, 32)) for style in ('whole', 'near')]
+  page = markup.document('', {'a': markup.tag('section', markup.tag(
+      'ul', [markup.tag('li', each) for each in pictures], class_='pictures'),
+      id='a')})
+  view, wrong, _ = _open(browser, page, tmp_path / 'a.html',
+                         viewport={'width': width, 'height': 800})
+  boxes = [each.bounding_box() for each in view.locator('img').all()]
+  for box, wide in zip(boxes[:2], boxes[2:], strict=True):
+    assert box['height'] == pytest.approx(box['width'])
+    assert wide['width'] == pytest.approx(box['width'])
+    assert wide['height'] == pytest.approx(box['height'] / 2)
+  assert not wrong
+
+
+@pytest.mark.slow
 def test_a_browser_shows_what_is_above_the_threshold(
     browser, page, root, tmp_path):
   view, wrong, _ = _open(browser, page, tmp_path / 'report.html')
