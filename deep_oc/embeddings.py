@@ -3,6 +3,8 @@
 An embeddings file is an `.npz` without pickles:
 
   pool, head, ...     f32[n, d]  features; every 2-D array is one
+  pixels              u8[n, d]   of them the images, small: means of squares,
+                                 see `block`
   score_<name>        f32[n]     the pretext task's own anomaly scores
   label               i32[n]     the data set's own labels
   anomaly             bool[n]    False = normal
@@ -46,6 +48,8 @@ import numpy as np
 from deep_oc import files, provenance
 from deep_oc.errors import InputError
 
+_PIXELS = 32  # a side of `pixels`, at most
+
 
 def write(path: object, arrays: Mapping[str, np.ndarray],
           meta: Mapping[str, Any]) -> None:
@@ -53,6 +57,11 @@ def write(path: object, arrays: Mapping[str, np.ndarray],
   with files.replacing(path, 'wb') as file:
     np.savez(file, meta=np.array(json.dumps(meta, sort_keys=True)),
              command=np.array(provenance.command()), **arrays)
+
+
+def block(height: int, width: int) -> int:
+  """Returns the side of the squares of an image whose means `pixels` holds."""
+  return max(-(-max(height, width) // _PIXELS), 1)
 
 
 def read(path: object, names: Collection[str] | None = None

@@ -13,7 +13,6 @@ from deep_oc import (convolution, data, distributed, embeddings, experiment,
 from deep_oc.errors import InputError
 
 # Larger images are shrunk for the raw-pixel baseline.
-PIXEL_SIDE = 32
 
 BATCH = 256  # images per forward pass, fewer if they are large
 _PIXELS = 2**20  # of a forward pass; bounds the memory
@@ -204,9 +203,9 @@ def check_same(stored: np.ndarray | None, image: np.ndarray, said: str
 
 
 def pixels(image: np.ndarray) -> np.ndarray:
-  """Flattens u8[n, h, w, c], shrunk to about PIXEL_SIDE by block means."""
+  """Flattens u8[n, h, w, c], shrunk by block means to 32 pixels at most."""
   n, h, w, c = image.shape
-  block = max(-(-max(h, w) // PIXEL_SIDE), 1)
+  block = embeddings.block(h, w)
   h, w = h // block, w // block
   blocks = image[:, :h * block, :w * block].reshape(n, h, block, w, block, c)
   mean = blocks.mean((2, 4)) if block > 1 else blocks[:, :, 0, :, 0]

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image, ImageDraw
 from sklearn import metrics as sklearn_metrics
 
-from deep_oc import (embeddings, evaluate, heat_colours, oneclass, report,
-                     tables)
+from deep_oc import (embeddings, evaluate, features, heat_colours, oneclass,
+                     report, tables)
 from deep_oc.errors import InputError
 from deep_oc.page import (
     charts,
@@ -521,6 +521,28 @@ def test_pictures_are_the_test_images_and_their_nearest_neighbours(
   lower = 100 * (score[test['anomaly']] < score[i]).mean()
   assert f'({lower:.1f}\N{NO-BREAK SPACE}%)' in _text(first)
   assert f'test image {i + 100}' in _text(first)
+
+
+@pytest.mark.parametrize('shape, small', [
+    ((64, 256), (8, 32)), ((90, 200), (12, 28)), ((30, 20), (30, 20))])
+def test_small_pictures_are_of_the_shape_of_the_images(
+    tmp_path, monkeypatch, shape, small):
+  split = _split
+  image = np.random.default_rng(0).integers(
+      0, 256, (30, *shape, 3), np.uint8)
+  monkeypatch.setitem(globals(), '_split', lambda seed, n, *anomalous: split(
+      seed, n, *anomalous) | {'pixels': features.pixels(
+          np.resize(image, (n, *shape, 3)))})
+  folder = _write(tmp_path / 'wide', image_shape=[*shape, 3])
+  scored = runs.read(report.find(str(folder)).runs[0])
+  found = scored.image(1)
+  assert found.shape == (*small, 3)
+  side = shape[0] // small[0]
+  np.testing.assert_array_equal(
+      found[2, 3], image[1, 2 * side:3 * side, 3 * side:4 * side].mean(
+          (0, 1)).round())
+  assert all(len(item.findall('img')) == 2 for item in mistakes.gallery(
+      scored)[2])  # a mistake and what is nearest
 
 
 def test_grey_images_are_small_and_photographs_are_jpegs():

@@ -56,7 +56,7 @@ def _item(scored, i, nearest):
   truth = 'anomalous' if scored.anomaly[i] else 'normal'
   others = scored.score[scored.anomaly != scored.anomaly[i]]
   below = 100 * (others < scored.score[i]).mean()
-  near = None if nearest is None else runs.small(scored.train, nearest)
+  near = None if nearest is None else scored.small(scored.train, nearest)
   about = f'{scored.name(i)}, {truth}' + (f', {kind}' if kind else '')
   return tag(
       'li', _picture(scored.image(i), about, 'whole'),

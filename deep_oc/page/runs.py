@@ -91,13 +91,14 @@ class ScoredRun:
     train, test: arrays of the embeddings.
     maps: arrays of the heat maps, {} without any.
     class_names: of label 0, 1, ..., as far as they are known.
-    params: of the classifier on the run's feature, JSON.
+    image_shape: of what was embedded, (h, w, 3), if it is known.
   """
   run: Run
   train: Mapping[str, np.ndarray]
   test: Mapping[str, np.ndarray]
   maps: Mapping[str, np.ndarray]
   class_names: Sequence[str]
+  image_shape: Sequence[int] | None = None
 
   @property
   def anomaly(self) -> np.ndarray:
@@ -142,20 +143,27 @@ class ScoredRun:
 
   def image(self, i: int) -> np.ndarray | None:
     """Returns test image u8[h, w, 3] or u8[h, w], None if it is not stored."""
-    return self.maps['image'][i] if 'image' in self.maps else small(
+    return self.maps['image'][i] if 'image' in self.maps else self.small(
         self.test, i)
 
+  def small(self, arrays: Mapping[str, np.ndarray], i: int
+            ) -> np.ndarray | None:
+    """Returns an image of at most 32 pixels a side, None if it is not stored.
 
-def small(arrays: Mapping[str, np.ndarray], i: int) -> np.ndarray | None:
-  """Returns a square image of at most 32 pixels, None if it is not stored."""
-  if 'pixels' not in arrays or arrays['pixels'].dtype != np.uint8:
+    A square one, if the embeddings do not say of what shape the images are.
+    """
+    if 'pixels' not in arrays or arrays['pixels'].dtype != np.uint8:
+      return None
+    flat = arrays['pixels'][i]
+    for channels in (3, 1):
+      h = w = math.isqrt(len(flat) // channels)
+      if self.image_shape:
+        h, w = self.image_shape[:2]
+        block = embeddings.block(h, w)
+        h, w = h // block, w // block
+      if h * w * channels == len(flat):
+        return flat.reshape((h, w, 3) if channels == 3 else (h, w))
     return None
-  flat = arrays['pixels'][i]
-  for channels in (3, 1):
-    side = math.isqrt(len(flat) // channels)
-    if side * side * channels == len(flat):
-      return flat.reshape((side, side, 3) if channels == 3 else (side, side))
-  return None
 
 
 def read(run: Run) -> ScoredRun:
@@ -169,7 +177,7 @@ def read(run: Run) -> ScoredRun:
   run_scores.choose(train, test, [run.feature], run.workdir, [
       WINDOWS] * ('map_windows' in maps))
   names = (meta | map_meta).get('class_names') or ()
-  return ScoredRun(run, train, test, maps, names)
+  return ScoredRun(run, train, test, maps, names, meta.get('image_shape'))
 
 
 def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
