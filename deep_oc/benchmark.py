@@ -28,13 +28,14 @@ if cli.works(__name__):
   import jax
 
   from deep_oc import allocator, classifier_benchmark, step_benchmark
+  from deep_oc.data import folder
 
 
 def define_flags() -> None:
   config_files.define_flag()
   flags.DEFINE_integer(
-      'size', None, 'Side of the images in pixels; by default data.size or '
-      '32.', 8)
+      'size', None, 'Side of square images in pixels; by default images are as '
+      'data.size and data.width say, or of 32.', 8)
   flags.DEFINE_integer('rounds', 5, 'Rounds of which the median counts.', 1)
   flags.DEFINE_float(
       'seconds', 2.0, 'At least so long per part and round, and one call.', 0.0)
@@ -58,7 +59,8 @@ def main() -> None:
     rows = _benchmark_classifiers(args)
   else:
     config = config_files.from_flag()
-    size = args.size or config.data.get('size') or 32
+    size = folder.sides(args.size or config.data.get('size') or 32,
+                        None if args.size else config.data.get('width'))
     rows = step_benchmark.benchmark(config, size, args.rounds, args.seconds,
                                     args.profile)
     for row in rows:

@@ -31,10 +31,13 @@ _IMAGES = 1024  # random images that stand for the training set
 _STRAIGHTFORWARD = 'train step, straightforward'
 
 
-def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
-              seconds: float, profile: str | None = None
+def benchmark(config: ml_collections.ConfigDict, size: tuple[int, int],
+              rounds: int, seconds: float, profile: str | None = None
               ) -> list[dict[str, object]]:
-  """Returns rows of part, value, unit; writes operations to `profile`."""
+  """Returns rows of part, value, unit; writes operations to `profile`.
+
+  The images have height and width `size`, in pixels.
+  """
   parts, flops, first_step, memory = _parts(config, size)
   with contextlib.ExitStack() as stack:
     if jax.default_backend() == 'cpu':
@@ -80,7 +83,7 @@ def benchmark(config: ml_collections.ConfigDict, size: int, rounds: int,
   return [_row(*cells) for cells in rows]
 
 
-def _parts(config: ml_collections.ConfigDict, size: int
+def _parts(config: ml_collections.ConfigDict, size: tuple[int, int]
            ) -> tuple[dict[str, tuple[Callable[[], object], float]], float,
                       float, int]:
   """Returns {part: (call, work per call)}, and of the train step FLOPs, seconds
@@ -150,13 +153,14 @@ class _Training(NamedTuple):
         self.plan.accumulate)
 
 
-def _training(config: ml_collections.ConfigDict, size: int) -> _Training:
+def _training(config: ml_collections.ConfigDict, size: tuple[int, int]
+              ) -> _Training:
   """Returns it for random images."""
   mesh, plan = sharding.mesh(), experiment.plan(config)
   sharding.check_batch(plan.batch, mesh, plan.accumulate)
   optimizer = experiment.optimizer(config, _IMAGES)  # or it raises
   images = np.random.default_rng(0).integers(
-      0, 256, (_IMAGES, size, size, 3), np.uint8)
+      0, 256, (_IMAGES, *size, 3), np.uint8)
   index = step.batch_index(config.seed, _IMAGES, plan.batch, 0,
                            step.steps_per_dispatch(plan.log_every))
   return _Training(
@@ -180,7 +184,7 @@ def _augmented(pretext: nn.Module, images: jax.Array, index: jax.Array,
 
 
 @contextlib.contextmanager
-def _straightforward(config: ml_collections.ConfigDict, size: int
+def _straightforward(config: ml_collections.ConfigDict, size: tuple[int, int]
                      ) -> Iterator[Callable[[], None]]:
   """Yields a call that takes one straightforward step, in another process.
 
@@ -215,7 +219,7 @@ def _straightforward(config: ml_collections.ConfigDict, size: int
 
 
 def _take_steps(pipe: multiprocessing.connection.Connection,
-                config: dict[str, Any], size: int) -> None:
+                config: dict[str, Any], size: tuple[int, int]) -> None:
   """Takes a straightforward step, says so, and another when it is told to."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one ends this one
   jax.config.update('jax_platforms', 'cpu')

@@ -2,17 +2,20 @@
 import csv
 import math
 import multiprocessing
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from ml_collections import ConfigDict
 from scipy import stats
 from tests import tiny
 
-from deep_oc import (batch_norm, classifier_benchmark, convolution, jitted,
-                     oneclass, pretexts, step, step_benchmark, trace)
+from deep_oc import (allocator, batch_norm, benchmark, classifier_benchmark,
+                     config_files, convolution, jitted, oneclass, pretexts,
+                     step, step_benchmark, trace)
 from deep_oc.errors import InputError
 
 
@@ -25,7 +28,7 @@ def _config():
 def test_the_work_of_a_call_is_what_it_does(monkeypatch):
   """Here many steps, as on an accelerator."""
   monkeypatch.setattr(step, 'steps_per_dispatch', lambda _: 3)
-  parts, *_ = step_benchmark._parts(_config(), 16)
+  parts, *_ = step_benchmark._parts(_config(), (16, 16))
   for name, count in {
       'train step': lambda found: len(found['loss']), 'augmentation': len,
       'embedding': lambda found: len(found['pool']),
@@ -93,16 +96,16 @@ def test_the_straightforward_step_has_nothing_of_ours(
   monkeypatch.setattr(module, name, ours)
   config = _config()
   config.encoder.channels = (8, 16, 16)  # Winograd's from 16 to 16
-  training = step_benchmark._training(config, 16)
+  training = step_benchmark._training(config, (16, 16))
   with pytest.raises(AssertionError, match='ours'):
     training.steps()(training.initial(), *training.inputs)
   pipe = _Pipe()
-  step_benchmark._take_steps(pipe, config.to_dict(), 16)
+  step_benchmark._take_steps(pipe, config.to_dict(), (16, 16))
   assert pipe.said == 2
 
 
 def test_its_process_takes_steps_and_ends():
-  with step_benchmark._straightforward(_config(), 16) as take:
+  with step_benchmark._straightforward(_config(), (16, 16)) as take:
     process, = multiprocessing.active_children()
     take()
     assert process.is_alive()
@@ -111,7 +114,7 @@ def test_its_process_takes_steps_and_ends():
 
 def test_the_end_of_its_process_is_told():
   with pytest.raises(InputError, match='has ended'), \
-      step_benchmark._straightforward(_config(), 16) as take:
+      step_benchmark._straightforward(_config(), (16, 16)) as take:
     process, = multiprocessing.active_children()
     process.kill()
     process.join()
@@ -121,13 +124,13 @@ def test_the_end_of_its_process_is_told():
 def test_so_is_its_end_before_the_first_step(monkeypatch):
   monkeypatch.setattr(step_benchmark, '_take_steps', slice)  # takes none
   with pytest.raises(InputError, match='has ended'), \
-      step_benchmark._straightforward(_config(), 16):
+      step_benchmark._straightforward(_config(), (16, 16)):
     pass
 
 
 def test_what_goes_wrong_beside_its_process_is_not_blamed_on_it():
   with pytest.raises(FileNotFoundError), \
-      step_benchmark._straightforward(_config(), 16):
+      step_benchmark._straightforward(_config(), (16, 16)):
     raise FileNotFoundError
   assert not multiprocessing.active_children()
 
@@ -145,8 +148,35 @@ def test_seconds_are_not_negative(binary):
   assert done.returncode == 2 and '--seconds=-1' in done.stderr
 
 
+@pytest.mark.parametrize('given, wanted', [
+    ({}, (32, 32)), ({'size': 16}, (16, 16)), ({'width': 24}, (32, 24)),
+    ({'size': 16, 'width': 24}, (16, 24))])
+def test_the_images_are_of_the_size_of_those_that_are_trained_on(
+    monkeypatch, given, wanted):
+  config, sizes = _config(), []
+  with config.unlocked():
+    config.data.update(given)
+
+  def measure(config, size, *_):
+    sizes.append(size)
+    return []
+
+  monkeypatch.setattr(jax.config, 'update', lambda *_: None)
+  monkeypatch.setattr(allocator, 'keep_freed_memory', lambda: None)
+  monkeypatch.setattr(config_files, 'from_flag', lambda: config)
+  monkeypatch.setattr(step_benchmark, 'benchmark', measure)
+  for size in (None, 64):
+    monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(
+        classifiers=None, size=size, rounds=1, seconds=0., profile=None,
+        output=None))
+    benchmark.main()
+  assert sizes == [wanted, (64, 64)]
+  training = step_benchmark._training(config, wanted)
+  assert training.images.shape[1:] == (*wanted, 3)
+
+
 def test_each_step_of_a_dispatch_has_its_own_augmentation():
-  training = step_benchmark._training(_config(), 16)
+  training = step_benchmark._training(_config(), (16, 16))
   images, index, key = training.inputs
   index = jnp.concatenate([index, index, index[:, ::-1]])
   sums = jax.jit(step_benchmark._augmented, static_argnums=0)(
@@ -198,7 +228,7 @@ def test_windows_of_an_image_are_counted_where_a_config_has_them():
     config.encoder = dict(name='patchnet', channels=(8, 8), strides=(2, 2))
     config.localize = dict(name='windows', side=16, stride=2)
   rows = {row['part']: row for row in step_benchmark.benchmark(
-      config, size=32, rounds=1, seconds=0.01)}
+      config, size=(32, 32), rounds=1, seconds=0.01)}
   alone, together, ratio = (float(rows[name]['value']) for name in (
       'a window by itself', 'windows of an image', 'speed-up'))
   assert alone > 0 and math.isclose(ratio, together / alone, rel_tol=1e-2)
