@@ -12,8 +12,6 @@ from deep_oc import (convolution, data, distributed, embeddings, experiment,
                      orientation, pretexts, progress, protocols, sharding, step)
 from deep_oc.errors import InputError
 
-# Larger images are shrunk for the raw-pixel baseline.
-
 BATCH = 256  # images per forward pass, fewer if they are large
 _PIXELS = 2**20  # of a forward pass; bounds the memory
 _METHODS = {'score': 'scores', 'statistics': 'statistics'}  # of a task
