@@ -281,7 +281,7 @@ def main() -> None:
     onnx_model.check_installed()  # before minutes of anything else
     if args.feature == detector.WINDOWS:
       onnx_model.check_passes(
-          portable_maps.apart(*trained_run.localizer(args.workdir)))
+          portable_maps.apart(*trained_run.windows(args.workdir)))
   found = trained_run.load(
       args.workdir, classifier=args.classifier, feature=args.feature,
       false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir,

@@ -52,7 +52,7 @@ def product(sizes: Sequence[Portable]) -> np.ndarray | None:
   return np.prod([each.maps for each in sizes], axis=0) if sizes else None
 
 
-def apart(method: maps.Method | None, pretext: nn.Module, shape: Sequence[int]
+def apart(method: maps.Method, pretext: nn.Module, shape: Sequence[int]
           ) -> int | None:
   """Returns the side of windows of images (h, w, c) that have a pass each.
 

@@ -6,7 +6,9 @@ For who cannot be sure that all training images are normal. A classifier is
 fitted to the features of four fifths of the images and scores the last fifth,
 in turn, so that no image vouches for itself; under the protocol
 'semi_supervised' it is fitted to the clean images and scores the others. Only
-the encoder has seen them all.
+the encoder has seen them all. With --feature=windows the score is the largest
+value of the heat map, whose densities are fitted in the same way: five passes
+over the images instead of none.
 
 `suspicious.csv` in the run's folder lists them, the most suspicious first:
 rank, index (the row of the data set's training split), path, score (higher =
@@ -14,10 +16,12 @@ more anomalous) and, where the protocol put some in, contaminant: 1 or 0. Then
 it is also said how many of the k contaminants are among the first k, and the
 average precision, beside what a random order has.
 
-JAX is not needed.
+JAX is needed for heat maps alone.
 """
 import dataclasses
 import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -25,6 +29,7 @@ from absl import flags
 from deep_oc import (cli, embeddings, errors, files, metrics, oneclass,
                      provenance, rendering, tables, thresholds)
 from deep_oc.errors import InputError
+from deep_oc.scored import WINDOWS
 
 _COLUMNS = ('rank', 'index', 'path', 'score', 'contaminant')
 _SHOWN = 10
@@ -36,10 +41,15 @@ def define_flags() -> None:
       'classifier', None, 'One of those that evaluate --classifiers takes. By '
       'default kde, of CutPaste and of fewer images than dimensions '
       'gde_ledoit_wolf.')
-  flags.DEFINE_string('feature', 'pool', 'Name of an array in the embeddings.')
+  flags.DEFINE_string(
+      'feature', 'pool', "Name of an array in the embeddings, or 'windows', the "
+      'largest value of the heat map.')
   flags.DEFINE_integer('folds', 5, 'Parts, each scored by the others.', 2)
   flags.DEFINE_integer('seed', 0, 'Of the folds, and of the order of ties.', 0,
                        2**32 - 1)
+  flags.DEFINE_string(
+      'data_dir', None, 'Where the training images lie now, if they moved; '
+      'only heat maps need them.')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,42 +84,73 @@ class Ranking:
     return int(self.contaminant[:self.contaminant.sum()].sum())
 
 
-def scores(train: np.ndarray, classifier: str, seed: int = 0, folds: int = 5
-           ) -> np.ndarray:
-  """Maps f[n, d] to f[n]: each row's score by a classifier fitted without it.
+class _Judge(NamedTuple):
+  """What scores rows, and which there are.
+
+  Attributes:
+    classifier: its name.
+    score: maps rows to fit to and other rows to the scores of these, f[m].
+    fitted: rows of what is taken for normal.
+    others: rows that are not fitted to, if there are any.
+  """
+  classifier: str
+  score: Callable[[np.ndarray, np.ndarray], np.ndarray]
+  fitted: np.ndarray
+  others: np.ndarray | None
+
+
+def scores(train: np.ndarray,
+           score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+           seed: int = 0, folds: int = 5) -> np.ndarray:
+  """Maps n rows to f[n]: each by a fit to the other folds.
+
+  Args:
+    train: features f[n, d] or images u8[n, h, w, c].
+    score: maps rows to fit to and other rows to the scores of these.
+    seed: of the folds.
+    folds: parts, each scored by the others.
 
   Raises:
     InputError: fewer rows than folds, or too few to fit to.
   """
   found = np.empty(len(train))
   for kept, held_out in thresholds.split(len(train), folds, seed):
-    fitted = oneclass.fit(classifier, train[kept], seed)
-    found[held_out] = oneclass.anomaly_score(fitted, train[held_out])
+    found[held_out] = score(train[kept], train[held_out])
   return found
 
 
+def by_classifier(name: str, seed: int
+                  ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+  """Returns what maps features to fit to and others to scores of these."""
+  return lambda fitted, others: oneclass.anomaly_score(
+      oneclass.fit(name, fitted, seed), others)
+
+
 def rank(workdir: pathlib.Path, classifier: str | None = None,
-         feature: str = 'pool', seed: int = 0, folds: int = 5) -> Ranking:
+         feature: str = 'pool', seed: int = 0, folds: int = 5,
+         data_dir: str | None = None) -> Ranking:
   """Ranks what a run's encoder was trained on, but not what is known clean.
 
   Args:
     workdir: a trained run's folder.
     classifier: a spec as `oneclass` takes, None for the recommended one.
-    feature: name of an array in the embeddings.
+    feature: name of an array in the embeddings, or 'windows', the largest
+      value of the heat map.
     seed: of the folds, and of the order of ties.
     folds: parts, each scored by the others.
+    data_dir: where the images lie now, if they moved; only for heat maps.
 
   Raises:
-    InputError: the embeddings are unfit.
+    InputError: the embeddings are unfit, or their images are not there.
   """
-  clean, arrays, task = _read(workdir, feature)
-  fitted = arrays[feature] if clean is None else clean
-  classifier = classifier or oneclass.recommended(task, *fitted.shape)
-  if clean is None:
-    score = scores(arrays[feature], classifier, seed, folds)
-  else:
-    score = oneclass.anomaly_score(
-        oneclass.fit(classifier, clean, seed), arrays[feature])
+  train, unlabelled, meta = _read(workdir)
+  arrays = train if unlabelled is None else unlabelled
+  judge = (_by_windows(workdir, classifier, train, meta, data_dir)
+           if feature == WINDOWS else
+           _by_features(workdir, classifier, feature, seed, train, unlabelled,
+                        embeddings.task(meta)))
+  score = (scores(judge.fitted, judge.score, seed, folds)
+           if unlabelled is None else judge.score(judge.fitted, judge.others))
   # Ties in random order: that of the rows may tell the classes.
   order = np.random.default_rng([seed, 4]).permutation(len(score))
   order = order[np.argsort(-score[order], kind='stable')]
@@ -117,29 +158,50 @@ def rank(workdir: pathlib.Path, classifier: str | None = None,
   path, contaminant = (
       arrays[name][order] if name in arrays else None
       for name in ('path', 'contaminant'))
-  return Ranking(classifier, score[order], index[order], path, contaminant)
+  return Ranking(judge.classifier, score[order], index[order], path,
+                 contaminant)
 
 
-def _read(workdir, feature):
-  """Returns clean f[m, d] or None, the arrays to be ranked, and the task."""
+def _read(workdir):
+  """Returns the arrays of the training images, and of unlabelled ones or None.
+
+  And the meta.
+  """
   folder = workdir / 'embeddings'
   train, meta = embeddings.read(folder / 'train.npz')
-  _check(train, feature, folder / 'train.npz')
-  task = embeddings.task(meta)
   if not files.exists(folder / 'unlabelled.npz'):
-    return None, train, task
+    return train, None, meta
   unlabelled, other = embeddings.read(folder / 'unlabelled.npz')
-  _check(unlabelled, feature, folder / 'unlabelled.npz')
   if any(meta.get(key) != other.get(key) for key in ('config_hash', 'step')):
     raise InputError(f'train.npz and unlabelled.npz in {folder} are not of one '
                      'step of one run; embed again')
-  return train[feature], unlabelled, task
+  return train, unlabelled, meta
 
 
-def _check(arrays, feature, path):
-  known = embeddings.features(arrays)
-  if feature not in known:
-    raise errors.unknown(f'feature in {path}', feature, known)
+def _by_features(workdir, classifier, feature, seed, train, unlabelled, task):
+  for name, arrays in ('train', train), ('unlabelled', unlabelled):
+    if arrays is not None and feature not in embeddings.features(arrays):
+      raise errors.unknown(f'feature in {workdir}/embeddings/{name}.npz',
+                           feature, embeddings.features(arrays))
+  fitted = train[feature]
+  classifier = classifier or oneclass.recommended(task, *fitted.shape)
+  return _Judge(classifier, by_classifier(classifier, seed), fitted,
+                None if unlabelled is None else unlabelled[feature])
+
+
+def _by_windows(workdir: pathlib.Path, classifier: str | None,
+                train: Mapping[str, np.ndarray], meta: Mapping[str, Any],
+                data_dir: str | None) -> _Judge:
+  from deep_oc import embed, features, trained_run  # and JAX
+  method, *_ = trained_run.windows(workdir, classifier)
+  _, problem, _, state = embed.restore(workdir, meta['step'], data_dir)
+  features.check_same(train.get('pixels'), problem.fitted.image,
+                      problem.dataset)
+  def score(fitted, others):
+    return method.fit_maps(state.variables, fitted, others, 'heat maps').max(
+        axis=(1, 2))
+  return _Judge(method.classifier, score, problem.fitted.image,
+                problem.train.image[problem.unlabelled])
 
 
 def show(ranking: Ranking) -> str:
@@ -169,8 +231,11 @@ def main() -> None:
   if not chosen.workdir:
     raise InputError('--workdir is required: the folder of a trained run')
   workdir = files.path(chosen.workdir)
+  if chosen.feature == WINDOWS:
+    from deep_oc import allocator  # and JAX
+    allocator.keep_freed_memory()
   ranking = rank(workdir, chosen.classifier, chosen.feature, chosen.seed,
-                 chosen.folds)
+                 chosen.folds, chosen.data_dir)
   tables.write(workdir / 'suspicious.csv', _COLUMNS, ranking.rows())
   print(f"{ranking.classifier} on '{chosen.feature}', fitted to the others; "
         f'the first of {len(ranking.score)} images\n\n{show(ranking)}\n\n'

@@ -93,17 +93,20 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       pixels=arrays.get('pixels'))
 
 
-def localizer(workdir: str | os.PathLike
-              ) -> tuple[maps.Method | None, nn.Module, tuple[int, int, int]]:
-  """Returns what makes a run's heat maps, unfitted, its task, and (h, w, 3).
+def windows(workdir: str | os.PathLike, classifier: str | None = None
+            ) -> tuple[maps.Method, nn.Module, tuple[int, int, int]]:
+  """Returns what makes heat maps of windows, unfitted, the task, and (h, w, 3).
 
   Raises:
-    InputError: no such run, or one without embeddings.
+    InputError: no such run, its maps are not of windows, or are by another
+      classifier.
   """
   config = experiment.of_run(workdir)
   pretext, group = experiment.pretext(config), _localize(workdir, config)
-  return (group and maps.create(group, pretext, config.seed), pretext,
-          tuple(_read_train(workdir)[1]['image_shape']))
+  _check_feature(workdir, WINDOWS, {}, group, False)
+  method = maps.create(group, pretext, config.seed)
+  _density(method.classifier, classifier)
+  return method, pretext, tuple(_read_train(workdir)[1]['image_shape'])
 
 
 def check_statistics(variables: Mapping[str, Any]) -> None:

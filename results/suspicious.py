@@ -12,50 +12,66 @@ import sys
 
 import numpy as np
 
-from deep_oc import embeddings, experiment, metrics, suspicious, tables
+from deep_oc import (embeddings, experiment, metrics, suspicious, tables,
+                     trained_run)
 
-COLUMNS = ('experiment', 'classifier', 'share', 'images', 'defects', 'draws',
-           'among_the_first', 'average_precision')
+COLUMNS = ('experiment', 'feature', 'classifier', 'share', 'images', 'defects',
+           'draws', 'among_the_first', 'average_precision')
 CLASSIFIERS = ('gde_ledoit_wolf', 'kde', 'nn')
 SHARES = (0.02, 0.05, 0.1)
-DRAWS = 10
+DRAWS, DRAWS_OF_MAPS = 10, 3  # these take minutes
 
 
-def ranking(train, defects, classifier, draw):
-  """Returns the ranking of train f[n, d] with defects f[k, d] among them."""
-  score = suspicious.scores(np.concatenate([train, defects]), classifier, draw)
-  order = np.argsort(-score, kind='stable')
-  return suspicious.Ranking(classifier, score[order], order, None,
-                            order >= len(train))
+def found(normal, defects, score, draw):
+  """Returns the share among the first k, and the average precision."""
+  scores = suspicious.scores(np.concatenate([normal, defects]), score, draw)
+  order = np.argsort(-scores, kind='stable')
+  ranking = suspicious.Ranking('', scores[order], order, None,
+                               order >= len(normal))
+  return (100 * ranking.found() / len(defects),
+          metrics.auprc(ranking.score, ranking.contaminant))
+
+
+def row(normal, anomalous, score, share, draws):
+  """Returns the cells from 'share' on."""
+  k = round(share * len(normal))
+  first, precision = np.mean([
+      found(normal, anomalous[np.random.default_rng(draw).choice(
+          len(anomalous), k, False)], score, draw) for draw in range(draws)], 0)
+  return (f'{share:g}', len(normal) + k, k, draws, f'{first:.1f}',
+          f'{precision:.1f}')
 
 
 def rows(workdir):
-  train, test, _ = embeddings.read_run(workdir, ('pool', 'anomaly'))
-  train, anomalous = train['pool'], test['pool'][test['anomaly']]
-  name = experiment.of_run(workdir).experiment
+  train, test, _ = embeddings.read_run(workdir)
+  anomaly, detector = test['anomaly'], trained_run.load(workdir)
+  method, images = detector.localizer()
+  variables = detector.parts().variables
+  defects = experiment.problem(detector.parts().config).test.image[anomaly]
+
+  def largest(fitted, others):
+    return method.fit_maps(variables, fitted, others).max(axis=(1, 2))
+
   for share in SHARES:
-    k = round(share * len(train))
-    picked = [np.random.default_rng(draw).choice(len(anomalous), k, False)
-              for draw in range(DRAWS)]
-    for classifier in CLASSIFIERS:
-      found = [ranking(train, anomalous[each], classifier, draw)
-               for draw, each in enumerate(picked)]
-      first = np.mean([100 * each.found() / k for each in found])
-      precision = np.mean([metrics.auprc(each.score, each.contaminant)
-                           for each in found])
-      yield dict(zip(COLUMNS, (
-          name, classifier, f'{share:g}', len(train) + k, k, DRAWS,
-          f'{first:.1f}', f'{precision:.1f}'), strict=True))
+    for name in CLASSIFIERS:
+      yield 'pool', name, *row(
+          train['pool'], test['pool'][anomaly],
+          suspicious.by_classifier(name, 0), share, DRAWS)
+    yield 'windows', method.classifier, *row(
+        images, defects, largest, share, DRAWS_OF_MAPS)
 
 
 def main():
   runs = sorted(glob.glob('runs/lite0_imagenet_mvtec_*/*/seed0'))
   if not runs:
     sys.exit('no run of results/imagenet.sh in runs/')
-  found = [row for run in runs for row in rows(run)]
-  tables.write('results/suspicious.csv', COLUMNS, found)
-  for row in found:
-    print(*(f'{name} {value}' for name, value in row.items()), sep='  ')
+  table = []
+  for run in runs:
+    name = experiment.of_run(run).experiment
+    for cells in rows(run):
+      table.append(dict(zip(COLUMNS, (name, *cells), strict=True)))
+      print(name, *cells, sep='  ', flush=True)
+  tables.write('results/suspicious.csv', COLUMNS, table)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,8 @@ from configs import cutpaste_quickstart
 from conftest import the_error
 from ml_collections import ConfigDict
 
-from deep_oc import embeddings, localize, maps, tables, trained_run
+from deep_oc import (embed, embeddings, localize, maps, suspicious, tables,
+                     thresholds, trained_run)
 from deep_oc.errors import InputError
 
 _SHORT = ('--config.encoder.channels=(8,8,16)',
@@ -58,6 +59,18 @@ def test_maps_differ_between_images_and_stand_out_where_the_masks_are(run):
   inside = np.mean([each[m].mean() for each, m in zip(
       maps[flawed], mask[flawed], strict=True)])
   assert inside > maps[~flawed].mean()
+
+
+def test_training_images_are_ranked_by_maps_that_others_made(run):
+  ranking = suspicious.rank(run, feature='windows', folds=2)
+  assert ranking.classifier == 'gde_ledoit_wolf'
+  method, image = trained_run.load(str(run)).localizer()
+  kept, held_out = thresholds.split(len(image), 2, 0)[0]
+  state = embed.restore(str(run))[-1]
+  wanted = method.fit(state.variables, image[kept]).maps(image[held_out])
+  score = ranking.score[np.argsort(ranking.index)]
+  np.testing.assert_allclose(score[held_out], wanted.max(axis=(1, 2)),
+                             rtol=1e-4)
 
 
 def test_localize_makes_the_maps_again_with_another_setting(run, binary):

@@ -4,13 +4,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 from conftest import the_error
 
-from deep_oc import (embeddings, evaluate, metrics, oneclass, suspicious,
-                     thresholds)
+from deep_oc import (data, embeddings, evaluate, metrics, oneclass,
+                     suspicious, thresholds)
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
 
@@ -64,7 +65,7 @@ def contaminated(digits_npz, tmp_path_factory):
 
 def test_a_row_does_not_vouch_for_itself():
   train = _features(23, 2)
-  found = suspicious.scores(train, 'nn', folds=23)
+  found = suspicious.scores(train, suspicious.by_classifier('nn', 0), folds=23)
   unit = train / np.linalg.norm(train, axis=1, keepdims=True)
   cosine = unit @ unit.T - 2 * np.eye(23)
   np.testing.assert_allclose(found, 1 - cosine.max(axis=1), atol=1e-6)
@@ -74,7 +75,8 @@ def test_a_row_does_not_vouch_for_itself():
 
 def test_each_row_is_scored_by_the_other_folds():
   train = _features(40, 4)
-  found = suspicious.scores(train, 'kde', seed=3, folds=4)
+  found = suspicious.scores(train, suspicious.by_classifier('kde', 0), seed=3,
+                            folds=4)
   for kept, held_out in thresholds.split(40, 4, seed=3):
     fitted = oneclass.fit('kde', train[kept])
     np.testing.assert_array_equal(
@@ -131,6 +133,75 @@ def test_the_classifier_is_by_how_many_it_is_fitted_to(tmp_path):
   _write(tmp_path, n=7, odd=0)
   _write(tmp_path, 'unlabelled', n=50, odd=5)
   assert suspicious.rank(tmp_path).classifier == 'gde_ledoit_wolf'
+
+
+# By heat maps.
+
+
+class _Brightness:
+  """Maps that say how much brighter a pixel is than all it was fitted to."""
+  classifier = 'brightness'
+
+  def fit_maps(self, variables, train, image, description=None):
+    brightest = train.max(axis=(0, 3))
+    return np.float32(image.max(axis=3)) - brightest + variables
+
+
+@pytest.fixture
+def by_brightness(monkeypatch):
+  """Gives runs the images, and `_Brightness`."""
+  from deep_oc import embed, features, trained_run
+
+  def give(image, unlabelled=()):
+    problem = types.SimpleNamespace(
+        fitted=data.Examples(np.delete(image, unlabelled, axis=0), None),
+        train=data.Examples(image, None), dataset='bright',
+        unlabelled=np.asarray(unlabelled, int))
+    monkeypatch.setattr(trained_run, 'windows', lambda workdir, classifier: (
+        _Brightness(), None, image.shape[1:]))
+    monkeypatch.setattr(embed, 'restore', lambda workdir, at, data_dir: (
+        None, problem, None, types.SimpleNamespace(variables=at)))
+    return {'pixels': features.pixels(problem.fitted.image)}
+  return give
+
+
+def _images(n):
+  return np.random.default_rng(0).integers(0, 200, (n, 4, 6, 3), np.uint8)
+
+
+def test_the_largest_of_the_heat_map_of_other_folds_can_rank(
+    tmp_path, by_brightness):
+  image = _images(20)
+  image[7, 2, 3] = 255
+  _write(tmp_path, n=20, **by_brightness(image))
+  ranking = suspicious.rank(tmp_path, feature='windows', folds=4)
+  assert ranking.classifier == 'brightness' and ranking.index[0] == 107
+  brightest = image.max(axis=3).astype(float)
+  wanted = np.empty(20)
+  for kept, held_out in thresholds.split(20, 4, 0):
+    wanted[held_out] = META['step'] + (
+        brightest[held_out] - brightest[kept].max(axis=0)).max(axis=(1, 2))
+  np.testing.assert_array_equal(ranking.score, wanted[ranking.index - 100])
+
+
+def test_heat_maps_are_fitted_to_clean_images_where_these_are_known(
+    tmp_path, by_brightness):
+  image = _images(9)
+  _write(tmp_path, n=5, odd=0, **by_brightness(image, [0, 2, 4, 6]))
+  _write(tmp_path, 'unlabelled', n=4, index=np.arange(4), odd=0)
+  ranking = suspicious.rank(tmp_path, feature='windows')
+  brightest = image.max(axis=3).astype(float)
+  wanted = META['step'] + (
+      brightest[:8:2] - brightest[[1, 3, 5, 7, 8]].max(axis=0)).max(axis=(1, 2))
+  np.testing.assert_array_equal(ranking.score, wanted[ranking.index])
+
+
+def test_heat_maps_of_other_images_than_were_embedded_are_refused(
+    tmp_path, by_brightness):
+  pixels = by_brightness(_images(20))['pixels']
+  pixels[3, 5] += 1
+  with pytest.raises(InputError, match='bright holds other normal images'):
+    suspicious.rank(_write(tmp_path, n=20, pixels=pixels), feature='windows')
 
 
 # The binary.
