@@ -42,7 +42,7 @@ def define_flags() -> None:
       'default kde, of CutPaste and of fewer images than dimensions '
       'gde_ledoit_wolf.')
   flags.DEFINE_string(
-      'feature', 'pool', "Name of an array in the embeddings, or 'windows', the "
+      'feature', 'pool', 'Name of an array in the embeddings, or windows, the '
       'largest value of the heat map.')
   flags.DEFINE_integer('folds', 5, 'Parts, each scored by the others.', 2)
   flags.DEFINE_integer('seed', 0, 'Of the folds, and of the order of ties.', 0,
