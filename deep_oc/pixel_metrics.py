@@ -188,12 +188,14 @@ def _placements(maps, masks):
     of an image's placements less the mean, over how many there are in all.
   """
   placement = np.empty(maps.shape)
-  for kind in (masks, ~masks):
+  for kind in (~masks, masks):
     others = np.sort(maps[~kind])
-    below = sum(np.searchsorted(others, maps[kind], side)
-                for side in ('left', 'right')) / (2 * len(others))
+    wins = sum(np.searchsorted(others, maps[kind], side)
+               for side in ('left', 'right'))  # each twice, a tie once
+    below = wins / (2 * len(others))
     placement[kind] = below if kind is masks else 1 - below
-  mean = placement[masks].mean()
+  # Of whole numbers, so that equal ones of two kinds of maps differ by 0.
+  mean = wins.sum() / (2 * len(others) * len(wins))
   return mean, *(
       (placement - mean).sum(axis=(1, 2), where=kind) / kind.sum()
       for kind in (masks, ~masks))
@@ -207,8 +209,9 @@ def _standard_error(defect, normal, masks):
     return np.nan
   unbiased = [count / (count - 1)
               for count in (has_defect, has_normal, len(masks))]
-  return np.sqrt(unbiased @ np.array([
-      defect @ defect, normal @ normal, 2 * defect @ normal]))
+  variance = unbiased @ np.array([
+      defect @ defect, normal @ normal, 2 * defect @ normal])
+  return np.sqrt(max(variance, 0))  # rounding
 
 
 def _rise(total):

@@ -272,6 +272,20 @@ def test_pixels_that_are_images_have_delongs_interval_and_test():
       metrics.paired(*flat))
 
 
+@pytest.mark.parametrize('width', [2, 3])
+def test_maps_of_one_value_each_leave_no_doubt(width):
+  masks = np.ones((3, 1, width), bool)  # of each image alike
+  masks[:, :, -1] = False
+  kinds = [np.repeat(np.reshape(values, (3, 1, 1)), width, 2)
+           for values in ((1., 2., 1.), (3., 0., 1.), (0., 3., 3.))]
+  for maps, other in itertools.permutations(kinds, 2):
+    np.testing.assert_allclose(
+        pixel_metrics.pixel_auroc_interval(maps, masks), 50, atol=1e-4)
+    difference, *ends, p = pixel_metrics.paired(maps, other, masks)
+    assert difference == 0 and p == 1
+    np.testing.assert_allclose(ends, 0, atol=1e-4)
+
+
 def _population(random, flawed, flawless):
   """Images that differ in how bright they are and how bad their defects."""
   masks = np.zeros((flawed + flawless, 8, 8), bool)
