@@ -192,7 +192,9 @@ class ShrunkGDE(OneClass):
   def fit(self, X, y=None):
     """Fits mean and covariance of f[n, d]."""
     X = rows(self, X, self.norm, reset=True)
-    self.location_ = X.mean(axis=0)
+    # So that rows that are all one are their mean: what a sum of them rounds
+    # would be taken for how far they spread.
+    self.location_ = X[0] + (X - X[0]).mean(axis=0)
     self.covariance_, self.shrinkage_ = self._estimate(X - self.location_)
     # For an estimate of s = 0; and for rows that are all one.
     floor = (1e-9 * self.covariance_.diagonal().mean()

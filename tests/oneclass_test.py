@@ -129,6 +129,15 @@ def test_shrunk_gde_is_finite_on_rows_that_are_all_one(name, suffix):
   assert np.isfinite(_score(name + suffix, np.full((5, 60), 0.3), WIDE)).all()
 
 
+@shrunk
+@pytest.mark.parametrize('suffix', ['', '_raw'])
+def test_rows_that_are_all_one_score_the_same_however_many_they_are(
+    name, suffix):
+  few, more = (_score(name + suffix, np.repeat(WIDE[:1], n, axis=0), WIDE)
+               for n in (2, 5))
+  np.testing.assert_allclose(more, few)
+
+
 def test_the_choice_of_covariance_is_recorded():
   found = {name: oneclass.parameters(oneclass.fit(name, FEW))
            for name in _SHRUNK}
