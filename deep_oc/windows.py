@@ -233,8 +233,9 @@ def weights(length: int, side: int, stride: int, sigma: float | None = None
   offset = np.arange(length)[:, None] - starts(length, side, stride)
   inside = (offset >= 0) & (offset < side)
   kernel = gaussian(side, sigma)[np.clip(offset, 0, side - 1)] * inside
-  # Windows further apart than they are wide leave pixels to the nearest one.
-  unseen = ~inside.any(axis=1)
+  # Windows further apart than they are wide, or than a narrow Gaussian is above
+  # 0, leave pixels to the nearest one.
+  unseen = ~kernel.any(axis=1)
   nearest = np.abs(offset[unseen] - (side - 1) / 2).argmin(axis=1)
   kernel[np.flatnonzero(unseen), nearest] = 1
   return kernel / kernel.sum(1, keepdims=True)

@@ -136,6 +136,12 @@ def test_pixels_between_windows_have_the_score_of_the_nearest():
   assert got[0, 5, 5] == 0 and got[0, 14, 14] == 3
 
 
+def test_pixels_that_a_narrow_gaussian_leaves_out_have_it_too():
+  score = np.arange(4.).reshape(1, 2, 2)
+  got = upsample(score, 20, 16, 4, sigma=1e-3)
+  assert got[0, 0, 0] == got[0, 9, 9] == 0 and got[0, 10, 10] == 3
+
+
 def test_an_even_kernel_is_symmetric_with_its_centre_twice():
   for side in (5, 8, 32):
     taps = windows.gaussian(side)
