@@ -110,7 +110,7 @@ def _archive(path: object) -> Iterator[Any]:
         f'no embeddings at {path}: train the run to its end, or write them '
         'with `python -m deep_oc.embed --workdir=...`') from error
   except (OSError, ValueError, EOFError, AttributeError, TypeError, KeyError,
-          zipfile.BadZipFile, zlib.error) as error:
+          RuntimeError, zipfile.BadZipFile, zlib.error) as error:
     raise InputError(f'{path} is not a readable embeddings file of plain '
                      'arrays; delete it and embed again') from error
 

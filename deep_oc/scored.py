@@ -219,7 +219,7 @@ def origin(workdir: pathlib.Path, request: Request = EVERYTHING
   try:
     archives = {path.name: _checksums(path) for path in
                 sorted((workdir / 'embeddings').glob('*.npz'))}
-  except (OSError, zipfile.BadZipFile):
+  except (OSError, NotImplementedError, zipfile.BadZipFile):
     return None
   code = hashlib.sha256(repr((tables.RESULTS, sklearn.__version__)).encode())
   for name in _CODE:

@@ -188,6 +188,16 @@ def test_a_damaged_npz_is_named(tmp_path, content):
     data.load('npz', path=str(path))
 
 
+def test_an_encrypted_npz_is_named(tmp_path):
+  path = tmp_path / 'odd.npz'
+  saved(path)
+  content = bytearray(path.read_bytes())
+  content[content.index(b'PK\1\2') + 8] |= 1
+  path.write_bytes(content)
+  with pytest.raises(InputError, match=f'{path} is not a readable'):
+    data.load('npz', path=str(path))
+
+
 def test_a_missing_npz_is_named(tmp_path):
   with pytest.raises(InputError, match=f'{tmp_path}/no.npz: No such file'):
     data.load('npz', path=f'{tmp_path}/no.npz')

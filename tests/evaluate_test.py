@@ -629,8 +629,19 @@ def _pickled(data):
   return buffer.getvalue()
 
 
+def _marked(offset, value):
+  """Returns what sets a byte of the first entry of a zip file's directory."""
+  def damage(data):
+    at = data.index(b'PK\1\2') + offset
+    return data[:at] + bytes([value]) + data[at + 1:]
+  return damage
+
+
 @pytest.mark.parametrize('damage', [
-    _truncated, _flipped, _pickled, lambda data: b'', lambda data: b'no zip'])
+    _truncated, _flipped, _pickled, lambda data: b'', lambda data: b'no zip',
+    _marked(6, 82), _marked(8, 1), _marked(10, 99)],
+    ids=['truncated', 'flipped', 'pickled', 'empty', 'no zip', 'of version 8.2',
+         'encrypted', 'of another compression'])
 @pytest.mark.parametrize('name', ['train.npz', 'test.npz'])
 def test_a_damaged_file_is_named(run, name, damage):
   path = run / 'embeddings' / name

@@ -194,6 +194,13 @@ def _damage(folder):
   path.write_bytes(path.read_bytes()[:99])
 
 
+def _of_no_zip_version(folder):
+  path = folder / 'embeddings/test.npz'
+  data = bytearray(path.read_bytes())
+  data[data.index(b'PK\1\2') + 6] = 82  # 8.2
+  path.write_bytes(data)
+
+
 def _edited_results(folder):
   path = folder / 'results.csv'
   path.write_text(path.read_text().replace('cutpaste', 'other'))
@@ -220,8 +227,9 @@ def _note_of_other_code(folder):
 
 
 @pytest.mark.parametrize('change', [
-    _another_embedding, _another_training, _maps, _damage, _edited_results,
-    _without_results, _without_note, _half_a_note, _note_of_other_code])
+    _another_embedding, _another_training, _maps, _damage, _of_no_zip_version,
+    _edited_results, _without_results, _without_note, _half_a_note,
+    _note_of_other_code])
 def test_results_of_anything_else_are_not_recalled(evaluated, change):
   assert _recalled(evaluated) is not None
   change(evaluated)

@@ -43,7 +43,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     raise InputError(f'cannot read {path}: {error.strerror or error}; check '
                      'the path') from error
   except (ValueError, EOFError, AttributeError, TypeError, KeyError,
-          NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+          RuntimeError, zipfile.BadZipFile, zlib.error) as error:
     raise InputError(f'{path} is not a readable .npz file of plain arrays; '
                      'delete it and make it again') from error
 
