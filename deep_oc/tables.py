@@ -1,6 +1,7 @@
 """Results of many runs as one table, beside the published numbers."""
 import csv
 import functools
+import math
 import os
 import pathlib
 import statistics
@@ -77,7 +78,8 @@ def read(path: str | os.PathLike, columns: Sequence[str] = RESULTS
   """Returns the rows of a CSV that has at least these columns.
 
   Raises:
-    InputError: the file cannot be read, or lacks a column.
+    InputError: the file cannot be read, lacks a column, a row of it ends early
+      or has something else where a result stands.
   """
   try:
     with files.path(path).open(encoding='utf-8', newline='') as file:
@@ -89,7 +91,24 @@ def read(path: str | os.PathLike, columns: Sequence[str] = RESULTS
   if missing:
     raise InputError(f"{path} lacks the column '{missing[0]}'; delete it and "
                      'evaluate again')
+  if any(None in row.values() for row in rows):
+    raise InputError(f'{path} has a row that ends early; delete it and '
+                     'evaluate again')
+  if 'auroc' in columns:
+    _check_numbers(path, rows)
   return rows
+
+
+def _check_numbers(path, rows):
+  for row in rows:
+    for name in ('auroc', *filter(row.get, _MEANS)):
+      try:
+        number = math.isfinite(float(row[name]))
+      except ValueError:
+        number = False
+      if not number:
+        raise InputError(f"'{name}' in {path} is '{row[name]}' and no number; "
+                         'delete it and evaluate again')
 
 
 def summarize(rows: Iterable[Mapping[str, str]]) -> list[dict[str, object]]:

@@ -153,6 +153,24 @@ def test_what_is_not_a_results_file_is_an_error_that_names_it(
     tables.read(tmp_path / 'a.csv')
 
 
+@pytest.mark.parametrize('name, cell', [
+    ('auroc', ''), ('auroc', 'nan'), ('auroc', '97;5'), ('aupro', 'inf')])
+def test_a_result_that_is_no_number_is_an_error_that_names_it(
+    tmp_path, name, cell):
+  tables.write(tmp_path / 'a.csv', tables.RESULTS, [_row(**{name: cell})])
+  with pytest.raises(InputError, match=f"'{name}' in .*a.csv is '{cell}'"):
+    tables.read(tmp_path / 'a.csv')
+
+
+def test_a_results_file_that_was_cut_off_is_an_error_that_names_it(tmp_path):
+  tables.write(tmp_path / 'a.csv', tables.RESULTS, [_row(), _row('1')])
+  text = (tmp_path / 'a.csv').read_text()
+  for missing in 10, 80:
+    (tmp_path / 'a.csv').write_text(text[:-missing])
+    with pytest.raises(InputError, match=r'a\.csv has a row that ends early'):
+      tables.read(tmp_path / 'a.csv')
+
+
 def _published_images():
   """Returns the numbers of images by their keys less the level."""
   return {(*key[:3], key[4]): row for key, row in tables.published().items()
