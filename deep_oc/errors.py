@@ -1,5 +1,7 @@
 """The one exception that a user is meant to read."""
 import difflib
+import math
+import numbers
 import re
 from collections.abc import Iterable
 
@@ -34,6 +36,22 @@ def check_whole(key: str, value: object, least: int = 1) -> None:
   if isinstance(value, bool) or not isinstance(value, int) or value < least:
     raise InputError(
         f'{key}={value!r} must be a whole number from {least} on')
+
+
+def check_several(key: str, values: object) -> None:
+  """Raises InputError unless they are whole numbers from 1 on, and some."""
+  if not isinstance(values, (tuple, list)) or not values:
+    raise InputError(f'{key}={values!r} must be whole numbers')
+  for each in values:
+    check_whole(f'one of {key}', each)
+
+
+def check_number(key: str, value: object, below: float = math.inf) -> None:
+  """Raises InputError unless a field's value is from 0 to less than `below`."""
+  if (isinstance(value, bool) or not isinstance(value, numbers.Real)
+      or not 0 <= value < below):  # nor is it NaN
+    to = 'on' if below == math.inf else f'to less than {below:g}'
+    raise InputError(f'{key}={value!r} must be a number from 0 {to}')
 
 
 def unknown_key(error: AttributeError | KeyError) -> InputError:

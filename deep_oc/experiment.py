@@ -13,7 +13,6 @@ A config has these groups; each is the arguments of one function:
   embed      Embed                       what else is embedded, or no such group
 """
 import dataclasses
-import math
 import os
 import typing
 from collections.abc import Mapping, Sequence
@@ -76,12 +75,11 @@ class Plan:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.name not in ('placement', 'ema') and (
-          not 0 <= value < math.inf  # nor is it NaN
-          or (value == 0 and field.name != 'steps')):
-        raise InputError(f'train.{field.name}={value} must be positive')
-    if not 0 <= self.ema < 1:
-      raise InputError(f'train.ema={self.ema} must be from 0 to less than 1')
+      if field.type is int:
+        errors.check_whole(f'train.{field.name}', value,
+                           0 if field.name == 'steps' else 1)
+    errors.check_number('train.epochs', self.epochs)
+    errors.check_number('train.ema', self.ema, below=1)
     if self.batch % self.accumulate:
       raise InputError(f'train.batch={self.batch} does not divide into train.'
                        f'accumulate={self.accumulate} parts')
@@ -163,9 +161,9 @@ def check(config: ml_collections.ConfigDict) -> None:
   for key in _KEYS:
     if key not in config:
       raise InputError(f'the config lacks {key}')
-  seed = config.seed
-  if not isinstance(seed, int) or not 0 <= seed < 2**32:  # a key has 32 bits
-    raise InputError(f'seed={seed!r} must be a whole number from 0 to 2**32-1')
+  errors.check_whole('seed', config.seed, 0)
+  if config.seed >= 2**32:  # a key has 32 bits
+    raise InputError(f'seed={config.seed} must be 2**32-1 at most')
   plan(config)
   embed(config)
 

@@ -51,9 +51,16 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
     head_learning_rate: in these, constant.
 
   Raises:
-    InputError: an unknown name, schedule or `per`, steps without milestones, a
-      factor that does not lower the rate, or no step that follows.
+    InputError: an unknown name, schedule or `per`, a number that cannot be,
+      steps without milestones, a factor that does not lower the rate, or no
+      step that follows.
   """
+  for key, value in (('learning_rate', learning_rate),
+                     ('weight_decay', weight_decay),
+                     ('warmup_epochs', warmup_epochs),
+                     *(('milestones', each) for each in milestones)):
+    errors.check_number(f'optimizer.{key}', value)
+  errors.check_number('optimizer.momentum', momentum, below=1)
   make = functools.partial(
       _update, name, momentum=momentum, weight_decay=weight_decay)
   if not head_steps:

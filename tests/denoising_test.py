@@ -173,11 +173,11 @@ def test_bfloat16_leaves_loss_scores_and_parameters_in_float32():
 
 
 @pytest.mark.parametrize('kwargs, said', [
-    (dict(noise=-0.1), 'pretext.noise=-0.1 must be 0 or more'),
-    (dict(decoder=()), 'pretext.decoder must be positive numbers of channels, '
-                       'not ()'),
-    (dict(decoder=(8, 0)), 'pretext.decoder must be positive numbers of '
-                           'channels, not (8, 0)'),
+    (dict(noise=-0.1), 'pretext.noise=-0.1 must be a number from 0 on'),
+    (dict(noise=np.inf), 'pretext.noise=inf must be a number from 0 on'),
+    (dict(decoder=()), 'pretext.decoder=() must be whole numbers'),
+    (dict(decoder=(8, 0)), 'one of pretext.decoder=0 must be a whole number '
+                           'from 1 on'),
     (dict(crop=-8), 'pretext.crop=-8 must be a whole number from 0 on')])
 def test_fields_that_cannot_be_are_one_line(kwargs, said):
   with pytest.raises(errors.InputError) as error:

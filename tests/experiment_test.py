@@ -19,7 +19,8 @@ def _config(path, **overrides):
     group = config
     for each in groups:
       group = group[each]
-    group[last] = ConfigDict(value) if isinstance(value, dict) else value
+    with group.ignore_type():
+      group[last] = ConfigDict(value) if isinstance(value, dict) else value
   return config
 
 
@@ -45,9 +46,21 @@ def oblong(tmp_path_factory):
     ({'pretext.augment.turn': True}, 'augment.turn turns the images'),
     ({'pretext.augment.vertical_flip': 0.5}, 'vertical_flip turns the images'),
     ({'train.steps': 0, 'train.epochs': 0.01}, 'not one step'),
-    ({'train.epochs': float('nan')}, 'train.epochs=nan must be positive'),
-    ({'train.epochs': float('inf')}, 'train.epochs=inf must be positive'),
-    ({'seed': 2**32}, 'from 0 to 2**32-1')])
+    ({'train.steps': 0, 'train.epochs': 0.}, 'not one step'),
+    ({'train.epochs': float('nan')}, 'train.epochs=nan must be a number from'),
+    ({'train.epochs': float('inf')}, 'train.epochs=inf must be a number from'),
+    ({'train.ema': '0.9'}, "train.ema='0.9' must be a number from 0 to less"),
+    ({'train.steps': 1e3}, 'train.steps=1000.0 must be a whole number from 0'),
+    ({'train.log_every': 0}, 'train.log_every=0 must be a whole number from 1'),
+    ({'encoder.channels': (4, 2.5)}, 'encoder.channels=2.5 must be a whole'),
+    ({'encoder.channels': ('8',)}, "encoder.channels='8' must be a whole"),
+    ({'optimizer.learning_rate': -1.}, 'learning_rate=-1.0 must be a number'),
+    ({'optimizer.momentum': 1.}, 'momentum=1.0 must be a number from 0 to'),
+    ({'optimizer.weight_decay': float('nan')}, 'decay=nan must be a number'),
+    ({'optimizer.warmup_epochs': float('inf')}, 'epochs=inf must be a number'),
+    ({'optimizer.milestones': ('1',)}, "milestones='1' must be a number"),
+    ({'seed': True}, 'seed=True must be a whole number from 0 on'),
+    ({'seed': 2**32}, 'seed=4294967296 must be 2**32-1 at most')])
 def test_what_cannot_be_is_said_before_the_folder_is_made(
     overrides, words, digits_npz, tmp_path):
   with pytest.raises(InputError) as error:

@@ -109,9 +109,9 @@ def test_a_score_without_doubt_is_zero():
 
 
 @pytest.mark.parametrize('kwargs, words', [
-    (dict(margin=-1.), 'pretext.margin=-1.0 must be 0 or more'),
-    (dict(triplet_weight=-1.), 'triplet_weight=-1.0 must be 0 or more'),
-    (dict(norm_weight=float('nan')), 'norm_weight=nan must be 0 or more'),
+    (dict(margin=-1.), 'pretext.margin=-1.0 must be a number from 0'),
+    (dict(triplet_weight=-1.), 'triplet_weight=-1.0 must be a number from'),
+    (dict(norm_weight=float('nan')), 'norm_weight=nan must be a number'),
     (dict(shift=0), 'pretext.shift=0 must'),
     (dict(factorised=True), "unknown config key 'pretext.factorised'")])
 def test_fields_that_cannot_be_are_one_line(kwargs, words):

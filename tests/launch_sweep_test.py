@@ -181,7 +181,7 @@ def test_bad_input_is_one_line_and_status_2():
     (dict(settings=['train.step=3']), 'train.*|step'),
     (dict(settings=['train.steps=many']), "steps=many"),
     (dict(settings=['train.steps']), 'not of the form key=value'),
-    (dict(settings=['train.batch=0']), 'train.batch=0 must be positive'),
+    (dict(settings=['train.batch=0']), 'train.batch=0 must be a whole'),
     (dict(settings=['train.accumulate=3']), 'does not divide into train'),
     (dict(settings=['seed=3']), 'several runs would be in runs/.*/0/seed3'),
     (dict(seeds=['1', '1']), 'several runs would be in'),

@@ -490,12 +490,13 @@ def test_an_unknown_field_offers_the_nearest():
     ('resnet', dict(depth=20), r'\[10, 18, 34, 50\], not 20'),
     ('resnet', dict(depth='18'), "not '18'"),
     ('resnet', dict(width=0), 'width .* not 0'),
+    ('resnet', dict(width=float('inf')), 'width .* not inf'),
     ('wide_resnet', dict(depth=12), 'depth must .*, not 12'),
     ('wide_resnet', dict(depth=4), 'depth must .*, not 4'),
     ('wide_resnet', dict(width=0.5), 'width must .*, not 0.5'),
-    ('convnet', dict(channels=()), r'channels .* not \(\)'),
-    ('lenet', dict(channels=(8, 0)), r'channels .* not \(8, 0\)'),
-    ('patchnet', dict(strides=(1, 0)), r'strides .* not \(1, 0\)'),
+    ('convnet', dict(channels=()), r'channels=\(\) must be'),
+    ('lenet', dict(channels=(8, 0)), 'channels=0 must be'),
+    ('patchnet', dict(strides=(1, 0)), 'strides=0 must be'),
     ('patchnet', dict(strides=(1, 2)), '6 channels but 2 strides')])
 def test_impossible_fields_are_refused_at_once(name, kwargs, match):
   with pytest.raises(InputError, match=match):

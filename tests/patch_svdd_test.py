@@ -176,10 +176,10 @@ def test_the_papers_encoder_sees_32_and_64_pixels():
 
 
 @pytest.mark.parametrize('kwargs, words', [
-    (dict(channels=()), 'channels and hidden must be positive'),
-    (dict(channels=(4, 0)), 'channels and hidden must be positive'),
-    (dict(hidden=0), 'channels and hidden must be positive'),
-    (dict(levels=-1), r'encoder.levels=-1 must be 0 or more')])
+    (dict(channels=()), r'encoder.channels=\(\) must be whole numbers'),
+    (dict(channels=(4, 0)), 'encoder.channels=0 must be a whole number'),
+    (dict(hidden=0), 'encoder.hidden=0 must be a whole number from 1 on'),
+    (dict(levels=-1), 'encoder.levels=-1 must be a whole number from 0 on')])
 def test_an_encoder_that_cannot_be_is_one_line(kwargs, words):
   with pytest.raises(errors.InputError, match=words):
     models.create('hierarchical', **kwargs)
@@ -342,8 +342,8 @@ def test_features_are_the_mean_over_all_patches():
 
 
 @pytest.mark.parametrize('kwargs, words', [
-    (dict(pull=-1.), r'pretext.pull=-1.0 must be 0 or more'),
-    (dict(noise=float('nan')), r'pretext.noise=nan must be 0 or more')])
+    (dict(pull=-1.), 'pretext.pull=-1.0 must be a number from 0 on'),
+    (dict(noise=float('nan')), 'pretext.noise=nan must be a number from 0')])
 def test_a_weight_that_cannot_be_is_one_line(kwargs, words):
   with pytest.raises(errors.InputError, match=words):
     _create(**kwargs)

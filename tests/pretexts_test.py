@@ -196,10 +196,12 @@ def test_csi_contrasts_four_turns_as_four_images_and_classifies_them(loss):
       metrics['turn_accuracy'], (p.argmax(1) == turn).mean())
 
 
-def test_csi_refuses_a_negative_weight():
+@pytest.mark.parametrize('weight', [-1.0, float('nan')])
+def test_csi_refuses_a_weight_that_is_none(weight):
   with pytest.raises(errors.InputError) as error:
-    _create('csi', (5,), turn_weight=-1.0)
-  assert str(error.value) == 'pretext.turn_weight=-1.0 must be 0 or more'
+    _create('csi', (5,), turn_weight=weight)
+  assert str(error.value) == (
+      f'pretext.turn_weight={weight} must be a number from 0 on')
 
 
 def test_csi_scores_an_image_by_its_classifier_of_four_turns():

@@ -223,8 +223,8 @@ def test_an_encoder_without_maps_is_one_line(digits_npz):
 @pytest.mark.parametrize('overrides, words', [
     ({'distribution': 'rot'}, "distribution='rot' turns the images whose turn"),
     ({'pretext': {'augment': {'turn': True}}}, 'pretext.augment.turn turns'),
-    ({'encoder': {'channels': ()}}, 'unet channels must be positive'),
-    ({'encoder': {'channels': (4, 0)}}, 'unet channels must be positive'),
+    ({'encoder': {'channels': ()}}, r'channels=\(\) must be whole numbers'),
+    ({'encoder': {'channels': (4, 0)}}, 'one of encoder.channels=0 must be'),
     ({'pretext': {'crop': -1}}, 'pretext.crop=-1 must'),
     ({'embed': {'stages': 4}}, "the encoder 'unet' has 3")])
 def test_what_cannot_be_is_one_line(overrides, words, digits_npz):

@@ -330,7 +330,7 @@ def test_a_collapse_is_reported(digits_npz, tmp_path, capfd):
     (['--config.pretext.augment.crp=1'], ['crp']),
     (['--config.protocol.normal=11'], ["normal class", '11']),
     (['--config.data.name=x', '--config.data.source=npy'], ["'npz'"]),
-    (['--config.train.batch=0'], ['train.batch=0', 'positive']),
+    (['--config.train.batch=0'], ['train.batch=0', 'a whole number from 1 on']),
     (['--config.seed=x'], ['seed', "'x' is not a whole number"]),
     (['--config.pretext.head=(8'], ["pretext.head='(8'", 'whole number']),
     (['--train.steps=3'], ["'train.steps'", '--config.train.steps']),

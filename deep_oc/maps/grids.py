@@ -51,6 +51,7 @@ class Grid(abc.ABC):
       raise errors.unknown('localize.positions', positions, ('shared', 'each'))
     if sigma is not None:
       _arguments.check_sigma(sigma)
+    errors.check_number('localize.reg_covar', reg_covar)
     errors.check_whole('localize.limit', limit)
     if not isinstance(classifier, str):
       raise InputError(f'localize.classifier is {classifier!r}; it must be the '

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution, initializers, models
-from deep_oc.errors import InputError
+from deep_oc import batch_norm, convolution, errors, initializers, models
 
 _SMALLEST = 4  # a map this narrow is not halved again
 
@@ -28,9 +27,7 @@ class Model(nn.Module):
   dtype: Any = jnp.float32
 
   def __post_init__(self):
-    if not self.channels or min(self.channels) < 1:
-      raise InputError('convnet channels must be positive numbers, '
-                       f'not {self.channels!r}')
+    errors.check_several('encoder.channels', self.channels)
     super().__post_init__()
 
   @property

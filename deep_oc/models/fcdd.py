@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution, initializers, models, pooling
+from deep_oc import (batch_norm, convolution, errors, initializers, models,
+                     pooling)
 from deep_oc.errors import InputError
 from deep_oc.models import lenet
 
@@ -41,9 +42,7 @@ class Model(nn.Module):
       raise InputError(
           f'fcdd has {layers} channels, {len(self.kernels)} kernels and '
           f'{len(self.pools)} pools; one of each per layer')
-    if any(type(each) is not int or each < 1 for each in self.channels):
-      raise InputError('fcdd channels must be whole numbers from 1 on, not '
-                       f'{self.channels!r}')
+    errors.check_several('encoder.channels', self.channels)
     if any(type(each) is not int or each < 1 or each % 2 == 0
            for each in self.kernels):
       raise InputError('fcdd kernels must be odd whole numbers, not '

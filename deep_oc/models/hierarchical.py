@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import convolution, crops, initializers
+from deep_oc import convolution, crops, errors, initializers
 from deep_oc.errors import InputError
 
 _SLOPE = 0.1  # of leaky ReLU below 0
@@ -40,11 +40,9 @@ class Model(nn.Module):
   dtype: Any = jnp.float32
 
   def __post_init__(self):
-    if not self.channels or min(*self.channels, self.hidden) < 1:
-      raise InputError('hierarchical channels and hidden must be positive '
-                       f'numbers, not {self.channels!r} and {self.hidden!r}')
-    if self.levels < 0:
-      raise InputError(f'encoder.levels={self.levels} must be 0 or more')
+    errors.check_several('encoder.channels', self.channels)
+    errors.check_whole('encoder.hidden', self.hidden)
+    errors.check_whole('encoder.levels', self.levels, 0)
     super().__post_init__()
 
   @property

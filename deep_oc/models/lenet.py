@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution, initializers, pooling
+from deep_oc import batch_norm, convolution, errors, initializers, pooling
 from deep_oc.errors import InputError
 
 _ROUNDING = 1e-6  # a deviation of no more is none
@@ -34,9 +34,7 @@ class Model(nn.Module):
   dtype: Any = jnp.float32
 
   def __post_init__(self):
-    if not self.channels or min(self.channels) < 1:
-      raise InputError('lenet channels must be positive numbers, '
-                       f'not {self.channels!r}')
+    errors.check_several('encoder.channels', self.channels)
     super().__post_init__()
 
   @property

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from deep_oc import batch_norm, convolution, initializers, models
+from deep_oc import batch_norm, convolution, errors, initializers, models
 from deep_oc.errors import InputError
 
 
@@ -32,11 +32,8 @@ class Model(nn.Module):
   dtype: Any = jnp.float32
 
   def __post_init__(self):
-    for name, values in (('channels', self.channels),
-                         ('strides', self.strides)):
-      if not values or min(values) < 1:
-        raise InputError(f'patchnet {name} must be positive numbers, not '
-                         f'{values!r}')
+    errors.check_several('encoder.channels', self.channels)
+    errors.check_several('encoder.strides', self.strides)
     if len(self.channels) != len(self.strides):
       raise InputError(f'patchnet has {len(self.channels)} channels but '
                        f'{len(self.strides)} strides; one of each per layer')

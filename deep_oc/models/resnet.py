@@ -4,6 +4,7 @@ Post-activation blocks; no max-pool for images of up to 64 pixels (Sohn et al.,
 ICLR 2021, https://arxiv.org/abs/2011.02578).
 """
 import functools
+import math
 from typing import Any
 
 import jax
@@ -80,7 +81,8 @@ class Model(nn.Module):
     if self.depth not in _STAGES:
       raise InputError(f'resnet depth must be one of {list(_STAGES)}, '
                        f'not {self.depth!r}')
-    if not (isinstance(self.width, (int, float)) and 64 * self.width >= 1):
+    if not (isinstance(self.width, (int, float))
+            and 1 <= 64 * self.width < math.inf):
       raise InputError(f'resnet width must leave at least one of 64 channels, '
                        f'not {self.width!r}')
     models.check_standard('resnet', self.mean, self.sd)

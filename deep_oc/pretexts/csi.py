@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deep_oc import orientation, pretexts
-from deep_oc.errors import InputError
+from deep_oc import errors, orientation, pretexts
 from deep_oc.pretexts import contrastive, rotation
 
 
@@ -42,9 +41,7 @@ class Pretext(contrastive.Pretext):
   score_views: ClassVar[orientation.Members] = orientation.FAMILIES['rot']
 
   def __post_init__(self):
-    if self.turn_weight < 0:
-      raise InputError(
-          f'pretext.turn_weight={self.turn_weight} must be 0 or more')
+    errors.check_number('pretext.turn_weight', self.turn_weight)
     super().__post_init__()
 
   def setup(self):

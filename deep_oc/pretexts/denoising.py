@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from deep_oc import (batch_norm, convolution, crops, errors, initializers,
                      pretexts)
-from deep_oc.errors import InputError
 
 
 class Pretext(nn.Module):
@@ -46,12 +45,9 @@ class Pretext(nn.Module):
 
   def __post_init__(self):
     crops.check(self.crop)
-    if not self.noise >= 0:
-      raise InputError(f'pretext.noise={self.noise} must be 0 or more')
+    errors.check_number('pretext.noise', self.noise)
     errors.check_whole('pretext.dim', self.dim, 0)
-    if not self.decoder or min(self.decoder) < 1:
-      raise InputError('pretext.decoder must be positive numbers of channels, '
-                       f'not {self.decoder!r}')
+    errors.check_several('pretext.decoder', self.decoder)
     super().__post_init__()
 
   def setup(self):

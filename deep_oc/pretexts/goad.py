@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from deep_oc import crops, pretexts, scores
-from deep_oc.errors import InputError
+from deep_oc import crops, errors, pretexts, scores
 from deep_oc.pretexts import transformations
 
 
@@ -45,9 +44,7 @@ class Pretext(transformations.Pretext):
 
   def __post_init__(self):
     for name in ('margin', 'triplet_weight', 'norm_weight'):
-      if not getattr(self, name) >= 0:
-        raise InputError(
-            f'pretext.{name}={getattr(self, name)} must be 0 or more')
+      errors.check_number(f'pretext.{name}', getattr(self, name))
     super().__post_init__()
 
   def setup(self):

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from deep_oc import crops, initializers, pretexts
+from deep_oc import crops, errors, initializers, pretexts
 from deep_oc.errors import InputError
 
 # The directions, rows and columns, of the neighbours: classes in this order.
@@ -58,9 +58,7 @@ class Pretext(nn.Module):
 
   def __post_init__(self):
     for name in ('pull', 'noise'):
-      if not getattr(self, name) >= 0:
-        raise InputError(
-            f'pretext.{name}={getattr(self, name)} must be 0 or more')
+      errors.check_number(f'pretext.{name}', getattr(self, name))
     if not hasattr(self.encoder, 'look'):
       raise InputError("the task 'patch_svdd' needs an encoder of patches of "
                        'several sizes: encoder.name=hierarchical')
