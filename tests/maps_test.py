@@ -111,6 +111,7 @@ def test_a_limit_bounds_the_windows_that_are_learnt():
     (dict(side=(16, 8.0)), 'localize.side=8.0 must be a whole number'),
     (dict(stride=(4, 'a')), "localize.stride='a' must be a whole"),
     (dict(stride=(4, 0)), 'localize.stride=0 must be a whole number'),
+    (dict(stride=(17, 8)), 'stride=17 leaves pixels that no window of 16'),
     (dict(sigma=(1, 2)), r'localize.sigma is \(1, 2\); it must be above 0'),
     (dict(reg_covar=-1.), 'localize.reg_covar=-1.0 must be a number from 0'),
     (dict(limit=0), 'localize.limit=0 must be a whole number'),

@@ -195,6 +195,9 @@ class Windows(Grid):
     super().__init__(seed, positions, classifier, reg_covar, sigma, limit)
     errors.check_whole('localize.side', side)
     errors.check_whole('localize.stride', stride)
+    if stride > side:
+      raise InputError(f'localize.stride={stride} leaves pixels that no window '
+                       f'of {side} sees; take {side} at most')
     self.side, self.stride = side, stride
     self._embed = windows.embedder(pretext, side)
 
