@@ -153,14 +153,20 @@ def of_run(workdir: str, data_dir: str | os.PathLike | None = None
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Raises InputError if a group is missing or misspelt, or if the seed,
-  `train` or `embed` is wrong whatever the images are."""
+  """Raises InputError if a group is missing or misspelt, or if a name,
+  the seed, `train` or `embed` is wrong whatever the images are."""
   for key in config:
     if key not in _KEYS + _OPTIONAL:
       raise errors.unknown('config key', key, _KEYS + _OPTIONAL)
   for key in _KEYS:
     if key not in config:
       raise InputError(f'the config lacks {key}')
+  for key in ('experiment', 'method'):  # of folders, and in every row
+    if not isinstance(config[key], str) or not config[key]:
+      raise InputError(f'{key}={config[key]!r} must be a name')
+  normal = config.protocol.get('normal', '0')
+  if not isinstance(normal, str):  # flags know but one type
+    raise InputError(f"protocol.normal={normal!r} must be text, as '{normal}'")
   errors.check_whole('seed', config.seed, 0)
   if config.seed >= 2**32:  # a key has 32 bits
     raise InputError(f'seed={config.seed} must be 2**32-1 at most')

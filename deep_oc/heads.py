@@ -25,8 +25,8 @@ class MLP(nn.Module):
   dtype: Any = jnp.float32
 
   def __post_init__(self):
-    for dim in self.dims:
-      errors.check_whole('a width of pretext.head', dim)
+    if self.dims != ():
+      errors.check_several('pretext.head', self.dims)
     super().__post_init__()
 
   @nn.compact

@@ -55,6 +55,9 @@ def create(*, total_steps: int, steps_per_epoch: int, name: str = 'sgd',
       steps without milestones, a factor that does not lower the rate, or no
       step that follows.
   """
+  if not isinstance(milestones, (tuple, list)):
+    raise InputError(f'optimizer.milestones={milestones!r} must be epochs, as '
+                     '(100, 150)')
   for key, value in (('learning_rate', learning_rate),
                      ('weight_decay', weight_decay),
                      ('warmup_epochs', warmup_epochs),

@@ -59,6 +59,10 @@ def oblong(tmp_path_factory):
     ({'optimizer.weight_decay': float('nan')}, 'decay=nan must be a number'),
     ({'optimizer.warmup_epochs': float('inf')}, 'epochs=inf must be a number'),
     ({'optimizer.milestones': ('1',)}, "milestones='1' must be a number"),
+    ({'optimizer.milestones': 100}, 'milestones=100 must be epochs, as (100,'),
+    ({'experiment': ''}, "experiment='' must be a name"),
+    ({'protocol.normal': 3}, "protocol.normal=3 must be text, as '3'"),
+    ({'method': 3}, 'method=3 must be a name'),
     ({'seed': True}, 'seed=True must be a whole number from 0 on'),
     ({'seed': 2**32}, 'seed=4294967296 must be 2**32-1 at most')])
 def test_what_cannot_be_is_said_before_the_folder_is_made(

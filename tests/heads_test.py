@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deep_oc import heads
+from deep_oc import errors, heads
 
 
 def sizes(tree):
@@ -55,6 +55,12 @@ def test_only_the_last_layer_is_linear_and_may_have_a_bias():
           and 'bias' in params[name]] == ['Dense_2']
   params = shapes(heads.MLP((6, 5, 3), bias=False), 4)['params']
   assert set(params['Dense_2']) == {'kernel'}
+
+
+@pytest.mark.parametrize('dims', [8, None, (8, 2.5), (8, 0)])
+def test_widths_that_cannot_be_are_one_line(dims):
+  with pytest.raises(errors.InputError, match='pretext.head.* must be'):
+    heads.MLP(dims, bias=True)
 
 
 def test_dense_layers_start_glorot_uniform():
