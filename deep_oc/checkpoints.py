@@ -28,6 +28,10 @@ class Checkpoints:
 
   def __init__(self, workdir: object):
     self.folder = files.path(workdir) / 'checkpoints'
+    name = str(self.folder)
+    if name.encode(errors='ignore').decode() != name:  # or saving would
+      raise InputError(f'{name} is no UTF-8, which the names of checkpoints '
+                       'must be; choose another --workdir')
     self._damaged = []
     self._local = _Copies(self.folder) if _needs_copies(self.folder) else None
     self._writes = False

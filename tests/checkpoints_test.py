@@ -1,4 +1,5 @@
 """No half checkpoint is loaded, and the newest good one is."""
+import os
 import pathlib
 import shutil
 
@@ -52,6 +53,11 @@ def test_whichever_file_is_cut_what_is_loaded_is_one_whole_state(
     assert _equal(got, _state(40 if told else 60)), file
     passed_over += told
   assert passed_over >= 3  # the arrays and the index among them
+
+
+def test_a_folder_that_orbax_cannot_name_is_said_before_any_step(tmp_path):
+  with pytest.raises(errors.InputError, match='is no UTF-8'):
+    checkpoints.Checkpoints(tmp_path / os.fsdecode(b'r\xff'))
 
 
 def _cut(workdir, *steps):
