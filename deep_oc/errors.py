@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 
 class OutOfMemory(InputError):
-  """A device's memory was not enough; another process may have had it."""
+  """Memory was not enough, a device's or the machine's; others may have it."""
   status = 1
 
 
@@ -24,6 +24,9 @@ def explained(error: BaseException) -> InputError | None:
   if isinstance(error, InputError):
     return error
   said = ' '.join(str(error).split())
+  if isinstance(error, MemoryError):  # NumPy's says how much it was to be
+    return OutOfMemory(f"this machine's memory is not enough ({said[:200]}); "
+                       'take fewer or smaller images')
   if 'RESOURCE_EXHAUSTED' not in said:  # JAX has no type for it
     return None
   return OutOfMemory(f"a device's memory is not enough ({said[:200]}); lower "
@@ -58,6 +61,8 @@ def unknown_key(error: AttributeError | KeyError) -> InputError:
   """Returns the error for a field that ml_collections does not know."""
   said = error.args[0]
   said = said.args[0] if isinstance(said, KeyError) else said
+  if "no attribute 'get_config'" in str(said):
+    return InputError('the file of --config is none: it has no get_config()')
   name, _, hint = str(said).partition('\n')
   near = re.search('"(.*?)" instead', hint)
   return InputError(f'unknown config key {name}'

@@ -305,6 +305,12 @@ def test_a_config_that_is_not_there_offers_the_nearest(
   assert capsys.readouterr().err == f'error: {said}\n'
 
 
+def test_a_file_that_is_no_config_is_said_to_be_none(tmp_path):
+  (tmp_path / 'mine.py').write_text('')
+  with pytest.raises(errors.InputError, match='it has no get_config'):
+    config_files.read(str(tmp_path / 'mine.py'), {})
+
+
 def test_what_a_config_refuses_is_said_without_where(monkeypatch, capsys):
   argv = ['train', '--config=configs/cutpaste_folder.py:smal']
   monkeypatch.chdir(ROOT)

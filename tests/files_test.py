@@ -111,7 +111,7 @@ def test_who_reads_no_further_is_told_nothing(lines, asked):
 
 @pytest.mark.parametrize('error, status', [
     ('errors.InputError("x")', 2), ('errors.OutOfMemory("x")', 1),
-    ('RuntimeError("RESOURCE_EXHAUSTED: x")', 1)])
+    ('RuntimeError("RESOURCE_EXHAUSTED: x")', 1), ('MemoryError("x")', 1)])
 def test_too_little_memory_has_another_status_than_bad_input(error, status):
   code = ('from deep_oc import cli, errors\n'
           f'def main(): raise {error}\n'
