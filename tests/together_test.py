@@ -201,7 +201,7 @@ def test_one_run_that_cannot_be_leaves_the_others(digits_npz, tmp_path):
   done = finish(start(
       tmp_path, digits_npz, *RUNS[:2], '--at_once=1',
       '--run=protocol.normal=5 seed=0 train.batch=5000',
-      '--run=protocol.normal=6 seed=0 optimizer.momentum=1e30 '
+      '--run=protocol.normal=6 seed=0 optimizer.weight_decay=1e30 '
       'train.steps=1000000'))
   said = the_error(done)
   assert 'fewer than train.batch=5000' in said and 'the loss became' in said
