@@ -305,7 +305,9 @@ def test_a_config_that_is_not_there_offers_the_nearest(
   assert capsys.readouterr().err == f'error: {said}\n'
 
 
-def test_a_file_that_is_no_config_is_said_to_be_none(tmp_path):
+def test_a_file_that_is_no_config_is_said_to_be_none(tmp_path, monkeypatch):
+  # The module of another config would lend it its own.
+  monkeypatch.delitem(sys.modules, 'config_config', raising=False)
   (tmp_path / 'mine.py').write_text('')
   with pytest.raises(errors.InputError, match='it has no get_config'):
     config_files.read(str(tmp_path / 'mine.py'), {})
