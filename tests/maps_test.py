@@ -114,7 +114,7 @@ def test_a_limit_bounds_the_windows_that_are_learnt():
     (dict(stride=(17, 8)), 'stride=17 leaves pixels that no window of 16'),
     (dict(sigma=(1, 2)), r'localize.sigma is \(1, 2\); it must be above 0'),
     (dict(reg_covar=-1.), 'localize.reg_covar=-1.0 must be a number from 0'),
-    (dict(limit=0), 'localize.limit=0 must be a whole number'),
+    (dict(limit=1), 'localize.limit=1 must be a whole number from 2'),
     (dict(limit=2.5), 'localize.limit=2.5 must be a whole number'),
     (dict(stride=4), '2 sides of windows and 1 strides'),
     (dict(side=16), '1 sides of windows and 2 strides'),

@@ -52,7 +52,7 @@ class Grid(abc.ABC):
     if sigma is not None:
       _arguments.check_sigma(sigma)
     errors.check_number('localize.reg_covar', reg_covar)
-    errors.check_whole('localize.limit', limit)
+    errors.check_whole('localize.limit', limit, 2)
     if not isinstance(classifier, str):
       raise InputError(f'localize.classifier is {classifier!r}; it must be the '
                        'name of one')
