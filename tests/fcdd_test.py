@@ -215,7 +215,8 @@ def test_a_task_that_cannot_be_is_one_line(kwargs, words):
 
 @pytest.mark.parametrize('kwargs, words', [
     (dict(kernels=(5, 3)), '3 channels, 2 kernels and 3 pools'),
-    (dict(channels=(), kernels=(), pools=()), '0 channels'),
+    (dict(channels=()), r'encoder.channels=\(\) must be whole numbers'),
+    (dict(channels=4), 'encoder.channels=4 must be whole numbers'),
     (dict(channels=(4, 0, 5)), 'one of encoder.channels=0 must be a whole'),
     (dict(channels=(4, 6.5, 5)), 'encoder.channels=6.5 must be a whole'),
     (dict(kernels=(5., 3, 3)), 'kernels must be odd whole'),

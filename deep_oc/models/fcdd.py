@@ -37,12 +37,12 @@ class Model(nn.Module):
   dtype: Any = jnp.float32
 
   def __post_init__(self):
+    errors.check_several('encoder.channels', self.channels)
     layers = len(self.channels)
-    if not layers == len(self.kernels) == len(self.pools) or not layers:
+    if not layers == len(self.kernels) == len(self.pools):
       raise InputError(
           f'fcdd has {layers} channels, {len(self.kernels)} kernels and '
           f'{len(self.pools)} pools; one of each per layer')
-    errors.check_several('encoder.channels', self.channels)
     if any(type(each) is not int or each < 1 or each % 2 == 0
            for each in self.kernels):
       raise InputError('fcdd kernels must be odd whole numbers, not '
