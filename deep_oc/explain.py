@@ -308,6 +308,7 @@ def main() -> None:
   args = flags.FLAGS
   if not args.workdir:
     raise InputError('--workdir is required; see --help')
+  errors.check_number('--noise', args.noise)
   output = files.path(args.output or f'{args.workdir}/explanations')
   photos = unseen.find(args.input, without=output) if args.input else None
   stored, meta = embeddings.read(

@@ -257,6 +257,7 @@ def test_given_images_calibrate_the_random_network_too(run, problem):
     (('--workdir={run}', '--baseline=men'), "did you mean 'mean'"),
     (('--workdir={run}', '--side=99'), '--side=99 is larger than the images'),
     (('--workdir={run}', '--count=0'), 'count'),
+    (('--workdir={run}', '--noise=nan'), '--noise=nan must be a number'),
     (('--workdir={run}', '--input=/not/there'), 'no image at /not/there'),
     (('--workdir={run}', '--data_dir=/not/there'), '--data_dir says where')])
 def test_bad_input_is_one_line(run, binary, args, words):
