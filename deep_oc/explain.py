@@ -181,6 +181,9 @@ def _settings(args: Any, shape: Sequence[int]) -> explainer.Settings:
   if side > min(shape[:2]):
     raise InputError(f'--side={side} is larger than the images, '
                      f'{shape[0]}x{shape[1]}')
+  if args.stride and args.stride > side:
+    raise InputError(f'--stride={args.stride} leaves pixels that are never '
+                     f'hidden by --side={side}; take {side} at most')
   return explainer.Settings(
       methods=tuple(dict.fromkeys(args.method or explainer.METHODS)),
       steps=args.steps or attributions.STEPS,

@@ -256,6 +256,7 @@ def test_given_images_calibrate_the_random_network_too(run, problem):
     (('--workdir={run}', '--method=grad_cam'), "did you mean 'gradcam'"),
     (('--workdir={run}', '--baseline=men'), "did you mean 'mean'"),
     (('--workdir={run}', '--side=99'), '--side=99 is larger than the images'),
+    (('--workdir={run}', '--side=3', '--stride=4'), 'never hidden by --side=3'),
     (('--workdir={run}', '--count=0'), 'count'),
     (('--workdir={run}', '--noise=nan'), '--noise=nan must be a number'),
     (('--workdir={run}', '--input=/not/there'), 'no image at /not/there'),
