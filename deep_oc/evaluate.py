@@ -117,6 +117,8 @@ def find_runs(pattern: str) -> list[pathlib.Path]:
   Raises:
     InputError: there is none.
   """
+  if not pattern:  # all of the disk would be at it
+    raise InputError('--runs is empty; give folders of runs')
   found = {files.path(path).parent.parent
            for below in ('', '/**')
            for name in ('train.npz', 'test.npz')

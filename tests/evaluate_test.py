@@ -806,6 +806,12 @@ def test_pictures_show_the_score_that_the_map_explains(run, monkeypatch, name):
   assert name == 'gradcam' or abs(difference).max() == 0
 
 
+def test_without_a_pattern_nothing_is_looked_for(monkeypatch):
+  monkeypatch.setattr(evaluate.files, 'glob', lambda _: pytest.fail('looked'))
+  with pytest.raises(InputError, match='--runs is empty'):
+    evaluate.find_runs('')
+
+
 def test_a_run_that_has_not_ended_is_told_from_none(tmp_path):
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run/config.json').write_text('{}')
