@@ -247,8 +247,8 @@ def test_a_run_on_a_store_is_ranked_and_compared(memory, monkeypatch, capsys):
         'anomaly': (np.arange(40) < 20) & (name == 'test'),
         'index': np.arange(40)}, {'config_hash': 'abc', 'step': 1})
   monkeypatch.setattr(suspicious.flags, 'FLAGS', types.SimpleNamespace(
-      workdir=f'{memory}/run', classifier='kde', feature='pool', seed=0,
-      folds=5))
+      workdir=f'{memory}/run', classifier=None, feature='pool', seed=0,
+      folds=5, data_dir=None))
   suspicious.main()
   assert f'wrote {memory}' in capsys.readouterr().out
   assert files.exists(f'{memory}/run/suspicious.csv')
