@@ -55,9 +55,7 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
     size = at_once(views, *pretexts.extent(pretext, *images.shape[1:3]), mesh,
                    batch)
     parts = []
-    for start in progress.bar(
-        range(0, len(images), size), description, unit='batches', leave=False,
-        disable=not description):
+    for start in progress.batches(range(0, len(images), size), description):
       image = images[start:start + size]
       padding = [(0, size - len(image))] + [(0, 0)] * (image.ndim - 1)
       parts.append(forward(

@@ -1,5 +1,6 @@
 """How far slow work has come: a bar in a terminal, else a line now and then."""
 import sys
+from collections.abc import Collection
 
 import tqdm
 
@@ -24,3 +25,9 @@ def bar(*args, **options) -> tqdm.tqdm:
     options |= dict(file=_Lines(), mininterval=_EVERY, delay=_EVERY, position=0,
                     leave=False, bar_format=_LINE)
   return tqdm.tqdm(*args, **options)
+
+
+def batches(each: Collection, description: str | None) -> tqdm.tqdm:
+  """Returns a bar over batches, which shows nothing without a description."""
+  return bar(each, description, unit='batches', leave=False,
+             disable=not description)

@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deep_oc import (convolution, features, pretexts, sharding, step,
-                     windows)
+from deep_oc import (convolution, features, pretexts, progress, sharding,
+                     step, windows)
 from deep_oc.errors import InputError
+
+_IMAGES = 32  # per forward pass, at most, as many as are scored at once
 
 
 def check(pretext: nn.Module, stages: Sequence[int]) -> None:
@@ -86,7 +88,8 @@ def embedder(pretext: nn.Module, stages: Sequence[int], neighbourhood: int
              ) -> Callable:
   """Returns (variables, image u8[n, h, w, c], place i64[k, 3]) -> f32[k, d].
 
-  The features of the positions (image, row, column) of the grid.
+  The features of the positions (image, row, column) of the grid. A description
+  as the fourth argument shows a progress bar.
   """
   whole = pretext.clone(crop=0) if hasattr(pretext, 'crop') else pretext
 
@@ -96,12 +99,12 @@ def embedder(pretext: nn.Module, stages: Sequence[int], neighbourhood: int
       return look(pretext, stages, neighbourhood, variables,
                   step.to_float(image))
 
-  def embed(variables, image, place):
+  def embed(variables, image, place, description=None):
     used, number = np.unique(place[:, 0], return_inverse=True)
-    size = features.at_once(
-        1, *pretexts.extent(whole, *image.shape[1:3]), sharding.mesh())
+    size = features.at_once(1, *pretexts.extent(whole, *image.shape[1:3]),
+                            sharding.mesh(), _IMAGES)
     found = None
-    for begin in range(0, len(used), size):
+    for begin in progress.batches(range(0, len(used), size), description):
       some = image[used[begin:begin + size]]
       padding = [(0, size - len(some))] + [(0, 0)] * 3  # one program for all
       grid = np.asarray(forward(variables, np.pad(some, padding)))

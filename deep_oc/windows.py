@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deep_oc import convolution, features, pretexts, sharding, step
+from deep_oc import (convolution, features, pretexts, progress, sharding,
+                     step)
 from deep_oc.errors import InputError
 
 BATCH = 512  # windows per forward pass, if each has one of its own
@@ -47,7 +48,8 @@ def embedder(pretext: nn.Module, side: int) -> Callable:
 
   The pooled feature of the window of `side` pixels at each place. Where the
   encoder does not pad, windows of an image share one pass; the features are
-  the same, up to rounding. Memory does not grow with the image.
+  the same, up to rounding. Memory does not grow with the image. A description
+  as the fourth argument shows a progress bar.
 
   Args:
     pretext: the task that was trained, perhaps on crops.
@@ -91,10 +93,11 @@ def centred(pretext: nn.Module, variables: Mapping[str, Any], image: jax.Array
 
 def _of_centred(pretext: nn.Module, embed: Callable,
                 variables: Mapping[str, Any], image: np.ndarray,
-                place: np.ndarray) -> np.ndarray:
+                place: np.ndarray, description: str | None = None
+                ) -> np.ndarray:
   """Embeds windows of images that are centred before they are cut."""
   used, found = np.unique(place[:, 0]), None
-  for begin in range(0, len(used), _CENTRED):
+  for begin in progress.batches(range(0, len(used), _CENTRED), description):
     some = used[begin:begin + _CENTRED]
     member = np.isin(place[:, 0], some)
     whole = np.asarray(centred(pretext, variables, image[some]))
@@ -108,12 +111,13 @@ def _of_centred(pretext: nn.Module, embed: Callable,
 
 
 def _one_by_one(pretext: nn.Module, side: int, variables: Mapping[str, Any],
-                image: np.ndarray, place: np.ndarray) -> np.ndarray:
+                image: np.ndarray, place: np.ndarray,
+                description: str | None = None) -> np.ndarray:
   """Passes each window through the encoder, in batches of one size."""
   embed = features.embedder(pretext, sharding.mesh(), BATCH)
   view = np.lib.stride_tricks.sliding_window_view(image, (side, side), (1, 2))
   parts = []
-  for begin in range(0, len(place), BATCH):
+  for begin in progress.batches(range(0, len(place), BATCH), description):
     i, y, x = place[begin:begin + BATCH].T
     window = np.moveaxis(view[i, y, x], 1, -1)  # the copy is of one batch
     parts.append(embed(variables, window)['pool'])
@@ -121,12 +125,13 @@ def _one_by_one(pretext: nn.Module, side: int, variables: Mapping[str, Any],
 
 
 def _shared(pretext: nn.Module, side: int, variables: Mapping[str, Any],
-            image: np.ndarray, place: np.ndarray) -> np.ndarray:
+            image: np.ndarray, place: np.ndarray,
+            description: str | None = None) -> np.ndarray:
   """Passes strips of images through the encoder, and means over windows."""
   found, stride = None, pretext.encoder.stride
   means = _compiled(convolution.is_reformulated())
   extent = _extent(image.shape[1] - side, np.ptp(place[:, 1])) + side
-  for i, top, member in _strips(place):
+  for i, top, member in progress.batches(list(_strips(place)), description):
     # Zeros below and beside: where a window begins between two positions of
     # the map, the strip is moved by that much.
     strip = image[i, top:top + extent]

@@ -1,5 +1,5 @@
 """Many images, some at once, with a bar."""
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
@@ -19,6 +19,5 @@ def in_parts(look: Callable, image: np.ndarray, description: str | None
   return np.concatenate(found)
 
 
-def bar(each: Iterable, description: str | None, what: str) -> Iterator:
-  return iter(progress.bar(each, f'{description} {what}', leave=False,
-                           unit='batches', disable=not description))
+def bar(each: Collection, description: str | None, what: str) -> Iterator:
+  return iter(progress.batches(each, description and f'{description} {what}'))

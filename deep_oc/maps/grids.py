@@ -26,7 +26,8 @@ class Grid(abc.ABC):
   """Scores the places of a grid and spreads the scores over pixels.
 
   A subclass has `_embed`, (variables, image u8[n, h, w, c], place i64[k, 3]) to
-  features f32[k, d], and the abstract methods.
+  features f32[k, d], with a bar if a description is given, and the abstract
+  methods.
   """
   learns_from = 'image'
 
@@ -147,9 +148,7 @@ class Grid(abc.ABC):
     place = np.concatenate([
         windows.places(1, _some(rng, rows, down), _some(rng, columns, across))
         + [i, 0, 0] for i in range(len(train))])
-    parts = np.array_split(place, min(32, len(place)))
-    return np.concatenate([self._look(train, part)
-                           for part in _batches.bar(parts, description, 'fit')])
+    return self._look(train, place, description and f'{description} fit')
 
   def _score(self, density, image, rows, description):
     many = max(_MEMORY // self._bytes(image, rows), 1)
