@@ -154,6 +154,15 @@ def test_a_border_leaves_something():
     method(border=10).check(20, 24)
 
 
+def test_normal_images_pass_once_and_in_whole_batches(monkeypatch):
+  passes, batches = [], stages.progress.batches
+  monkeypatch.setattr(stages.features, '_PIXELS', 4 * 20 * 24)  # four at once
+  monkeypatch.setattr(stages.progress, 'batches', lambda each, description: (
+      passes.append(len(each)) or batches(each, description)))
+  method().fit(variables(task()), images(9))
+  assert sum(passes) == 3
+
+
 def test_each_place_has_a_density_of_its_own(monkeypatch):
   bands_of_rows = 4 * 37 * 6 * 12 * 3
   monkeypatch.setattr(maps.grids, '_MEMORY', bands_of_rows)
