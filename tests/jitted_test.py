@@ -191,6 +191,27 @@ def test_spare_candidates_restore_an_order_that_float32_cannot_see():
       [1e-9], rel=1e-6)
 
 
+@pytest.mark.parametrize('m', [2047, 2048, 2051, 4096])
+def test_the_largest_of_many_are_found_by_blocks(m):
+  x = np.float32(np.random.default_rng(m).normal(size=(5, m)))
+  x[0, 7:20] = 9  # all in one block
+  x[1, -1] = x[1, 0] = 9
+  x[2, 40:] = -np.inf  # there are too few of them
+  found, at = map(np.asarray, jitted._top_k(jax.device_put(x), 12))
+  wanted = -np.sort(-x, axis=1)[:, :12]
+  np.testing.assert_array_equal(found, wanted)
+  np.testing.assert_array_equal(np.take_along_axis(x, at, axis=1), wanted)
+  assert all(len(set(row)) == 12 for row in at.tolist())
+
+
+@pytest.mark.parametrize('spec, score', [('knn', _knn), ('nn', _nn)])
+def test_the_nearest_of_many_rows_are_those_of_scikit_learn(spec, score):
+  rng = np.random.default_rng(0)
+  train, test = rng.normal(3, 1, (2500, 6)), rng.normal(3, 2, (40, 6))
+  found = oneclass.anomaly_score(oneclass.fit(spec, train), test, jit=True)
+  np.testing.assert_allclose(found, score(train, test), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize('spec', ['nn', 'knn', 'knn_cosine'])
 def test_the_nearest_of_rows_that_are_nearly_one_is_found(spec):
   """More of them than there are candidates."""
