@@ -19,7 +19,7 @@ COLUMNS = ('experiment', 'feature', 'classifier', 'share', 'images', 'defects',
            'draws', 'among_the_first', 'average_precision')
 CLASSIFIERS = ('gde_ledoit_wolf', 'kde', 'nn')
 SHARES = (0.02, 0.05, 0.1)
-DRAWS, DRAWS_OF_MAPS = 10, 3  # these take minutes
+DRAWS, DRAWS_OF_MAPS = 10, 3  # which take longer
 
 
 def found(normal, defects, score, draw):
