@@ -8,12 +8,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from deep_oc import (convolution, data, distributed, embeddings, experiment,
-                     orientation, pretexts, progress, protocols, sharding, step)
+from deep_oc import (bundle, convolution, data, distributed, embeddings,
+                     experiment, orientation, pretexts, progress, protocols,
+                     sharding, step)
 from deep_oc.errors import InputError
 
 BATCH = 256  # images per forward pass, fewer if they are large
-_PIXELS = 2**20  # of a forward pass; bounds the memory
 _METHODS = {'score': 'scores', 'statistics': 'statistics'}  # of a task
 _SUMMED = 1024  # images whose statistics are held at once
 
@@ -29,11 +29,11 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
   with 'statistics' its statistics.
 
   Images of one size go through in batches of one size, the last one padded,
-  so that one program serves all: at most `batch` images and _PIXELS pixels, of
-  all views of them, rounded up to what the devices share. Every process gets
-  all features. They come from XLA's own convolutions, which round less than
-  those of training and are those of a bundle: a density may stretch a rounding
-  a thousandfold.
+  so that one program serves all: at most `batch` images and the pixels that
+  `bundle.pixels_at_once` allows, of all views, rounded up to what the devices
+  share. Every process gets all features. They come from XLA's own convolutions,
+  which round less than those of training and are those of a bundle: a density
+  may stretch a rounding a thousandfold.
   """
   spread = sharding.split(mesh)
   method = _METHODS.get(feature)
@@ -72,7 +72,8 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
 def at_once(views: int, height: int, width: int, mesh: jax.sharding.Mesh,
             batch: int = BATCH) -> int:
   """Returns how many images go through a network at once, at most."""
-  size = min(batch, max(_PIXELS // (views * height * width), 1))
+  size = min(
+      batch, max(bundle.pixels_at_once() // (views * height * width), 1))
   return size + -size % mesh.size
 
 

@@ -13,6 +13,7 @@ import deep_oc
 from deep_oc import bundle, export, files, unseen
 from deep_oc.bundle import __main__ as program
 from deep_oc.errors import InputError
+from deep_oc.service import worker
 from tests import served, untrained
 
 
@@ -112,6 +113,36 @@ def test_any_number_of_images_goes_through(whole, folder):
     assert len(got.score) == len(got.p_value) == len(got.anomalous) == count
     np.testing.assert_allclose(got.score, wanted.score[:count], rtol=1e-5)
   assert taken.judge(images[:0]).score.shape == (0,)
+
+
+@pytest.mark.parametrize('cores, cpu, large, small, rows', [
+    (2, True, 2, 128, 128), (1, True, 1, 64, 128), (64, True, 16, 128, 128),
+    (2, False, 16, 256, 256)])
+def test_a_cpu_has_few_pixels_at_once(monkeypatch, cores, cpu, large, small,
+                                      rows):
+  monkeypatch.setattr(bundle, '_is_cpu', lambda: cpu)
+  monkeypatch.setattr(bundle, '_cores', lambda: cores)
+  assert bundle.batch(256, 256) == 16 and bundle.batch(32, 32) == 256
+  assert bundle.padded(999, 256, 256) == large
+  assert bundle.padded(999, 32, 32) == small
+  assert bundle.padded(9999) == rows and bundle.padded(33) == 64
+  assert bundle.padded(1, 256, 256) == 1
+
+
+def test_nothing_is_left_to_compile_after_the_warm_up(whole, monkeypatch):
+  monkeypatch.setattr(bundle, '_cores', lambda: 1)
+  monkeypatch.setattr(bundle, '_PIXELS_OF_A_CORE', 4 * 20 * 20)
+  monkeypatch.setattr(bundle, '_PIXELS', 16 * 20 * 20)
+  taken = bundle.load(whole)
+  worker.warm_up(taken)
+  compiled = {name: each._call._cache_size()
+              for name, each in taken._programs.items()}
+  # Of 1, 2 and 4 images, and 8 and 16 rows of features.
+  assert compiled == {'model': 3, 'classifier': 5}
+  for count in range(1, taken.batch + 1):
+    taken.judge(_noise(count, taken.image_shape))
+  assert compiled == {name: each._call._cache_size()
+                      for name, each in taken._programs.items()}
 
 
 def test_what_is_not_prepared_is_an_error(whole):

@@ -83,7 +83,7 @@ def test_features_are_the_maps_side_by_side(numbers, side, grid, d):
 
 def test_places_may_be_any_of_any_images(monkeypatch):
   pretext, image = task(), images(5)
-  monkeypatch.setattr(stages.features, '_PIXELS', 2 * 20 * 24)  # two at once
+  monkeypatch.setattr(bundle, '_PIXELS', 2 * 20 * 24)  # two at once
   embed = stages.embedder(pretext, (2,), 1)
   place = np.array([[4, 9, 11], [0, 0, 0], [4, 2, 3], [2, 5, 5], [0, 9, 0]])
   wanted = features(pretext, image, (2,), 1)
@@ -156,7 +156,7 @@ def test_a_border_leaves_something():
 
 def test_normal_images_pass_once_and_in_whole_batches(monkeypatch):
   passes, batches = [], stages.progress.batches
-  monkeypatch.setattr(stages.features, '_PIXELS', 4 * 20 * 24)  # four at once
+  monkeypatch.setattr(bundle, '_PIXELS', 4 * 20 * 24)  # four at once
   monkeypatch.setattr(stages.progress, 'batches', lambda each, description: (
       passes.append(len(each)) or batches(each, description)))
   method().fit(variables(task()), images(9))

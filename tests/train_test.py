@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import the_error
 
-from deep_oc import (embed, embeddings, evaluate, experiment, features, step,
-                     together, train, training)
+from deep_oc import (bundle, embed, embeddings, evaluate, experiment, features,
+                     step, together, train, training)
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
 from tests import tiny, untrained
@@ -114,7 +114,7 @@ def test_large_images_go_through_a_few_at_a_time(finished, monkeypatch):
   images = problem.test.image[:70]
   whole = features.embedder(pretext, sharding.mesh(), 64)(
       state.variables, images)['pool']
-  monkeypatch.setattr(features, '_PIXELS', 3 * 16 * 16)
+  monkeypatch.setattr(bundle, '_PIXELS', 3 * 16 * 16)
   seen = []
   monkeypatch.setattr(np, 'pad', lambda image, padding, pad=np.pad: (
       seen.append(pad(image, padding)), seen[-1])[1])

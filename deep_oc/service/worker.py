@@ -159,6 +159,6 @@ def warm_up(found: bundle.Bundle) -> None:
   while count <= found.batch:
     images = np.zeros((count, *found.image_shape), np.uint8)
     found.judge(images)
-    if found.localizes:
+    if found.localizes and not found.by_maps:
       found.heat_maps(images)
     count *= 2
