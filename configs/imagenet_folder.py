@@ -5,7 +5,7 @@
       --config.data.path=my_parts
   python -m deep_oc.evaluate --runs='runs/imagenet_folder/**'
   python -m deep_oc.predict --workdir=runs/imagenet_folder/0/seed0 \\
-      --feature=windows --input=photos
+      --input=photos
 
 As `imagenet_mvtec`: heat maps and verdicts by what differs from all places of
 normal images, up to the edges; where these differ from image to image and do

@@ -303,13 +303,19 @@ class Detector:
     except InputError as error:
       raise InputError(
           'heat maps of windows need the training images, which cannot be read '
-          f'({error}); give data_dir, where they lie now') from error
+          f'({error}); give data_dir, where they lie now'
+          + (", or another feature, as 'pool'" if self.feature == WINDOWS
+             else '')) from error
     features.check_same(self._pixels, problem.fitted.image, problem.dataset)
     images, others = problem.fitted.image, problem.calibration.image
     if self._others is not None or len(others) or self.feature != WINDOWS:
       return images, others
-    fitted, calibrating = thresholds.parted(
-        len(images), self.false_alarm_rate, self.about.get('seed', 0))
+    try:
+      fitted, calibrating = thresholds.parted(
+          len(images), self.false_alarm_rate, self.about.get('seed', 0))
+    except InputError as error:
+      raise InputError(f'{error}; give normal images to calibrate with, a '
+                       "higher rate, or another feature, as 'pool'") from error
     return images[fitted], images[calibrating]
 
   def _in_chunks(self, images: Iterable[unseen.Picture], shape: tuple[int, ...],

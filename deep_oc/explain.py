@@ -46,7 +46,7 @@ if cli.works(__name__):
 
 def define_flags() -> None:
   unseen.define_flags('That classifiers are fitted to: pool, head, '
-                      'pool_flip_rot ...')
+                      'pool_flip_rot ...', feature='pool')
   flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
   flags.DEFINE_string(
       'input', None, 'Folder of images, a pattern of files, or one file; by '
@@ -56,7 +56,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
       'score', None, 'A classifier, as kde, gde_ledoit_wolf, ocsvm_rbf or knn, '
       "or a score of the pretext task's own, as rotation; by default the "
-      'classifier that `deep_oc.predict` has.')
+      'classifier by which `deep_oc.predict` judges the feature.')
   flags.DEFINE_list(
       'method', [], 'Some of integrated_gradients, smoothgrad, gradcam, '
       'occlusion; by default all.')

@@ -8,8 +8,8 @@ The bundle, `bundle` in the run's folder by default, needs JAX, NumPy and Pillow
 alone:
 
   model.stablehlo       u8[n, h, w, 3] to features, any n, and its weights.npz
-  classifier.stablehlo  features to scores, and its classifier.npz; with
-                        --feature=windows heat maps score, and neither is there
+  classifier.stablehlo  features to scores, and its classifier.npz; where
+                        heat maps are judged they score, and neither is there
   calibration.npz       scores of normal images, for p-values and the threshold
   map.stablehlo, heat.stablehlo, heat.npz, enlarge.npz
                         heat maps, if the run localizes; heat/<row>.npz, if each
@@ -277,13 +277,15 @@ def main() -> None:
     raise InputError(f'{output} is not on this disk; give --output=FOLDER, and '
                      'copy it from there')
   jax.config.update('jax_platforms', 'cpu')
+  feature = args.feature or trained_run.recommended(
+      args.workdir, args.classifier)
   if args.onnx:
     onnx_model.check_installed()  # before minutes of anything else
-    if args.feature == detector.WINDOWS:
+    if feature == detector.WINDOWS:
       onnx_model.check_passes(
           portable_maps.apart(*trained_run.windows(args.workdir)))
   found = trained_run.load(
-      args.workdir, classifier=args.classifier, feature=args.feature,
+      args.workdir, classifier=args.classifier, feature=feature,
       false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir,
       calibration=args.calibration and unseen.find(args.calibration).paths)
   print(f"{found.classifier} on '{found.feature}' of {args.workdir}, step "

@@ -10,7 +10,7 @@ folder by default, gets
                     anomalous; its conformal p-value, how often a normal image
                     scores so high; the verdict, `anomalous` if that is at most
                     the false-alarm rate
-  regions.csv       with --feature=windows, where: a row for each part of an
+  regions.csv       if heat maps are judged, where: a row for each part of an
                     image whose heat map is above the threshold that the image
                     is judged by; the rectangle around it, x and y its left and
                     upper end, in pixels of the photo as it stands upright; its
@@ -31,7 +31,8 @@ Else classifiers are fitted to folds of the training images, so that those left
 out calibrate them: scores differ a little, and an encoder that knows its
 training images by heart flags more normal images than it should. Heat maps of
 windows are drawn beside the verdicts and not judged, but with
---feature=windows: then the largest value of a map is its image's score.
+--feature=windows, and by default where nothing was trained, as of ImageNet's
+features: then the largest value of a map is its image's score.
 
 A file that cannot be read is reported and skipped. The exit status is 0 if one
 could be scored at least, and 2 if none could. The CSV appears when all is done;

@@ -47,9 +47,10 @@ def define_flags() -> None:
       'default kde, of CutPaste and of fewer images than dimensions '
       'gde_ledoit_wolf.')
   flags.DEFINE_string(
-      'feature', 'pool', "What it is fitted to; or windows: the largest value "
+      'feature', None, 'What it is fitted to; or windows: the largest value '
       "of an image's heat map; or score: the task's own, which --classifier "
-      'names, or the first.')
+      'names, or the first. By default pool, but windows of an encoder that '
+      "nothing was trained in, as ImageNet's.")
   flags.DEFINE_integer(
       'details', 20, 'Runs with plots and pictures of their own; the tables '
       'have all.', 0)
@@ -75,8 +76,8 @@ class Found(NamedTuple):
   failures: list[InputError]
 
 
-def find(pattern: str, feature: str = 'pool', classifier: str | None = None,
-         limit: int = oneclass.LIMIT) -> Found:
+def find(pattern: str, feature: str | None = None,
+         classifier: str | None = None, limit: int = oneclass.LIMIT) -> Found:
   """Returns the runs at a pattern and below, evaluated where they were not.
 
   Raises:

@@ -34,6 +34,24 @@ _PIXEL_METRICS = (
     ('aupro', pixel_metrics.aupro, pixel_metrics.aupro_interval))
 
 
+def recommended(task: str, localizes: str | None, classifier: str | None = None
+                ) -> str:
+  """Returns the feature by which images are judged where none is named.
+
+  'pool', but of an encoder that nothing was trained in 'windows', if it makes
+  such heat maps: a defect is a small part of what its features, of ImageNet's
+  objects, say of an image (results/imagenet_mvtec.csv).
+
+  Args:
+    task: the name of the pretext task.
+    localizes: the method of the heat maps, None if there are none.
+    classifier: the one that is asked for, of features; None if none is.
+  """
+  if (task, localizes, classifier) == ('frozen', WINDOWS, None):
+    return WINDOWS
+  return 'pool'
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
   """What is asked of a run.

@@ -6,9 +6,10 @@ For who cannot be sure that all training images are normal. A classifier is
 fitted to the features of four fifths of the images and scores the last fifth,
 in turn, so that no image vouches for itself; under the protocol
 'semi_supervised' it is fitted to the clean images and scores the others. Only
-the encoder has seen them all. With --feature=windows the score is the largest
-value of the heat map, whose densities are fitted in the same way: five passes
-over the images instead of none.
+the encoder has seen them all. With --feature=windows, the default where nothing
+was trained, as of ImageNet's features, the score is the largest value of the
+heat map, whose densities are fitted in the same way: five passes over the
+images instead of none.
 
 `suspicious.csv` in the run's folder lists them, the most suspicious first:
 rank, index (the row of the data set's training split), path, score (higher =
@@ -27,7 +28,7 @@ import numpy as np
 from absl import flags
 
 from deep_oc import (cli, embeddings, errors, files, metrics, oneclass,
-                     provenance, rendering, tables, thresholds)
+                     provenance, rendering, scored, tables, thresholds)
 from deep_oc.errors import InputError
 from deep_oc.scored import WINDOWS
 
@@ -42,8 +43,9 @@ def define_flags() -> None:
       'default kde, of CutPaste and of fewer images than dimensions '
       'gde_ledoit_wolf.')
   flags.DEFINE_string(
-      'feature', 'pool', 'Name of an array in the embeddings, or windows, the '
-      'largest value of the heat map.')
+      'feature', None, 'Name of an array in the embeddings, or windows, the '
+      'largest value of the heat map; by default pool, but windows of an '
+      "encoder that nothing was trained in, as ImageNet's.")
   flags.DEFINE_integer('folds', 5, 'Parts, each scored by the others.', 2)
   flags.DEFINE_integer('seed', 0, 'Of the folds, and of the order of ties.', 0,
                        2**32 - 1)
@@ -57,12 +59,13 @@ class Ranking:
   """Training images, the most suspicious first.
 
   Attributes:
-    classifier: that scored them.
+    feature, classifier: that scored them.
     score: f[n], descending.
     index: i64[n], rows of the data set's training split.
     path: str[n], None if there are no files.
     contaminant: bool[n], the truth, None if it is not known.
   """
+  feature: str
   classifier: str
   score: np.ndarray
   index: np.ndarray
@@ -127,7 +130,7 @@ def by_classifier(name: str, seed: int
 
 
 def rank(workdir: pathlib.Path, classifier: str | None = None,
-         feature: str = 'pool', seed: int = 0, folds: int = 5,
+         feature: str | None = None, seed: int = 0, folds: int = 5,
          data_dir: str | None = None) -> Ranking:
   """Ranks what a run's encoder was trained on, but not what is known clean.
 
@@ -135,7 +138,7 @@ def rank(workdir: pathlib.Path, classifier: str | None = None,
     workdir: a trained run's folder.
     classifier: a spec as `oneclass` takes, None for the recommended one.
     feature: name of an array in the embeddings, or 'windows', the largest
-      value of the heat map.
+      value of the heat map; None for what `deep_oc.scored` recommends.
     seed: of the folds, and of the order of ties.
     folds: parts, each scored by the others.
     data_dir: where the images lie now, if they moved; only for heat maps.
@@ -145,6 +148,8 @@ def rank(workdir: pathlib.Path, classifier: str | None = None,
   """
   train, unlabelled, meta = _read(workdir)
   arrays = train if unlabelled is None else unlabelled
+  feature = feature or scored.recommended(
+      embeddings.task(meta), _localizes(workdir), classifier)
   judge = (_by_windows(workdir, classifier, train, meta, data_dir)
            if feature == WINDOWS else
            _by_features(workdir, classifier, feature, seed, train, unlabelled,
@@ -158,7 +163,7 @@ def rank(workdir: pathlib.Path, classifier: str | None = None,
   path, contaminant = (
       arrays[name][order] if name in arrays else None
       for name in ('path', 'contaminant'))
-  return Ranking(judge.classifier, score[order], index[order], path,
+  return Ranking(feature, judge.classifier, score[order], index[order], path,
                  contaminant)
 
 
@@ -178,6 +183,15 @@ def _read(workdir):
   return train, unlabelled, meta
 
 
+def _localizes(workdir):
+  """Returns 'windows' if the run's heat maps are of windows."""
+  try:
+    names, _ = embeddings.contents(workdir / 'embeddings' / 'maps.npz')
+  except InputError:  # there are none
+    return None
+  return WINDOWS if f'map_{WINDOWS}' in names else None
+
+
 def _by_features(workdir, classifier, feature, seed, train, unlabelled, task):
   for name, arrays in ('train', train), ('unlabelled', unlabelled):
     if arrays is not None and feature not in embeddings.features(arrays):
@@ -192,7 +206,8 @@ def _by_features(workdir, classifier, feature, seed, train, unlabelled, task):
 def _by_windows(workdir: pathlib.Path, classifier: str | None,
                 train: Mapping[str, np.ndarray], meta: Mapping[str, Any],
                 data_dir: str | None) -> _Judge:
-  from deep_oc import embed, features, trained_run  # and JAX
+  from deep_oc import allocator, embed, features, trained_run  # and JAX
+  allocator.keep_freed_memory()
   method, *_ = trained_run.windows(workdir, classifier)
   _, problem, _, state = embed.restore(workdir, meta['step'], data_dir)
   features.check_same(train.get('pixels'), problem.fitted.image,
@@ -231,13 +246,10 @@ def main() -> None:
   if not chosen.workdir:
     raise InputError('--workdir is required: the folder of a trained run')
   workdir = files.path(chosen.workdir)
-  if chosen.feature == WINDOWS:
-    from deep_oc import allocator  # and JAX
-    allocator.keep_freed_memory()
   ranking = rank(workdir, chosen.classifier, chosen.feature, chosen.seed,
                  chosen.folds, chosen.data_dir)
   tables.write(workdir / 'suspicious.csv', _COLUMNS, ranking.rows())
-  print(f"{ranking.classifier} on '{chosen.feature}', fitted to the others; "
+  print(f"{ranking.classifier} on '{ranking.feature}', fitted to the others; "
         f'the first of {len(ranking.score)} images\n\n{show(ranking)}\n\n'
         f'wrote {workdir}/suspicious.csv')
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from deep_oc import (checkpoints, differentiable, embeddings, errors,
                      experiment, features, files, maps, oneclass, pretexts,
-                     thresholds, unseen)
+                     scored, thresholds, unseen)
 from deep_oc.detector import Detector
 from deep_oc.errors import InputError
 from deep_oc.scored import SCORE, WINDOWS
@@ -21,7 +21,7 @@ _BASELINES = ('random', 'pixels')
 
 
 def load(workdir: str | os.PathLike, *, classifier: str | None = None,
-         feature: str = 'pool', false_alarm_rate: float = 0.05,
+         feature: str | None = None, false_alarm_rate: float = 0.05,
          calibration: Iterable[unseen.Picture] | None = None,
          data_dir: str | os.PathLike | None = None) -> Detector:
   """Returns the detector of a trained run.
@@ -35,7 +35,8 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       'windows': the score is the largest value of an image's heat map, by the
       density of the config's group `localize`, where that is of windows; or
       'score': the task's own, which `classifier` names if there are several,
-      where images that nothing has learnt from calibrate it.
+      where images that nothing has learnt from calibrate it. By default what
+      `deep_oc.scored` recommends, 'pool' of all that has been trained.
     false_alarm_rate: the share of normal images that may be flagged. Without
       `calibration`, what was held out of the training calibrates it
       (`protocol.calibration`), else a fifth of the training images, and where
@@ -60,6 +61,7 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   for array in calibrating.values():
     thresholds.rank(false_alarm_rate, len(array))  # raises before any fit
   group = _localize(workdir, config)
+  feature = feature or _recommended(config, group, classifier)
   _check_feature(workdir, feature, train, group, hasattr(pretext, 'scores'))
   if feature == SCORE and calibration is None and not embeddings.scores(
       calibrating):
@@ -91,6 +93,17 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       calibrating=calibrating, about=about, classifier=classifier,
       feature=feature, false_alarm_rate=false_alarm_rate, others=others,
       pixels=arrays.get('pixels'))
+
+
+def recommended(workdir: str | os.PathLike, classifier: str | None = None
+                ) -> str:
+  """Returns the feature that `load` judges by if none is named.
+
+  Raises:
+    InputError: no such run.
+  """
+  config = experiment.of_run(workdir)
+  return _recommended(config, _localize(workdir, config), classifier)
 
 
 def windows(workdir: str | os.PathLike, classifier: str | None = None
@@ -184,6 +197,11 @@ def _prepared(pictures: Iterable[unseen.Picture],
     raise InputError(f'{same} of the {len(images)} images to calibrate with '
                      'are training images; give others')
   return images
+
+
+def _recommended(config, group, classifier):
+  return scored.recommended(
+      config.pretext.name, maps.name(group) if group else None, classifier)
 
 
 def _localize(workdir, config):

@@ -28,13 +28,20 @@ _FEATURE = (
     'Of the embeddings: pool, head, pool_flip_rot ...; or windows: the score '
     "is the largest value of an image's heat map, if the run localizes by "
     "windows; or score: the task's own, which --classifier names, calibrated "
-    'by images that nothing has learnt from.')
+    'by images that nothing has learnt from. By default pool, but windows of '
+    "an encoder that nothing was trained in, as ImageNet's.")
 
 
-def define_flags(feature: str = _FEATURE) -> None:
-  """Defines arguments of `deep_oc.trained_run.load`, with help on --feature."""
+def define_flags(help_on_feature: str = _FEATURE, feature: str | None = None
+                 ) -> None:
+  """Defines arguments of `deep_oc.trained_run.load`.
+
+  Args:
+    help_on_feature: what is said of --feature.
+    feature: its default, if that is not the one of `load`.
+  """
   flags.disclaim_key_flags()  # they are the binary's
-  flags.DEFINE_string('feature', 'pool', feature)
+  flags.DEFINE_string('feature', feature, help_on_feature)
   flags.DEFINE_float(
       'false_alarm_rate', 0.05, 'The share of normal images that may be '
       'flagged.')

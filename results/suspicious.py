@@ -26,7 +26,7 @@ def found(normal, defects, score, draw):
   """Returns the share among the first k, and the average precision."""
   scores = suspicious.scores(np.concatenate([normal, defects]), score, draw)
   order = np.argsort(-scores, kind='stable')
-  ranking = suspicious.Ranking('', scores[order], order, None,
+  ranking = suspicious.Ranking('', '', scores[order], order, None,
                                order >= len(normal))
   return (100 * ranking.found() / len(defects),
           metrics.auprc(ranking.score, ranking.contaminant))
@@ -44,7 +44,8 @@ def row(normal, anomalous, score, share, draws):
 
 def rows(workdir):
   train, test, _ = embeddings.read_run(workdir)
-  anomaly, detector = test['anomaly'], trained_run.load(workdir)
+  anomaly = test['anomaly']
+  detector = trained_run.load(workdir, feature='pool')
   method, images = detector.localizer()
   variables = detector.parts().variables
   defects = experiment.problem(detector.parts().config).test.image[anomaly]

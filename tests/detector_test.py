@@ -284,7 +284,8 @@ def test_the_largest_of_a_map_is_judged_by_those_of_images_that_were_held_out(
 
 @pytest.mark.parametrize('arguments, words', [
     (dict(classifier='kde'), 'is by localize.classifier, gde_ledoit_wolf'),
-    (dict(false_alarm_rate=0.05), 'takes 19 normal images .* there are 24')])
+    (dict(false_alarm_rate=0.05),
+     "takes 19 normal images .* there are 24; .* another feature, as 'pool'")])
 def test_what_the_score_by_windows_cannot_be_is_one_line(
     parts, tmp_path, arguments, words):
   workdir = _relocated(parts, tmp_path, name='windows', side=8, stride=6)

@@ -435,6 +435,16 @@ def test_scores_that_nothing_is_fitted_for_have_a_page_too(tmp_path):
   assert row['auroc'] == f'{100 * area:.2f}'
 
 
+@pytest.mark.parametrize('maps, classifier, feature, wanted', [
+    (True, None, 'windows', 'gde'), (False, None, 'pool', 'kde'),
+    (True, 'kde', 'pool', 'kde')])
+def test_heat_maps_are_shown_where_nothing_was_trained_unless_told_otherwise(
+    tmp_path, maps, classifier, feature, wanted):
+  folder = _write(tmp_path / 'run', 5, maps=maps, task='frozen')
+  [run] = report.find(str(folder), classifier=classifier).runs
+  assert (run.feature, run.classifier) == (feature, wanted)
+
+
 @pytest.mark.parametrize('name, feature, words', [
     ('dacl', 'windows', "dacl/results.csv 'windows'; known: pool, head, "
      'random, pixels'),

@@ -184,6 +184,23 @@ def test_the_largest_of_the_heat_map_of_other_folds_can_rank(
   np.testing.assert_array_equal(ranking.score, wanted[ranking.index - 100])
 
 
+@pytest.mark.parametrize('task, maps, classifier, wanted', [
+    ('frozen', 'map_windows', None, 'windows'),
+    ('frozen', 'map_gradcam', None, 'pool'), ('frozen', None, None, 'pool'),
+    ('frozen', 'map_windows', 'kde', 'pool'),
+    ('rotation', 'map_windows', None, 'pool')])
+def test_heat_maps_rank_where_nothing_was_trained_unless_told_otherwise(
+    tmp_path, by_brightness, task, maps, classifier, wanted):
+  _write(tmp_path, n=20, meta=META | {'task': task}, **by_brightness(
+      _images(20)))
+  if maps:
+    embeddings.write(tmp_path / 'embeddings/maps.npz',
+                     {maps: np.zeros((1, 4, 6), np.float32)}, META)
+  ranking = suspicious.rank(tmp_path, classifier)
+  assert (ranking.feature, ranking.classifier) == (
+      wanted, 'brightness' if wanted == 'windows' else 'kde')
+
+
 def test_heat_maps_are_fitted_to_clean_images_where_these_are_known(
     tmp_path, by_brightness):
   image = _images(9)

@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 from models_test import apply, conv, random_variables
 from PIL import Image
 
+import deep_oc
 from deep_oc import (checkpoints, embeddings, evaluate, experiment, models,
                      pretexts, runs, scored, step, tables, together, train,
-                     weights)
+                     trained_run, weights)
 from deep_oc.errors import InputError
 from deep_oc.models import resnet
 from tests import saved, tiny, untrained
@@ -398,6 +399,22 @@ def test_a_run_of_a_frozen_network_is_its_features(
   metrics = [json.loads(line) for line in
              (workdir / 'metrics.jsonl').read_text().splitlines()]
   assert metrics[-1]['loss'] == 0
+
+
+def test_heat_maps_judge_where_nothing_was_trained_unless_a_classifier_is_named(
+    published, tmp_path):
+  config = imagenet(written(tmp_path / 'a.safetensors', published))
+  of_parts = untrained.parts(tmp_path / 'data')
+  config.data, config.protocol = of_parts.data, of_parts.protocol
+  with config.unlocked():
+    config.localize = dict(name='windows', stages=(2, 3), classifier='knn(k=1)')
+  workdir = untrained.run(config, tmp_path / 'run')
+  found = deep_oc.load(workdir, false_alarm_rate=0.2)
+  assert (found.feature, found.classifier) == ('windows', 'knn(k=1)')
+  named = deep_oc.load(workdir, false_alarm_rate=0.2, classifier='kde')
+  assert (named.feature, named.classifier) == ('pool', 'kde')
+  assert trained_run.recommended(workdir) == 'windows'
+  assert trained_run.recommended(workdir, 'kde') == 'pool'
 
 
 @pytest.mark.parametrize('mean, colours', [((), 1), ((0.5,), 1), (MEAN, 3)])

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from deep_oc import embeddings, errors, oneclass, run_scores
+from deep_oc import embeddings, errors, oneclass, run_scores, scored
 from deep_oc.errors import InputError
 from deep_oc.scored import SCORE, WINDOWS
 
@@ -181,8 +181,8 @@ def read(run: Run) -> ScoredRun:
 
 
 def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
-         feature: str, classifier: str | None, limit: int) -> Run:
-  """Returns a run, with the classifier that suits it unless one is asked for.
+         feature: str | None, classifier: str | None, limit: int) -> Run:
+  """Returns a run, with what suits it of feature and classifier if it is None.
 
   Raises:
     InputError: there is no such feature, or the rows are of another training.
@@ -198,6 +198,9 @@ def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
   for row in rows:
     if row['level'] == 'image':
       by_feature.setdefault(row['feature'], []).append(row['classifier'])
+  task = str(meta.get('task') or rows[0]['pretext'])
+  feature = feature or scored.recommended(
+      task, WINDOWS if WINDOWS in by_feature else None, classifier)
   if feature in (WINDOWS, SCORE):
     name = _unfitted(workdir, by_feature, feature, classifier)
     return Run(key, workdir, rows, name, feature, limit)
@@ -206,8 +209,7 @@ def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
     unfitted = [each for each in (WINDOWS, SCORE) if each in by_feature]
     raise errors.unknown(f'feature in {workdir}', feature,
                          [*known, *unfitted])
-  wanted = classifier or oneclass.recommended(
-      str(meta.get('task') or rows[0]['pretext']), *train[feature].shape)
+  wanted = classifier or oneclass.recommended(task, *train[feature].shape)
   there = by_feature.get(feature)
   if classifier is None and there and wanted not in there:
     # Evaluated last by others than those of the papers, or by older code.
