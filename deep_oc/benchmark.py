@@ -19,6 +19,11 @@ an image with embedding one after the other.
 
 needs no config: it fits the one-class classifiers to random features and scores
 others, in seconds by scikit-learn's own estimators, by NumPy and jitted.
+
+  python -m deep_oc.benchmark --bundle=runs/imagenet_folder/0/seed0/bundle
+
+times what `deep_oc.export` wrote, as a service or its `predict.py` runs it: the
+first answer, an image alone, and as many as are worked on at once.
 """
 from absl import flags
 
@@ -27,7 +32,8 @@ from deep_oc import cli, config_files, oneclass, tables
 if cli.works(__name__):
   import jax
 
-  from deep_oc import allocator, classifier_benchmark, step_benchmark
+  from deep_oc import (allocator, bundle_benchmark, classifier_benchmark,
+                       step_benchmark)
   from deep_oc.data import folder
 
 
@@ -49,24 +55,37 @@ def define_flags() -> None:
   flags.DEFINE_integer('train_rows', 5000, 'Rows they are fitted to.', 2)
   flags.DEFINE_integer('test_rows', 10_000, 'Rows they score.', 1)
   flags.DEFINE_integer('columns', 512, 'Columns of these.', 1)
+  flags.DEFINE_string(
+      'bundle', None, 'Times a bundle, not a config: a folder that '
+      'deep_oc.export wrote.')
 
 
 def main() -> None:
   args = flags.FLAGS
   jax.config.update('jax_enable_compilation_cache', False)  # it is timed
-  allocator.keep_freed_memory()
+  if not args.bundle:  # which has its memory as it comes
+    allocator.keep_freed_memory()
   if args.classifiers:
     rows = _benchmark_classifiers(args)
+  else:
+    rows = _benchmark_parts(args)
+  if args.output:
+    tables.write(args.output, list(rows[0]), rows)
+
+
+def _benchmark_parts(args: flags.FlagValues) -> list[dict[str, object]]:
+  """Prints the table of a config or of a bundle, and returns it."""
+  if args.bundle:
+    rows = bundle_benchmark.benchmark(args.bundle, args.rounds, args.seconds)
   else:
     config = config_files.from_flag()
     size = folder.sides(args.size or config.data.get('size') or 32,
                         None if args.size else config.data.get('width'))
     rows = step_benchmark.benchmark(config, size, args.rounds, args.seconds,
                                     args.profile)
-    for row in rows:
-      print(f"{row['part']:32} {row['value']:>16} {row['unit']}")
-  if args.output:
-    tables.write(args.output, list(rows[0]), rows)
+  for row in rows:
+    print(f"{row['part']:32} {row['value']:>16} {row['unit']}")
+  return rows
 
 
 def _benchmark_classifiers(args: flags.FlagValues) -> list[dict[str, str]]:

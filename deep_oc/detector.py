@@ -17,8 +17,8 @@ import flax.linen as nn
 import ml_collections
 import numpy as np
 
-from deep_oc import (classifiers, experiment, features, maps, progress,
-                     sharding, thresholds, unseen)
+from deep_oc import (classifiers, embeddings, experiment, features, maps,
+                     progress, sharding, thresholds, unseen)
 from deep_oc.bundle import pictures, regions
 from deep_oc.errors import InputError
 from deep_oc.scored import SCORE, WINDOWS
@@ -110,7 +110,7 @@ class Detector:
       about: what result rows say of the run, and `image_shape`.
       classifier, feature, false_alarm_rate: as `trained_run.load`.
       others: images to calibrate by instead, u8[m, h, w, 3], if any.
-      pixels: `features.pixels` of the training images, if they are known.
+      pixels: `embeddings.pixels` of the training images, if they are known.
     """
     self.image_shape = tuple(about['image_shape'])
     self.classifier, self.feature = classifier, feature
@@ -306,7 +306,7 @@ class Detector:
           f'({error}); give data_dir, where they lie now'
           + (", or another feature, as 'pool'" if self.feature == WINDOWS
              else '')) from error
-    features.check_same(self._pixels, problem.fitted.image, problem.dataset)
+    embeddings.check_same(self._pixels, problem.fitted.image, problem.dataset)
     images, others = problem.fitted.image, problem.calibration.image
     if self._others is not None or len(others) or self.feature != WINDOWS:
       return images, others

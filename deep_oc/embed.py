@@ -74,7 +74,7 @@ def _check_same(workdir: str, problem: protocols.Problem, data_dir: str
   path = files.path(workdir) / 'embeddings' / 'train.npz'
   if not files.exists(path):
     return
-  features.check_same(embeddings.read(path)[0].get('pixels'),
+  embeddings.check_same(embeddings.read(path)[0].get('pixels'),
                       problem.fitted.image, f'--data_dir={data_dir}')
 
 

@@ -64,6 +64,30 @@ def block(height: int, width: int) -> int:
   return max(-(-max(height, width) // _PIXELS), 1)
 
 
+def pixels(image: np.ndarray) -> np.ndarray:
+  """Flattens u8[n, h, w, c], shrunk by block means to 32 pixels at most."""
+  n, h, w, c = image.shape
+  side = block(h, w)
+  h, w = h // side, w // side
+  blocks = image[:, :h * side, :w * side].reshape(n, h, side, w, side, c)
+  mean = blocks.mean((2, 4)) if side > 1 else blocks[:, :, 0, :, 0]
+  return mean.round().astype(np.uint8).reshape(n, -1)
+
+
+def check_same(stored: np.ndarray | None, image: np.ndarray, said: str
+               ) -> None:
+  """Raises InputError if u8[n, h, w, c] are not the images of `pixels`.
+
+  Args:
+    stored: what `pixels` once made, if that is known.
+    image: the normal images that are there now.
+    said: where they are.
+  """
+  if stored is not None and not np.array_equal(stored, pixels(image)):
+    raise InputError(f'{said} holds other normal images than those that were '
+                     'embedded; embed again, or say where they lie: data_dir')
+
+
 def read(path: object, names: Collection[str] | None = None
          ) -> tuple[dict[str, np.ndarray], dict]:
   """Returns the arrays of these names, or all, and the meta of a file.

@@ -40,7 +40,7 @@ from deep_oc.errors import InputError
 if cli.works(__name__):
   from deep_oc import (allocator, attributions, chosen, detector,
                        differentiable, explainer, explanation_pictures,
-                       explanation_tables, faithfulness, features, pretexts,
+                       explanation_tables, faithfulness, pretexts,
                        step, trained_run)
 
 
@@ -249,7 +249,7 @@ def _problem(found: detector.Detector, stored: Mapping[str, Any]
     raise InputError(
         f'the data set has {len(problem.fitted)} normal training images, '
         f'embeddings/train.npz {len(stored[found.feature])}; embed again')
-  features.check_same(
+  embeddings.check_same(
       stored.get('pixels'), problem.fitted.image, problem.dataset)
   return problem
 

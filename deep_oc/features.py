@@ -154,7 +154,7 @@ def export(workdir: str, config: ml_collections.ConfigDict,
     if embed_other:
       arrays |= embed_other(state.variables, examples.image, say(other))
     arrays['random'] = embed(untrained, examples.image, say('baseline'))['pool']
-    arrays['pixels'] = pixels(examples.image)
+    arrays['pixels'] = embeddings.pixels(examples.image)
     if score and split in ('test', 'calibration'):
       arrays |= {f'score_{name}': value for name, value in score(
           state.variables, examples.image, say('scores')).items()}
@@ -183,27 +183,3 @@ def _files(problem: protocols.Problem
     files[name] = examples, about
   return files | {'test': (problem.test, {'anomaly': problem.test.anomaly,
                                           'index': problem.test_index})}
-
-
-def check_same(stored: np.ndarray | None, image: np.ndarray, said: str
-               ) -> None:
-  """Raises InputError if u8[n, h, w, c] are not the images of `pixels`.
-
-  Args:
-    stored: what `pixels` once made, if that is known.
-    image: the normal images that are there now.
-    said: where they are.
-  """
-  if stored is not None and not np.array_equal(stored, pixels(image)):
-    raise InputError(f'{said} holds other normal images than those that were '
-                     'embedded; embed again, or say where they lie: data_dir')
-
-
-def pixels(image: np.ndarray) -> np.ndarray:
-  """Flattens u8[n, h, w, c], shrunk by block means to 32 pixels at most."""
-  n, h, w, c = image.shape
-  block = embeddings.block(h, w)
-  h, w = h // block, w // block
-  blocks = image[:, :h * block, :w * block].reshape(n, h, block, w, block, c)
-  mean = blocks.mean((2, 4)) if block > 1 else blocks[:, :, 0, :, 0]
-  return mean.round().astype(np.uint8).reshape(n, -1)

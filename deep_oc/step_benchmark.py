@@ -67,7 +67,7 @@ def benchmark(config: ml_collections.ConfigDict, size: tuple[int, int],
       ('matrix-product peak, measured', peak / 1e9, 'GFLOP/s'),
       ('share of the measured peak', 100 * achieved / peak, '%'),
       ('train step, memory', memory / 2**20, 'MiB'),
-      *_peaks()]
+      *peaks()]
   if _STRAIGHTFORWARD in per_second:
     rate = per_second[_STRAIGHTFORWARD]
     rows += [(_STRAIGHTFORWARD, 1e3 / rate, 'ms'),
@@ -80,7 +80,7 @@ def benchmark(config: ml_collections.ConfigDict, size: tuple[int, int],
              ('speed-up', all_of_image / alone, '×')]
   if profile:
     tables.write(profile, trace.COLUMNS, trace.operations(*parts['train step']))
-  return [_row(*cells) for cells in rows]
+  return [row(*cells) for cells in rows]
 
 
 def _parts(config: ml_collections.ConfigDict, size: tuple[int, int]
@@ -244,7 +244,7 @@ def _trainer(take_steps: Callable, state: step.State, *args: jax.Array
   return train
 
 
-def _peaks() -> Iterator[tuple[str, float, str]]:
+def peaks() -> Iterator[tuple[str, float, str]]:
   """Yields rows of the most memory there has been, compilation included."""
   unit = 1 if sys.platform == 'darwin' else 2**10
   yield ('peak memory of the process', resource.getrusage(
@@ -330,7 +330,8 @@ def _seconds(call: Callable[[], object], count: int) -> float:
   return time.perf_counter() - began
 
 
-def _row(part: str, value: object, unit: str) -> dict[str, object]:
+def row(part: str, value: object, unit: str) -> dict[str, object]:
+  """Returns a row of the table, the value in four digits."""
   if isinstance(value, float):
     value = f'{value:.4g}' if abs(value) < 1000 else f'{value:.0f}'
   return {'part': part, 'value': value, 'unit': unit}

@@ -206,11 +206,11 @@ def _by_features(workdir, classifier, feature, seed, train, unlabelled, task):
 def _by_windows(workdir: pathlib.Path, classifier: str | None,
                 train: Mapping[str, np.ndarray], meta: Mapping[str, Any],
                 data_dir: str | None) -> _Judge:
-  from deep_oc import allocator, embed, features, trained_run  # and JAX
+  from deep_oc import allocator, embed, trained_run  # and JAX
   allocator.keep_freed_memory()
   method, *_ = trained_run.windows(workdir, classifier)
   _, problem, _, state = embed.restore(workdir, meta['step'], data_dir)
-  features.check_same(train.get('pixels'), problem.fitted.image,
+  embeddings.check_same(train.get('pixels'), problem.fitted.image,
                       problem.dataset)
   def score(fitted, others):
     return method.fit_maps(state.variables, fitted, others, 'heat maps').max(

@@ -11,7 +11,7 @@ import flax.linen as nn
 import numpy as np
 
 from deep_oc import (checkpoints, differentiable, embeddings, errors,
-                     experiment, features, files, maps, oneclass, pretexts,
+                     experiment, files, maps, oneclass, pretexts,
                      scored, thresholds, unseen)
 from deep_oc.detector import Detector
 from deep_oc.errors import InputError
@@ -186,13 +186,13 @@ def _prepared(pictures: Iterable[unseen.Picture],
   Args:
     pictures: of what is normal.
     prepare: makes u8[h, w, 3] of one.
-    learnt: `features.pixels` of the training images, if they are known.
+    learnt: `embeddings.pixels` of the training images, if they are known.
   """
   images = [prepare(picture) for picture in unseen.several(pictures)]
   if not images:
     raise InputError('there is no image to calibrate with')
   images, known = np.stack(images), {row.tobytes() for row in learnt}
-  same = sum(row.tobytes() in known for row in features.pixels(images))
+  same = sum(row.tobytes() in known for row in embeddings.pixels(images))
   if same:
     raise InputError(f'{same} of the {len(images)} images to calibrate with '
                      'are training images; give others')

@@ -167,8 +167,8 @@ def test_the_images_are_of_the_size_of_those_that_are_trained_on(
   monkeypatch.setattr(step_benchmark, 'benchmark', measure)
   for size in (None, 64):
     monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(
-        classifiers=None, size=size, rounds=1, seconds=0., profile=None,
-        output=None))
+        bundle=None, classifiers=None, size=size, rounds=1, seconds=0.,
+        profile=None, output=None))
     benchmark.main()
   assert sizes == [wanted, (64, 64)]
   training = step_benchmark._training(config, wanted)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 from sklearn import metrics as sklearn_metrics
 
-from deep_oc import (embeddings, evaluate, features, heat_colours, oneclass,
+from deep_oc import (embeddings, evaluate, heat_colours, oneclass,
                      report, tables)
 from deep_oc.errors import InputError
 from deep_oc.page import (
@@ -541,7 +541,7 @@ def test_small_pictures_are_of_the_shape_of_the_images(
   image = np.random.default_rng(0).integers(
       0, 256, (30, *shape, 3), np.uint8)
   monkeypatch.setitem(globals(), '_split', lambda seed, n, *anomalous: split(
-      seed, n, *anomalous) | {'pixels': features.pixels(
+      seed, n, *anomalous) | {'pixels': embeddings.pixels(
           np.resize(image, (n, *shape, 3)))})
   folder = _write(tmp_path / 'wide', image_shape=[*shape, 3])
   scored = runs.read(report.find(str(folder)).runs[0])

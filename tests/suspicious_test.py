@@ -150,7 +150,7 @@ class _Brightness:
 @pytest.fixture
 def by_brightness(monkeypatch):
   """Gives runs the images, and `_Brightness`."""
-  from deep_oc import embed, features, trained_run
+  from deep_oc import embed, trained_run
 
   def give(image, unlabelled=()):
     problem = types.SimpleNamespace(
@@ -161,7 +161,7 @@ def by_brightness(monkeypatch):
         _Brightness(), None, image.shape[1:]))
     monkeypatch.setattr(embed, 'restore', lambda workdir, at, data_dir: (
         None, problem, None, types.SimpleNamespace(variables=at)))
-    return {'pixels': features.pixels(problem.fitted.image)}
+    return {'pixels': embeddings.pixels(problem.fitted.image)}
   return give
 
 
