@@ -28,6 +28,8 @@ _GAP = 8  # pixels between parts of a picture
 _SMALL = 256  # smaller images are enlarged to this
 _TILE = 192  # side of an image in a montage
 _MOST = 12  # images in a montage
+_COLUMNS = 6  # of a gallery
+_CAPTION = 160  # a caption is at least this wide
 _NARROW = 440  # a picture is at least this wide, for its text
 _DEVICES = {'con', 'prn', 'aux', 'nul'} | {
     f'{port}{i}' for port in ('com', 'lpt') for i in range(10)}
@@ -74,13 +76,13 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
 
   for i in progress.bar(range(len(images)), 'pictures', unit='images'):
     name = f'{class_names[labels[i]]} / {written[i].stem}'
-    _save(with_legend(draw(i, name), limits, outlined), written[i], command)
+    save(with_legend(draw(i, name), limits, outlined), written[i], command)
   for label in np.unique(labels):
     member = np.flatnonzero(labels == label)
     chosen = member[spread(scores[member])]
     picture = montage([draw(i, written[i].stem, _TILE) for i in chosen],
                       class_names[label], len(member), limits, outlined)
-    _save(picture, folder / f'montage_{homes[label]}.png', command)
+    save(picture, folder / f'montage_{homes[label]}.png', command)
   if anomaly.any() and not anomaly.all():
     _write(folder / 'roc.png', plots.roc(scores, anomaly, title, command))
   _write(folder / 'histogram.png', plots.histogram(
@@ -181,6 +183,38 @@ def montage(panels: Sequence[Image.Image], title: str, total: int,
   for i, each in enumerate(panels):
     canvas.paste(each, (i % columns * w, top + i // columns * h))
   return with_legend(canvas, limits, outlined)
+
+
+def gallery(images: np.ndarray, captions: Sequence[tuple[str, str]],
+            title: str, note: str) -> Image.Image:
+  """Draws u8[n, h, w, 3] row by row, each above its caption, and a title.
+
+  Args:
+    images: at least one.
+    captions: what stands below each, to the left, shortened where it is too
+      long, and to the right.
+    title, note: stand above all, to the left and to the right.
+  """
+  columns = min(_COLUMNS, len(images))
+  w, h = _size(*images.shape[1:3], _TILE)
+  font = _font(_TILE)
+  line, wide = _line(font), max(w, _CAPTION)
+  top, high = 2 * line, h + line + _GAP
+  canvas = Image.new('RGB', (columns * (wide + 2 * _GAP),
+                             top + -(-len(images) // columns) * high), 'white')
+  heading = Image.new('RGB', (canvas.width - 2 * _GAP, line), 'white')
+  _heading(heading, title, note, font)
+  canvas.paste(heading, (_GAP, _GAP))
+  for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+    left = i % columns * (wide + 2 * _GAP) + _GAP
+    upper = top + i // columns * high
+    tile = Image.new('RGB', (wide, h + line), 'white')
+    tile.paste(Image.fromarray(_resized(image, (w, h))), ((wide - w) // 2, 0))
+    below = Image.new('RGB', (wide, line), 'white')
+    _heading(below, *caption, font)
+    tile.paste(below, (0, h))
+    canvas.paste(tile, (left, upper))
+  return canvas
 
 
 def with_legend(picture: Image.Image, limits: heat_colours.Scale,
@@ -349,7 +383,8 @@ def _line(font):
   return round(1.6 * font.size)
 
 
-def _save(picture, path, command):
+def save(picture: Image.Image, path: pathlib.Path, command: str) -> None:
+  """Writes a picture as PNG, and in it what made it."""
   info, data = PngImagePlugin.PngInfo(), io.BytesIO()
   info.add_itxt('command', command)
   picture.save(data, 'png', pnginfo=info,

@@ -15,20 +15,24 @@ images instead of none.
 rank, index (the row of the data set's training split), path, score (higher =
 more anomalous) and, where the protocol put some in, contaminant: 1 or 0. Then
 it is also said how many of the k contaminants are among the first k, and the
-average precision, beside what a random order has.
+average precision, beside what a random order has. `suspicious.png` shows the
+first --pictures of them, if the data set is still there.
 
 JAX is needed for heat maps alone.
 """
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
+from PIL import Image
 
-from deep_oc import (cli, embeddings, errors, files, metrics, oneclass,
-                     provenance, rendering, scored, tables, thresholds)
+from deep_oc import (cli, embeddings, errors, experiment, files, metrics,
+                     oneclass, pictures, provenance, rendering, scored, tables,
+                     thresholds)
 from deep_oc.errors import InputError
 from deep_oc.scored import WINDOWS
 
@@ -49,9 +53,11 @@ def define_flags() -> None:
   flags.DEFINE_integer('folds', 5, 'Parts, each scored by the others.', 2)
   flags.DEFINE_integer('seed', 0, 'Of the folds, and of the order of ties.', 0,
                        2**32 - 1)
+  flags.DEFINE_integer(
+      'pictures', 24, 'How many of the first are drawn; 0 draws none.', 0)
   flags.DEFINE_string(
       'data_dir', None, 'Where the training images lie now, if they moved; '
-      'only heat maps need them.')
+      'only heat maps and pictures need them.')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -219,6 +225,36 @@ def _by_windows(workdir: pathlib.Path, classifier: str | None,
                 problem.train.image[problem.unlabelled])
 
 
+def draw(workdir: pathlib.Path, ranking: Ranking, most: int,
+         data_dir: str | None = None) -> Image.Image:
+  """Draws the most suspicious images, `most` of them.
+
+  Raises:
+    InputError: the images are not there, or others.
+  """
+  config = experiment.of_run(str(workdir), data_dir)
+  problem = experiment.problem(config)
+  train, _ = embeddings.read(workdir / 'embeddings' / 'train.npz', ['pixels'])
+  embeddings.check_same(train.get('pixels'), problem.fitted.image,
+                        problem.dataset)
+  first = slice(min(most, len(ranking.score)))
+  place = {index: i for i, index in enumerate(problem.train_index)}
+  captions = [_caption(row) for row in ranking.rows()[first]]
+  return pictures.gallery(
+      problem.train.image[[place[each] for each in ranking.index[first]]],
+      captions, f"{config.experiment}: {ranking.classifier} on "
+      f"'{ranking.feature}', fitted to the others",
+      f'{len(captions)} of {len(ranking.score)}, most suspicious first')
+
+
+def _caption(row):
+  """Returns what stands below an image, to the left and to the right."""
+  known = 'contaminant, ' if row['contaminant'] == '1' else ''
+  score = f"{float(row['score']):#.4g}".rstrip('.')
+  name = pathlib.PurePath(row['path'] or row['index']).name
+  return f"{row['rank']}: {name}", known + score
+
+
 def show(ranking: Ranking) -> str:
   """Returns the most suspicious images as text, and how good the list is."""
   shown = [name for name in _COLUMNS if name not in ('path', 'contaminant')
@@ -250,8 +286,18 @@ def main() -> None:
                  chosen.folds, chosen.data_dir)
   tables.write(workdir / 'suspicious.csv', _COLUMNS, ranking.rows())
   print(f"{ranking.classifier} on '{ranking.feature}', fitted to the others; "
-        f'the first of {len(ranking.score)} images\n\n{show(ranking)}\n\n'
-        f'wrote {workdir}/suspicious.csv')
+        f'the first of {len(ranking.score)} images\n\n{show(ranking)}\n')
+  drawn, picture = '', workdir / 'suspicious.png'
+  if files.exists(picture):
+    picture.unlink()  # of another ranking
+  if chosen.pictures and files.exists(workdir / 'config.json'):
+    try:
+      pictures.save(draw(workdir, ranking, chosen.pictures, chosen.data_dir),
+                    picture, provenance.command())
+      drawn = ' and suspicious.png'
+    except InputError as error:
+      print(f'warning: no picture of them: {error}', file=sys.stderr)
+  print(f'wrote {workdir}/suspicious.csv{drawn}')
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Tests of the list of training images that may not be normal."""
 import csv
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -9,6 +10,7 @@ import types
 import numpy as np
 import pytest
 from conftest import the_error
+from PIL import Image
 
 from deep_oc import (data, embeddings, evaluate, metrics, oneclass,
                      suspicious, thresholds)
@@ -314,6 +316,73 @@ def test_the_ranking_needs_no_jax():
   code = ('import sys; from deep_oc import suspicious, thresholds; '
           'sys.exit("jax" in sys.modules)')
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+# Pictures.
+
+
+@pytest.fixture
+def of_digits(digits_npz, tmp_path):
+  """A run on digits, beside its data set."""
+  from tests import untrained
+  moved = tmp_path / 'digits.npz'
+  moved.write_bytes(digits_npz.read_bytes())
+  return untrained.run(untrained.digits(moved), tmp_path / 'run')
+
+
+def _drawn(folder):
+  with Image.open(folder / 'suspicious.png') as picture:
+    assert picture.info['command']
+    return np.asarray(picture)
+
+
+def test_the_most_suspicious_are_drawn_in_their_order(of_digits):
+  done = _main(f'--workdir={of_digits}', '--pictures=7')
+  assert not done.returncode and not done.stderr
+  assert done.stdout.endswith('suspicious.csv and suspicious.png\n')
+  picture = _drawn(of_digits)
+  pixels, _ = embeddings.read(of_digits / 'embeddings/train.npz')
+  by_index = dict(zip(pixels['index'], pixels['pixels'], strict=True))
+  step, (top, high) = 192 + 16, (44, 192 + 22 + 8)
+  assert picture.shape[:2] == (top + 2 * high, 6 * step)
+  for i, row in enumerate(_rows(of_digits)[:7]):
+    upper, left = top + i // 6 * high, i % 6 * step + 8
+    tile = picture[upper:upper + 192, left:left + 192]
+    block = 192 // 20 + 1  # 20 pixels a side, enlarged and then averaged
+    wanted = by_index[int(row['index'])].reshape(20, 20, 3)
+    wanted = Image.fromarray(wanted).resize(
+        2 * [20 * block], Image.Resampling.NEAREST).resize(
+            (192, 192), Image.Resampling.BOX)
+    np.testing.assert_array_equal(tile, wanted)
+  assert (picture[top + high:top + high + 192, step:] == 255).all()
+
+
+def test_of_few_images_no_more_are_drawn(of_digits):
+  ranking = suspicious.rank(of_digits)
+  few = dataclasses.replace(ranking, score=ranking.score[:2],
+                            contaminant=np.array([True, False]))
+  assert suspicious.draw(of_digits, few, 24).width == 2 * (192 + 16)
+  assert [suspicious._caption(row)[1].split(', ')[0] for row in few.rows()] == [
+      'contaminant', f'{ranking.score[1]:#.4g}']
+
+
+def test_images_that_are_gone_or_others_are_not_drawn_but_listed(of_digits):
+  data = of_digits.parent / 'digits.npz'
+  arrays = dict(np.load(data))
+  arrays['x_train'] = arrays['x_train'][::-1]
+  assert not _main(f'--workdir={of_digits}').returncode
+  assert _drawn(of_digits).std() > 1
+  np.savez(data, **arrays)
+  for words in 'other normal images than', 'digits.npz':
+    done = _main(f'--workdir={of_digits}')
+    [line] = done.stderr.splitlines()
+    assert line.startswith('warning: no picture of them: ') and words in line
+    assert not done.returncode and done.stdout.endswith('suspicious.csv\n')
+    assert len(_rows(of_digits)) > 9
+    assert not (of_digits / 'suspicious.png').exists()
+    data.unlink(missing_ok=True)
+  done = _main(f'--workdir={of_digits}', '--pictures=0')
+  assert not done.returncode and not done.stderr
 
 
 # A whole run.
