@@ -8,9 +8,10 @@
       --input=photos
 
 As `imagenet_mvtec`: heat maps and verdicts by what differs from all places of
-normal images, up to the edges; where these differ from image to image and do
-not matter, --config.localize.border=16 looks at no place so many pixels, of
-256, from one. A second set of images needs a name of its own:
+normal images, but the outermost ones, where what the edge cuts differs from
+image to image (results/imagenet_folds.csv). Defects at an edge are seen by the
+next; where they do not matter, --config.localize.border=16 looks at no place so
+many pixels, of 256, from one. A second set of images needs a name of its own:
 --config.experiment=my_other_parts. `deep_oc/data/folder.py` tells how a folder
 may be laid out. The weights are those of an EfficientNet-Lite0; others by
 --config.encoder.weights, see 'Trained weights' in deep_oc/README.md.
@@ -25,7 +26,7 @@ def get_config() -> ConfigDict:
   config.experiment = 'imagenet_folder'
   config.method = 'imagenet_lite0'
   config.data = cutpaste_folder.get_config().data
-  config.localize.border = 0
+  config.localize.border = 8  # a ring of places
   config.encoder = ConfigDict(imagenet_mvtec.LITE0)
   return config
 

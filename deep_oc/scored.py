@@ -40,7 +40,7 @@ def recommended(task: str, localizes: str | None, classifier: str | None = None
 
   'pool', but of an encoder that nothing was trained in 'windows', if it makes
   such heat maps: a defect is a small part of what its features, of ImageNet's
-  objects, say of an image (results/imagenet_mvtec.csv).
+  objects, say of an image (results/imagenet_folds.csv).
 
   Args:
     task: the name of the pretext task.

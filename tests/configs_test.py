@@ -191,8 +191,8 @@ def test_imagenet_s_features_may_be_those_of_a_lite_network(name):
 def test_of_a_folder_places_up_to_the_edges_are_looked_at():
   folder, mvtec = (importlib.import_module(f'configs.imagenet_{name}')
                    .get_config().localize for name in ('folder', 'mvtec'))
-  assert (folder.border, mvtec.border) == (0, 16)
-  assert folder == ConfigDict({**mvtec, 'border': 0})
+  assert (folder.border, mvtec.border) == (8, 16)
+  assert folder == ConfigDict({**mvtec, 'border': 8})
 
 
 def test_the_published_augmentation_is_the_official_chain():
