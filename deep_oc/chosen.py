@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deep_oc import (attributions, detector, explainer, photos, pictures,
+from deep_oc import (attributions, detector, differentiable, photos, pictures,
                      protocols, unseen)
 from deep_oc.errors import InputError
 
@@ -32,6 +32,13 @@ class Chosen(NamedTuple):
   kind: str = ''
   anomaly: str = ''
   mask: np.ndarray | None = None
+
+  def title(self) -> str:
+    """Returns what a picture of it is called."""
+    if not self.index:
+      return self.path
+    return f'{self.kind}, test image {self.index}' + (
+        f'  {self.path}' if self.path else '')
 
 
 def choose(scores: np.ndarray, anomaly: np.ndarray, count: int
@@ -74,15 +81,18 @@ def of_test(problem: protocols.Problem, scores: np.ndarray, count: int
   return found
 
 
-def of_files(images: unseen.Found, found: detector.Detector,
-             network: explainer.Network, count: int
+def of_files(images: unseen.Found, found: detector.Detector, count: int,
+             own: differentiable.Score | None = None
              ) -> tuple[list[Chosen], photos.Tally]:
-  """Scores files and returns the most anomalous, and what was found."""
+  """Scores files and returns the most anomalous, and what was found.
+
+  By the detector's scores, or by the task's own.
+  """
   top, order = [], itertools.count()
 
   def take(paths, pixels, judged, _):
-    scores = judged.score if network.judge else attributions.values(
-        network.score, np.float32(pixels) / 255)
+    scores = judged.score if own is None else attributions.values(
+        own, np.float32(pixels) / 255)
     for path, image, score in zip(paths, pixels, scores, strict=True):
       heapq.heappush(top, (float(score), -next(order), path, image))
       if len(top) > count:

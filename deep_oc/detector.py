@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 
 from deep_oc import (classifiers, embeddings, experiment, features, maps,
-                     progress, sharding, thresholds, unseen)
+                     progress, protocols, sharding, thresholds, unseen)
 from deep_oc.bundle import pictures, regions
 from deep_oc.errors import InputError
 from deep_oc.scored import SCORE, WINDOWS
@@ -39,6 +39,19 @@ class Judged(NamedTuple):
   score: np.ndarray
   p_value: np.ndarray
   anomalous: np.ndarray
+
+
+class Normal(NamedTuple):
+  """Normal images that heat maps are made with.
+
+  Attributes:
+    problem: all there are.
+    fitted: rows of `problem.fitted` that are fitted to, i64[n].
+    calibrating: u8[m, h, w, 3], that are not.
+  """
+  problem: protocols.Problem
+  fitted: np.ndarray
+  calibrating: np.ndarray
 
 
 class Parts(NamedTuple):
@@ -214,11 +227,11 @@ class Detector:
         training images are no longer where they were.
     """
     return self._in_chunks(images, self.image_shape[:2], 'heat maps',
-                           self._maps.maps)
+                           self.method.maps)
 
   def map_parameters(self) -> dict[str, object]:
     """Returns what defines `heat_maps`, JSON-able."""
-    return self._maps.parameters()
+    return self.method.parameters()
 
   def about_maps(self) -> str:
     """Returns a line: what makes `heat_maps`, and whether they are judged."""
@@ -261,7 +274,7 @@ class Detector:
         return method, None
       case 'pool':
         return method, self._train['pool']
-    return method, self._images[0]
+    return method, self.normal.problem.fitted.image[self.normal.fitted]
 
   def _calibrate_by(self, images: np.ndarray) -> thresholds.Calibrated:
     """Calibrates by normal u8[m, h, w, 3] that nothing has learnt from."""
@@ -283,21 +296,21 @@ class Detector:
       return thresholds.calibrated(
           self._train[self.feature], self.classifier, alpha,
           self.about.get('seed', 0), unseen=calibrating.get(self.feature))
-    images = self._images[1]  # or it raises, before the fit
-    score = self._maps.maps(images, 'calibration').max(axis=(1, 2))
+    images = self.normal.calibrating  # or it raises, before the fit
+    score = self.method.maps(images, 'calibration').max(axis=(1, 2))
     if calibrating:
       return thresholds.by_unseen(largest, score, alpha)
     return thresholds.Calibrated(((largest, score),))
 
   @functools.cached_property
-  def _maps(self) -> maps.Method:
-    """What makes `heat_maps`, fitted."""
+  def method(self) -> maps.Method:
+    """What makes `heat_maps`, fitted; raises as these do."""
     method, train = self.localizer()
     return method.fit(self._variables, train, 'heat maps')
 
   @functools.cached_property
-  def _images(self) -> tuple[np.ndarray, np.ndarray]:
-    """Normal images u8[n, h, w, 3] to fit maps to, and those that calibrate."""
+  def normal(self) -> Normal:
+    """What heat maps of windows are fitted to; raises as these do."""
     try:
       problem = experiment.problem(self._config)
     except InputError as error:
@@ -309,14 +322,14 @@ class Detector:
     embeddings.check_same(self._pixels, problem.fitted.image, problem.dataset)
     images, others = problem.fitted.image, problem.calibration.image
     if self._others is not None or len(others) or self.feature != WINDOWS:
-      return images, others
+      return Normal(problem, np.arange(len(images)), others)
     try:
       fitted, calibrating = thresholds.parted(
           len(images), self.false_alarm_rate, self.about.get('seed', 0))
     except InputError as error:
       raise InputError(f'{error}; give normal images to calibrate with, a '
                        "higher rate, or another feature, as 'pool'") from error
-    return images[fitted], images[calibrating]
+    return Normal(problem, fitted, images[calibrating])
 
   def _in_chunks(self, images: Iterable[unseen.Picture], shape: tuple[int, ...],
                  what: str, function: Callable[[np.ndarray], np.ndarray]

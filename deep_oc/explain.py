@@ -22,12 +22,18 @@ left is in the CSV. Deletion, insertion and pixel AUROC say how good a map is
 (`deep_oc.faithfulness`). Maps of a network with random weights, where the
 classifier is fitted anew to its features, should be worse at all of them, at
 explaining the same score of the trained one, and unlike the trained one's.
+
+Where heat maps of windows are judged (--feature=windows, by default of what
+`deep_oc.predict` so judges) they are the maps themselves, and explained by what
+they are compared with: each picture has the highest places, and of the normal
+images the places most like them (`deep_oc.place_explanations`). A place that is
+normal to the eye tells what normal images lack.
 """
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,14 +45,21 @@ from deep_oc.errors import InputError
 
 if cli.works(__name__):
   from deep_oc import (allocator, attributions, chosen, detector,
-                       differentiable, explainer, explanation_pictures,
-                       explanation_tables, faithfulness, pretexts,
-                       step, trained_run)
+                       differentiable, explainer, explanation_tables,
+                       faithfulness, feature_explanations, heat_colours, photos,
+                       place_explanations, places, pretexts, trained_run)
+
+# Flags that say how a score of features is explained.
+_OF_POOLED = ('score', 'method', 'baseline', 'steps', 'tolerance', 'side',
+              'stride')
 
 
 def define_flags() -> None:
   unseen.define_flags('That classifiers are fitted to: pool, head, '
-                      'pool_flip_rot ...', feature='pool')
+                      'pool_flip_rot ...; or windows, whose heat map is '
+                      'explained by the normal places most like its highest. '
+                      'By default what predict judges by, or pool if a flag is '
+                      'given that windows do not take.')
   flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
   flags.DEFINE_string(
       'input', None, 'Folder of images, a pattern of files, or one file; by '
@@ -85,86 +98,8 @@ def define_flags() -> None:
       'data_dir', None, 'Where the training images lie now, if they moved.')
 
 
-class Writer:
-  """Explains images one by one, and writes what is found.
-
-  Attributes:
-    rows: of the CSV.
-    maps: by method, and trained or not: map and mask of each image.
-  """
-
-  def __init__(self, folder: Any, both: tuple[explainer.Network, ...],
-               problem: protocols.Problem, settings: explainer.Settings, *,
-               name: str, baseline: str, cosine: bool, count: int,
-               seed: int, arrays: bool, command: str):
-    self._folder, self._networks, self._problem = folder, both, problem
-    self._settings, self._name, self._baseline = settings, name, baseline
-    self._cosine, self._count, self._arrays = cosine, count, arrays
-    self._key, self._command = step.root_key(seed), command
-    self.rows: list[dict[str, str]] = []
-    self.maps = {method: [] for method in settings.methods}
-
-  def explain(self, image: chosen.Chosen, done: Callable[[], object]) -> None:
-    """Explains an image: a picture, arrays, rows."""
-    trained, _ = self._networks
-    distance, row = (each[0] for each in explainer.nearest(
-        trained.train, trained.embed(image.pixels[None]), self._count,
-        self._cosine))
-    baseline, both = self._explained(image, row[0], done)
-    judged = trained.judge and trained.judge(image.pixels[None])
-    normal = self._problem.fitted
-    near = [explainer.Neighbour(*each) for each in zip(
-        normal.image[row], self._problem.fitted_index[row], distance,
-        [''] * len(row) if normal.path is None else normal.path[row],
-        strict=True)]
-    self._draw(image, baseline, both, near, judged)
-    self.rows += explanation_tables.rows(
-        image, *both, near, judged, explained=self._name,
-        baseline=self._baseline)
-    for name, maps in self.maps.items():
-      maps.append((*(each.maps[name].attribution for each in both), image.mask))
-
-  def _explained(self, image, nearest, done):
-    """Returns the baselines f32[b, h, w, 3] and what both networks say."""
-    pixels = np.float32(image.pixels) / 255
-    baseline = explainer.BASELINES[self._baseline](
-        pixels, self._problem.fitted.image, nearest)
-    return baseline, [explainer.explain(
-        each.score, self._networks[0].score, pixels, baseline, image.mask,
-        self._settings, self._key, done) for each in self._networks]
-
-  def _draw(self, image, baseline, both, near, judged):
-    picture = explanation_pictures.draw(
-        image.pixels, image.mask, baseline.mean(0), *both, near,
-        {'name': _title(image), 'verdict': self._said(image, both[0], judged),
-         'baseline': self._baseline, 'distance':
-         'cosine distance' if self._cosine else 'distance'}, self._command)
-    with files.replacing(self._folder / f'{image.name}.png', 'wb') as file:
-      file.write(picture)
-    if self._arrays:
-      maps = {f'{prefix}{name}': each.attribution
-              for prefix, found in zip(('', 'random_'), both, strict=True)
-              for name, each in found.maps.items()}
-      with files.replacing(self._folder / f'{image.name}.npz', 'wb') as file:
-        np.savez(file, command=self._command, **maps)
-
-  def _said(self, image, found, judged):
-    said = f'{self._name} score {found.score:.4g}, of the baseline '
-    said += f'{found.score_of_baseline:.4g}'
-    if judged:
-      said += (f'; p = {judged.p_value[0]:.3g}, '
-               f'{"anomalous" if judged.anomalous[0] else "normal"}')
-    return f'{said}. Chosen as: {image.why}'
-
-
-def _title(image):
-  if not image.index:
-    return image.path
-  return f'{image.kind}, test image {image.index}' + (
-      f'  {image.path}' if image.path else '')
-
-
-def _explain_all(writer: Writer, images: Sequence[chosen.Chosen]) -> None:
+def _explain_all(writer: feature_explanations.Writer,
+                 images: Sequence[chosen.Chosen]) -> None:
   count = 2 * len(writer.maps) * len(images)
   with progress.bar(total=count, desc='explain', unit='maps') as bar:
     for image in images:
@@ -213,11 +148,35 @@ def _possible(methods: tuple[str, ...], asked: bool,
   return tuple(each for each in methods if each != 'gradcam')
 
 
-def _load(args: Any) -> tuple[detector.Detector, str]:
+def _feature(args: Any) -> str:
+  """Returns what the explained score is of.
+
+  Raises:
+    InputError: that of windows cannot be explained, or takes no such flag.
+  """
+  given = [name for name in _OF_POOLED if getattr(args, name) not in (None, [])]
+  feature = args.feature or (
+      'pool' if given else trained_run.recommended(args.workdir))
+  if feature != detector.WINDOWS:
+    return feature
+  method, *_ = trained_run.windows(args.workdir)
+  if not places.have(method) and not args.feature:
+    return 'pool'
+  if given or not places.have(method):
+    raise InputError(
+        f"--feature={feature} explains a heat map by the normal places most "
+        'like its highest, ' + (
+            f'and takes no --{given[0]}' if given else
+            'where all places of one size share a density '
+            "(localize.positions='shared')")
+        + '; --feature=pool explains the score of pooled features')
+  return feature
+
+
+def _load(args: Any, feature: str) -> tuple[detector.Detector, str]:
   """Returns the detector, and the name of the score to explain."""
   own = differentiable.task_scores(
       experiment.pretext(experiment.of_run(args.workdir)))
-  trained_run.check_pooled(args.feature, 'this explains')
   if args.feature == detector.SCORE:
     raise InputError('--feature names what a classifier is fitted to; to '
                      "explain the task's own score give "
@@ -229,7 +188,7 @@ def _load(args: Any) -> tuple[detector.Detector, str]:
     raise errors.unknown('score', spec, [*oneclass.CLASSIFIERS, *own])
   found = trained_run.load(
       args.workdir, classifier=None if spec in own else spec,
-      feature=args.feature, false_alarm_rate=args.false_alarm_rate,
+      feature=feature, false_alarm_rate=args.false_alarm_rate,
       data_dir=args.data_dir, calibration=unseen.find(args.calibration).paths
       if args.calibration else None)
   if spec in own:
@@ -287,8 +246,7 @@ def _baseline(asked: str | None, network: explainer.Network,
 def _is_cosine(found: detector.Detector, network: explainer.Network) -> bool:
   """Tells whether the classifier looks at directions only, or none is asked."""
   fitted, _ = found.parts().calibrated.parts[0]
-  return (network.judge is None or getattr(fitted, 'norm', None) == 'l2'
-          or getattr(fitted, 'metric', None) == 'cosine')
+  return network.judge is None or explainer.is_cosine(fitted)
 
 
 def _check_apart(images: Sequence[chosen.Chosen], others: np.ndarray | None
@@ -301,10 +259,41 @@ def _check_apart(images: Sequence[chosen.Chosen], others: np.ndarray | None
                      'those that --calibration says are normal; give others')
 
 
-def _write(output: Any, writer: Writer, about: Mapping[str, object]) -> None:
-  tables.write(
-      output / 'explanations.csv', explanation_tables.COLUMNS, writer.rows,
-      about)
+def _explain_places(args: Any, given: unseen.Found | None, output: Any
+                    ) -> None:
+  """Explains heat maps, by the normal places most like their highest."""
+  found, name = _load(args, detector.WINDOWS)
+  print(f"{name} on '{found.feature}' of {args.workdir}, step "
+        f'{found.about["step"]}', flush=True)
+  about = _about(args, found, name)
+  if given:
+    images, tally = chosen.of_files(given, found, args.count)
+    about |= _counts(tally)
+  else:
+    problem = found.normal.problem
+    images = chosen.of_test(problem, found.judge_maps(
+        found.heat_maps(problem.test.image)).score, args.count)
+  _check_apart(images, found.parts().others)
+  rows = list(place_explanations.write(
+      found, images, output, heat_colours.of_run(
+          args.workdir, found.localizes), count=args.neighbours,
+      arrays=args.arrays, command=provenance.command()))
+  tables.write(output / 'explanations.csv', place_explanations.COLUMNS, rows,
+               about | {'images': len(images)})
+  print(f'{place_explanations.show(rows)}\n\nwrote {output}')
+
+
+def _about(args: Any, found: detector.Detector, name: str
+           ) -> dict[str, object]:
+  """Returns what explanations.json says of what is explained."""
+  return {'workdir': args.workdir, 'run': found.about, 'explained': name,
+          'feature': found.feature, 'false_alarm_rate': args.false_alarm_rate,
+          'calibration': found.calibration}
+
+
+def _counts(tally: photos.Tally) -> dict[str, object]:
+  return {'scored': tally.scored,
+          'unreadable': [path for path, _ in tally.unreadable]}
 
 
 def main() -> None:
@@ -313,33 +302,34 @@ def main() -> None:
     raise InputError('--workdir is required; see --help')
   errors.check_number('--noise', args.noise)
   output = files.path(args.output or f'{args.workdir}/explanations')
-  photos = unseen.find(args.input, without=output) if args.input else None
+  given = unseen.find(args.input, without=output) if args.input else None
   stored, meta = embeddings.read(
       files.path(args.workdir) / 'embeddings' / 'train.npz')
   allocator.keep_freed_memory()
   settings = _settings(args, meta.get('image_shape', (1, 1)))
-  found, name = _load(args)
+  feature = _feature(args)
+  if feature == detector.WINDOWS:
+    _explain_places(args, given, output)
+    return
+  found, name = _load(args, feature)
   settings = dataclasses.replace(settings, methods=_possible(
       settings.methods, bool(args.method), found, name))
   problem = _problem(found, stored)
   both = explainer.networks(found, name, stored, problem)
   baseline = _baseline(args.baseline, both[0], problem.fitted.image)
-  print(f"{name} on '{args.feature}' of {args.workdir}, step "
+  print(f"{name} on '{feature}' of {args.workdir}, step "
         f'{found.about["step"]}; baseline: {baseline}', flush=True)
-  about = {'workdir': args.workdir, 'run': found.about, 'explained': name,
-           'feature': args.feature, 'baseline': baseline,
-           'false_alarm_rate': args.false_alarm_rate,
-           'calibration': found.calibration,
-           'settings': settings.__dict__}
-  if photos:
-    images, tally = chosen.of_files(photos, found, both[0], args.count)
-    about |= {'scored': tally.scored, 'unreadable': [
-        path for path, _ in tally.unreadable]}
+  about = _about(args, found, name) | {
+      'baseline': baseline, 'settings': settings.__dict__}
+  if given:
+    images, tally = chosen.of_files(
+        given, found, args.count, None if both[0].judge else both[0].score)
+    about |= _counts(tally)
   else:
     images = chosen.of_test(problem, _test_scores(
         found, both[0], name, args.workdir), args.count)
   _check_apart(images, found.parts().others)
-  writer = Writer(
+  writer = feature_explanations.Writer(
       output, both, problem, settings, name=name, baseline=baseline,
       cosine=_is_cosine(found, both[0]), count=args.neighbours,
       seed=found.about.get('seed', 0), arrays=args.arrays,
@@ -347,7 +337,8 @@ def main() -> None:
   _explain_all(writer, images)
   about |= {'images': len(images), 'methods': explanation_tables.summary(
       writer.rows, writer.maps)}
-  _write(output, writer, about)
+  tables.write(output / 'explanations.csv', explanation_tables.COLUMNS,
+               writer.rows, about)
   print(f'{explanation_tables.show(about["methods"])}\n\nwrote {output}')
   for line in explanation_tables.warnings(writer.rows, settings.tolerance):
     print(f'warning: {line}', file=sys.stderr)

@@ -195,6 +195,15 @@ class Neighbour(NamedTuple):
   path: str = ''  # where it came from, if from a file
 
 
+def neighbour(problem: protocols.Problem, row: int, distance: float
+              ) -> Neighbour:
+  """Returns the normal training image of a row of `problem.fitted`."""
+  path = problem.fitted.path
+  return Neighbour(
+      problem.fitted.image[row], problem.fitted_index[row], distance,
+      '' if path is None else str(path[row]))
+
+
 class Network(NamedTuple):
   """A network with the score that is explained.
 
@@ -255,6 +264,12 @@ def _network(found, name, train):
       parts.pretext, parts.variables, found.feature,
       [fitted for fitted, _ in parts.calibrated.parts])
   return Network(score, found.judge, found.embed, train)
+
+
+def is_cosine(classifier: Any) -> bool:
+  """Tells whether a fitted classifier looks at the directions of rows only."""
+  return (getattr(classifier, 'norm', None) == 'l2'
+          or getattr(classifier, 'metric', None) == 'cosine')
 
 
 def nearest(train: np.ndarray, test: np.ndarray, count: int, cosine: bool

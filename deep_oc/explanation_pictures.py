@@ -4,6 +4,8 @@
   baseline | the same of the same network with random weights
   the nearest normal training images, with their distances
 
+Or, of a heat map, its highest places and the normal ones most like them.
+
 Orange is what raises the score, blue what lowers it, laid over the image in
 pale grey; the two are told apart by the colour-blind and in grey print the
 stronger is the darker. Every map has a scale of its own, for the units differ.
@@ -14,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from deep_oc import explainer, plots
+from deep_oc import explainer, places, plots
 
 _CLIP = 99.5  # percentile of |map| from which on colours are full
 _SMOOTH = 1 / 96  # sigma of what is drawn, as a share of the image's side
@@ -65,6 +67,77 @@ def draw(image: np.ndarray, mask: np.ndarray | None, baseline: np.ndarray,
           f"{texts['distance']} {each.distance:.4g}")
   _legend(foot)
   return plots.png(figure, command)
+
+
+def draw_places(image: np.ndarray, mask: np.ndarray | None, heat: np.ndarray,
+                found: Sequence[places.Place],
+                near: Sequence[Sequence[explainer.Neighbour]],
+                texts: Mapping[str, str], command: str) -> bytes:
+  """Draws an image's highest places, and the normal ones most like them.
+
+  Args:
+    image: u8[h, w, 3].
+    mask: bool[h, w], outlined; None if not known.
+    heat: u8[h, w, 3], the heat map over it.
+    found: the places.
+    near: to each the normal images that have the nearest, whose middle is to
+      be the place; with the features' distance.
+    texts: 'name', above all; 'verdict', below it.
+    command: what made it, kept in the file.
+  """
+  columns = 1 + max(2, *map(len, near))
+  height = np.array([_TILE * np.clip(image.shape[0] / image.shape[1], 0.25, 2),
+                     *[_TILE] * len(found)]) + 0.44
+  figure = plots.new_figure(columns * _TILE + 0.3, height.sum() + 0.6, dpi=130)
+  head, body = figure.subfigures(2, 1, height_ratios=(0.5, height.sum()))
+  _say(head, texts)
+  axes = body.subplots(1 + len(found), columns,
+                       gridspec_kw={'height_ratios': height})
+  for each in axes.ravel():
+    each.set_axis_off()
+  for axis, shown_image, title in ((axes[0, 0], image, 'input'),
+                                   (axes[0, 1], heat, 'heat map')):
+    _tile(axis, shown_image, title)
+    _outline(axis, mask)
+  for row, (place, normal) in enumerate(zip(found, near, strict=True), 1):
+    _number_square(axes[0, 0], place, row, image.shape)
+    _tile(axes[row, 0], cut(image, place.x, place.y), f'place {row}',
+          f'score {place.score:.4g}')
+    for column, (each, where) in enumerate(
+        zip(normal, place.near, strict=True), 1):
+      _tile(axes[row, column], cut(each.pixels, where.x, where.y),
+            _named('' if column > 1 else 'nearest: ', each),
+            f'distance {each.distance:.4g}')
+  return plots.png(figure, command)
+
+
+def cut(image: np.ndarray, x: float, y: float) -> np.ndarray:
+  """Cuts the square around a point out of u8[h, w, 3]; beyond is white.
+
+  Args:
+    image: u8[h, w, 3].
+    x, y: the point, as shares of the width and height.
+  """
+  h, w, _ = image.shape
+  half = round(places.APART * max(h, w))
+  image = np.pad(image, ((half, half), (half, half), (0, 0)),
+                 constant_values=255)
+  top, left = round(y * h), round(x * w)
+  return image[top:top + 2 * half, left:left + 2 * half]
+
+
+def _number_square(axes, place, number, shape):
+  """Draws the outline of what `cut` shows, and its number."""
+  h, w, _ = shape
+  x, y, half = place.x * w, place.y * h, places.APART * max(h, w)
+  right, left = min(x + half, w - 1), max(x - half, 0)
+  bottom, top = min(y + half, h - 1), max(y - half, 0)
+  for colour, width in (('white', 2.2), ('black', 0.9)):
+    axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top],
+              color=colour, linewidth=width)
+  axes.text(left + 0.02 * w, top + 0.02 * h, str(number), size=8, va='top',
+            bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 1})
+  axes.set(xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
 
 
 def _named(prefix, neighbour):

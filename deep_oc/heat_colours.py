@@ -6,10 +6,12 @@ they are read alike by the colour-blind and in grey print.
 """
 import functools
 import math
+import os
 from typing import NamedTuple
 
 import numpy as np
 
+from deep_oc import embeddings
 from deep_oc.errors import InputError
 
 
@@ -58,6 +60,22 @@ def scale(maps: np.ndarray, anomaly: np.ndarray | None = None) -> Scale:
       (anomaly, 0.9), (~anomaly, 0.99)) if part.any()]
   knee = 2 * (np.median(peak[normal]) - low)
   return Scale(float(low), float(max(*high, low)), float(knee) or math.inf)
+
+
+def of_run(workdir: str | os.PathLike, method: str) -> Scale | None:
+  """Returns the scale of a run's own pictures, None if it has none.
+
+  Args:
+    workdir: the run's folder.
+    method: of the maps, 'windows' or 'gradcam'.
+
+  Raises:
+    InputError: its maps cannot be read.
+  """
+  arrays, _ = embeddings.read_maps(workdir)
+  if f'map_{method}' not in arrays:
+    return None
+  return scale(arrays[f'map_{method}'], arrays['anomaly'] != 0)
 
 
 def colours(values: np.ndarray, limits: Scale) -> np.ndarray:

@@ -103,9 +103,7 @@ def fit(spec: str, train: np.ndarray, seed: int = 0, limit: int = LIMIT) -> Any:
   Raises:
     InputError: no such classifier, or its parameters cannot be.
   """
-  if len(train) > limit:
-    random = np.random.default_rng(seed)
-    train = train[np.sort(random.choice(len(train), limit, replace=False))]
+  train = train[drawn(len(train), limit, seed)]
   classifier = create(spec, seed)
   try:
     classifier.fit(classifiers.real(train))
@@ -114,6 +112,15 @@ def fit(spec: str, train: np.ndarray, seed: int = 0, limit: int = LIMIT) -> Any:
       raise
     raise InputError(f'cannot fit {spec}: {error}') from error
   return classifier
+
+
+def drawn(n: int, limit: int, seed: int = 0) -> np.ndarray:
+  """Returns which of n rows `fit` takes, i64[m], sorted; m is `limit` at most.
+  """
+  if n <= limit:
+    return np.arange(n)
+  random = np.random.default_rng(seed)
+  return np.sort(random.choice(n, limit, replace=False))
 
 
 def anomaly_score(classifier: Any, test: np.ndarray, jit: bool | None = None

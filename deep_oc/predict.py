@@ -54,7 +54,7 @@ import tqdm
 from absl import flags
 from PIL import PngImagePlugin
 
-from deep_oc import (cli, embeddings, files, heat_colours, oneclass, pictures,
+from deep_oc import (cli, files, heat_colours, oneclass, pictures,
                      provenance, thresholds, unseen)
 from deep_oc.bundle import regions
 from deep_oc.data import _layout
@@ -101,7 +101,7 @@ class MapWriter:
                arrays: bool, command: str):
     self._found, self._folder = found, folder
     self._arrays, self._command = arrays, command
-    self._limits = _limits(workdir, f'map_{found.localizes}')
+    self._limits = heat_colours.of_run(workdir, found.localizes)
     self.written: set[str] = set()
 
   def write(self, names: Sequence[str], images: np.ndarray,
@@ -144,14 +144,6 @@ def _where_it_fits() -> Iterator[None]:
     if getattr(error.__cause__, 'errno', None) != errno.ENAMETOOLONG:
       raise
     tqdm.tqdm.write(f'skipped: {photos.shown(str(error))}', sys.stderr)
-
-
-def _limits(workdir: str, name: str) -> heat_colours.Scale | None:
-  """Returns the scale of the run's own pictures, None if it has none."""
-  arrays, _ = embeddings.read_maps(workdir)
-  if name not in arrays:
-    return None
-  return heat_colours.scale(arrays[name], arrays['anomaly'] != 0)
 
 
 def _rows(paths, judged, found):

@@ -171,13 +171,6 @@ def _own_score(known: tuple[str, ...], name: str | None) -> str:
   return name or known[0]
 
 
-def check_pooled(feature: str, what: str) -> None:
-  """Raises InputError if a feature is none that a classifier was fitted to."""
-  if feature == WINDOWS:
-    raise InputError(f"{what} scores of features, not '{WINDOWS}', the largest "
-                     'value of a heat map; choose another feature')
-
-
 def _prepared(pictures: Iterable[unseen.Picture],
               prepare: Callable[[unseen.Picture], np.ndarray],
               learnt: Iterable[np.ndarray]) -> np.ndarray:

@@ -15,8 +15,9 @@ from PIL import Image
 import deep_oc
 from deep_oc import (attributions, chosen, detector, differentiable, embeddings,
                      experiment, explain, explainer, explanation_pictures,
-                     explanation_tables, oneclass, photos, pixel_metrics,
-                     pretexts, step, tables, thresholds, train, unseen)
+                     explanation_tables, feature_explanations, oneclass, photos,
+                     pixel_metrics, pretexts, step, tables, thresholds, train,
+                     unseen)
 from deep_oc.errors import InputError
 from tests import untrained
 
@@ -109,8 +110,7 @@ def test_files_are_chosen_by_their_scores_if_not_all_are(
     take(paths, np.zeros((3, 2, 2, 3), np.uint8), judged, None)
     return types.SimpleNamespace(scored=3)
   monkeypatch.setattr(photos, 'score', scored)
-  network = types.SimpleNamespace(judge=True)
-  got, _ = chosen.of_files(images, None, network, count)
+  got, _ = chosen.of_files(images, None, count)
   assert [each.name for each in got] == (names or ['c.png', 'a.png', 'b.png'])
   assert {each.why for each in got} == {why}
 
@@ -132,16 +132,16 @@ def test_near_images_are_told_apart_where_float32_would_not():
 def test_neighbours_are_told_by_the_names_of_their_files(
     path, said, monkeypatch):
   drawn = []
-  monkeypatch.setattr(explain.Writer, '_explained', lambda *_: (None, []))
-  monkeypatch.setattr(explain.Writer, '_draw', lambda *args: drawn.extend(
-      args[4]))
+  writer = feature_explanations.Writer
+  monkeypatch.setattr(writer, '_explained', lambda *_: (None, []))
+  monkeypatch.setattr(writer, '_draw', lambda *args: drawn.extend(args[4]))
   monkeypatch.setattr(explanation_tables, 'rows', lambda *_, **__: [])
   normal = types.SimpleNamespace(
       image=np.zeros((2, 4, 4, 3), np.uint8), path=path and np.array(path))
   trained = types.SimpleNamespace(
       train=np.float32([[1, 0], [0, 1]]), judge=None,
       embed=lambda image: np.float32([[1, 0.1]]))
-  explain.Writer(
+  writer(
       None, (trained, None), types.SimpleNamespace(
           fitted=normal, fitted_index=np.array([7, 9])),
       types.SimpleNamespace(methods=()), name='', baseline='', cosine=True,
@@ -485,7 +485,7 @@ def test_gradcam_is_left_out_of_an_encoder_without_a_map(monkeypatch):
 def test_a_config_without_a_task_is_one_line(tmp_path):
   (tmp_path / 'config.json').write_text('{"config": {"experiment": "a"}}')
   with pytest.raises(InputError, match='the config lacks'):
-    explain._load(types.SimpleNamespace(workdir=str(tmp_path)))
+    explain._load(types.SimpleNamespace(workdir=str(tmp_path)), 'pool')
 
 
 def test_other_normal_images_than_those_embedded_are_refused(run):

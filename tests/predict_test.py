@@ -297,7 +297,7 @@ def test_regions_are_outlined_in_the_heat_maps(tmp_path, monkeypatch):
       drawn.append(args[2]), panel(*args, **kwargs))[1])
   monkeypatch.setattr(predict.pictures, 'with_legend', lambda *args: (
       told.append(args[2]), with_legend(*args))[1])
-  monkeypatch.setattr(predict, '_limits', lambda *_: None)
+  monkeypatch.setattr(predict.heat_colours, 'of_run', lambda *_: None)
   heat = np.full((1, 16, 16), 50, np.float32)
   heat[0, 3:5, 7:9] = 200
   for feature in ('windows', 'pool'):

@@ -11,7 +11,8 @@ arguments of one. A method has
 - `fit_maps(variables, train, image)`: both, in less memory;
 - `classifier`: the density's name, and `parameters()`: what defines it.
 
-Those of densities of places are in `grids`, those of whole images in `whole`.
+Those of densities of places are in `grids`, of several sizes in `multiscale`,
+those of whole images in `whole`.
 """
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,8 @@ import flax.linen as nn
 
 from deep_oc import errors, plugins
 from deep_oc.maps import _arguments
-from deep_oc.maps.grids import Grid, Multiscale, Part, Stages, Windows
+from deep_oc.maps.grids import Grid, Part, Stages, Windows
+from deep_oc.maps.multiscale import Multiscale
 from deep_oc.maps.whole import GradCam, ScoreMap, score_map
 
 __all__ = ['METHODS', 'GradCam', 'Grid', 'Method', 'Multiscale', 'Part',

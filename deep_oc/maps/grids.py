@@ -2,7 +2,7 @@
 import abc
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,11 +15,19 @@ from deep_oc.maps import _arguments, _batches, _pixels
 
 _MEMORY = 2**29  # bytes of window features, of training and of others
 
-# Classifiers whose scores are from 0 on.
-DISTANCES = ('knn', 'knn_cosine', 'nn', 'mahalanobis')
-
 # Where the rows of windows of a band begin, i64[r], and the density there.
 Part = tuple[np.ndarray, densities.SharedDensity | densities.PositionDensity]
+
+
+class Normal(NamedTuple):
+  """What a shared density is fitted to.
+
+  Attributes:
+    place: i64[k, 3], image, row and column.
+    feature: f32[k, d].
+  """
+  place: np.ndarray
+  feature: np.ndarray
 
 
 class Grid(abc.ABC):
@@ -77,6 +85,10 @@ class Grid(abc.ABC):
     """
 
   @abc.abstractmethod
+  def middles(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where the places' middles lie, f64[gh], f64[gw], in pixels."""
+
+  @abc.abstractmethod
   def _dimension(self, image: np.ndarray) -> int:
     """Returns how many columns the features of u8[n, h, w, c] have."""
 
@@ -110,10 +122,17 @@ class Grid(abc.ABC):
   def maps_by(self, parts: Iterable[Part], image: np.ndarray,
               description: str | None = None) -> np.ndarray:
     """Does what `maps` does, with densities that may be fitted meanwhile."""
-    grid = np.concatenate([self._score(density, image, rows, description)
-                           for rows, density in parts], axis=1)
     return windows.upsample(
-        grid, *self.weights(*image.shape[1:3])).astype(np.float32)
+        self._scores(parts, image, description),
+        *self.weights(*image.shape[1:3])).astype(np.float32)
+
+  def scores(self, image: np.ndarray) -> np.ndarray:
+    """Maps u8[m, h, w, c] to scores of the places, f64[m, gh, gw]."""
+    return self._scores(self.parts_, image, None)
+
+  def features(self, image: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Maps u8[m, h, w, c] and places i64[k, 3] to features f32[k, d]."""
+    return self._look(image, place)
 
   def fits(self, variables: Mapping[str, Any], train: np.ndarray,
            description: str | None = None) -> Iterator[Part]:
@@ -124,7 +143,11 @@ class Grid(abc.ABC):
     self._look = functools.partial(self._embed, variables)
     rows, _ = self.grid(*train.shape[1:3])
     if self.positions == 'shared':
-      self.density_ = self._new().fit(self._sample(train, description))
+      place = self._sample(*train.shape[:3])
+      feature = self._look(train, place, description and f'{description} fit')
+      self.density_ = self._new().fit(feature)
+      fitted = oneclass.drawn(len(place), self.limit, self.seed)
+      self.normal_ = Normal(place[fitted], feature[fitted])
       yield rows, self.density_
       return
     bands = np.array_split(
@@ -137,18 +160,21 @@ class Grid(abc.ABC):
       yield band, self.density_
     self.density_.shrinkage_ = np.concatenate(shrinkage)  # of the whole grid
 
-  def _sample(self, train, description):
-    """Returns features f32[k, d] of random places of all images."""
-    rows, columns = self.grid(*train.shape[1:3])
+  def _sample(self, n, height, width):
+    """Returns random places of all n images, i64[k, 3]."""
+    rows, columns = self.grid(height, width)
     # So many of all, in proportion of rows and of columns.
-    share = min(self.limit / (len(train) * len(rows) * len(columns)), 1)**0.5
+    share = min(self.limit / (n * len(rows) * len(columns)), 1)**0.5
     down, across = (max(round(share * len(each)), 1)
                     for each in (rows, columns))
     rng = np.random.default_rng(self.seed)
-    place = np.concatenate([
+    return np.concatenate([
         windows.places(1, _some(rng, rows, down), _some(rng, columns, across))
-        + [i, 0, 0] for i in range(len(train))])
-    return self._look(train, place, description and f'{description} fit')
+        + [i, 0, 0] for i in range(n)])
+
+  def _scores(self, parts, image, description):
+    return np.concatenate([self._score(density, image, rows, description)
+                           for rows, density in parts], axis=1)
 
   def _score(self, density, image, rows, description):
     many = max(_MEMORY // self._bytes(image, rows), 1)
@@ -213,6 +239,10 @@ class Windows(Grid):
     """Returns f64[h, gh] and f64[w, gw]; see `windows.weights`."""
     return tuple(windows.weights(length, self.side, self.stride, self.sigma)
                  for length in (height, width))
+
+  def middles(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns f64[gh] and f64[gw], in pixels."""
+    return tuple(begin + self.side / 2 for begin in self.grid(height, width))
 
   def parameters(self) -> dict[str, object]:
     """Returns what defines the fitted densities, JSON-able."""
@@ -280,11 +310,14 @@ class Stages(Grid):
 
   def weights(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns f64[h, gh] and f64[w, gw], of Gaussians around the middles."""
-    return tuple(
-        _pixels.weights(length, middle[inside] - 0.5, self.sigma)
-        for length, middle, inside in zip(
-            (height, width), self._middles(height, width),
-            self.grid(height, width), strict=True))
+    return tuple(_pixels.weights(length, middle - 0.5, self.sigma)
+                 for length, middle in zip(
+                     (height, width), self.middles(height, width), strict=True))
+
+  def middles(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns f64[gh] and f64[gw], in pixels."""
+    return tuple(middle[inside] for middle, inside in zip(
+        self._middles(height, width), self.grid(height, width), strict=True))
 
   def embed(self, variables: Mapping[str, Any], image: jax.Array) -> jax.Array:
     """Maps f32[n, h, w, c] to the features of the grid, f32[n, gh, gw, d]."""
@@ -309,91 +342,6 @@ class Stages(Grid):
 
   def _shape(self, height, width):
     return stage_maps.shape(self._pretext, self.stages, height, width)
-
-
-class Multiscale:
-  """Multiplies the maps of windows of several sizes, by element.
-
-  Yi and Yoon, ACCV 2020 (https://arxiv.org/abs/2006.16067), section 3.4: what
-  is far from the normal at every size is abnormal. Scores have to be distances,
-  from 0 on.
-  """
-  learns_from = 'image'
-
-  def __init__(self, pretext: nn.Module, seed: int, *, side: Sequence[int],
-               stride: Sequence[int], positions: str = 'shared',
-               classifier: str = 'knn(k=1)', reg_covar: float = 1e-6,
-               sigma: float | None = None, limit: int = oneclass.LIMIT):
-    """Checks the arguments.
-
-    Args:
-      pretext: the task, whose encoder embeds windows of each `side`.
-      seed: see `Windows`, as for all that are not here.
-      side, stride: of the windows of each size, in pixels.
-      positions: see `Windows`.
-      classifier: one of `DISTANCES`, unless each position has its density.
-      reg_covar: see `Windows`.
-      sigma: see `Windows`.
-      limit: see `Windows`; of each size.
-
-    Raises:
-      InputError: as of `Windows`, sizes without as many strides, or scores that
-        may be below 0.
-    """
-    side, stride = (each if _arguments.is_several(each) else (each,)
-                    for each in (side, stride))
-    if len(side) != len(stride) or not side:
-      raise InputError(f'localize has {len(side)} sides of windows and '
-                       f'{len(stride)} strides; give one of each per size')
-    self.scales = [Windows(
-        pretext, seed, side=each, stride=apart, positions=positions,
-        classifier=classifier, reg_covar=reg_covar, sigma=sigma, limit=limit)
-                   for each, apart in zip(side, stride, strict=True)]
-    if positions != 'each' and classifier.partition('(')[0] not in DISTANCES:
-      raise InputError(
-          f'maps of several sizes are multiplied, and scores by {classifier} '
-          'may be below 0; localize.classifier must be one of '
-          f"{', '.join(DISTANCES)}, or localize.positions 'each'")
-    self.classifier = classifier
-
-  def check(self, height: int, width: int) -> None:
-    """Raises InputError if the windows do not fit such images."""
-    for each in self.scales:
-      each.check(height, width)
-
-  def fit(self, variables: Mapping[str, Any], train: np.ndarray,
-          description: str | None = None) -> 'Multiscale':
-    """Fits the densities to normal u8[n, h, w, c]."""
-    for each in self.scales:
-      each.fit(variables, train, each.about(description))
-    return self
-
-  def maps(self, image: np.ndarray, description: str | None = None
-           ) -> np.ndarray:
-    """Maps u8[m, h, w, c] to f32[m, h, w], higher = more anomalous."""
-    return np.prod([each.maps(image, each.about(description))
-                    for each in self.scales], axis=0)
-
-  def fit_maps(self, variables: Mapping[str, Any], train: np.ndarray,
-               image: np.ndarray, description: str | None = None
-               ) -> np.ndarray:
-    """Does both, holding the densities of one size at once."""
-    return np.prod([
-        each.fit_maps(variables, train, image, each.about(description))
-        for each in self.scales], axis=0)
-
-  def parameters(self) -> dict[str, object]:
-    """Returns what defines the fitted densities, JSON-able.
-
-    A list of each size's, where they differ.
-    """
-    scales = [each.parameters() for each in self.scales]
-    found = {}
-    for name in scales[0]:
-      values = [each[name] for each in scales]
-      alike = all(value == values[0] for value in values)
-      found[name] = values[0] if alike else values
-    return found
 
 
 def _some(rng: np.random.Generator, values: np.ndarray, count: int
