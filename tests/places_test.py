@@ -1,15 +1,17 @@
 """The highest places of a heat map and the normal ones most like them."""
 import csv
 import json
+import shutil
+import types
 
 import numpy as np
 import pytest
-from conftest import the_error
 from PIL import Image
 
 import deep_oc
-from deep_oc import (embed, explanation_pictures, features, localize, places,
-                     sharding)
+from deep_oc import (embed, explain, explanation_pictures, features, localize,
+                     places, sharding, trained_run)
+from deep_oc.errors import InputError
 from tests import untrained
 
 SIDE, BEGIN = 8, (0, 6, 12)  # windows of images of 20 pixels
@@ -151,31 +153,46 @@ def test_photos_are_explained_too(run, binary, tmp_path):
                 f'--input={run.parent}/data/test/scratch', '--count=1',
                 '--false_alarm_rate=0.2', f'--output={tmp_path}')
   assert not done.returncode, done.stderr
-  assert [each.name for each in tmp_path.glob('*.png')] == ['28.png.png'] or [
-      each.name for each in tmp_path.glob('*.png')] == ['29.png.png']
+  [drawn] = tmp_path.glob('*.png')
+  assert drawn.name in ('28.png.png', '29.png.png')
   about = json.loads((tmp_path / 'explanations.json').read_text())
   assert about['scored'] == 2 and about['unreadable'] == []
 
 
-@pytest.mark.parametrize('flag', ['--method=gradcam', '--score=kde',
-                                  '--side=3'])
+def _feature(run, **given):
+  args = dict.fromkeys(explain._OF_POOLED) | {
+      'method': [], 'feature': None, 'workdir': str(run)} | given
+  return explain._feature(types.SimpleNamespace(**args))
+
+
+def test_pooled_features_are_explained_unless_heat_maps_judge(
+    run, monkeypatch):
+  assert _feature(run) == 'pool'  # something was trained
+  monkeypatch.setattr(trained_run, 'recommended', lambda workdir: 'windows')
+  assert _feature(run) == _feature(run, feature='windows') == 'windows'
+  assert _feature(run, score='kde') == _feature(run, side=3) == 'pool'
+  assert _feature(run, feature='head') == 'head'
+
+
+@pytest.mark.parametrize('flag, value', [
+    ('method', ['gradcam']), ('score', 'kde'), ('side', 3)])
 def test_what_is_of_pooled_features_is_refused_beside_windows(
-    run, binary, flag):
-  line = the_error(binary('explain', f'--workdir={run}', '--feature=windows',
-                          flag))
-  assert f'takes no {flag.partition("=")[0]}; --feature=pool' in line
+    run, flag, value):
+  with pytest.raises(InputError,
+                     match=f'takes no --{flag}; --feature=pool explains'):
+    _feature(run, feature='windows', **{flag: value})
 
 
 def test_a_density_for_each_position_has_no_places_to_compare(
-    run, binary, tmp_path):
+    run, monkeypatch, tmp_path):
   content = json.loads((run / 'config.json').read_text())
   content['config']['localize'] |= {
       'positions': 'each', 'classifier': 'gde_ledoit_wolf'}
   other = tmp_path / 'run'
   (other / 'embeddings').mkdir(parents=True)
   (other / 'config.json').write_text(json.dumps(content))
-  train = (run / 'embeddings/train.npz').read_bytes()
-  (other / 'embeddings/train.npz').write_bytes(train)
-  line = the_error(binary('explain', f'--workdir={other}',
-                          '--feature=windows'))
-  assert "share a density (localize.positions='shared')" in line
+  shutil.copy(run / 'embeddings/train.npz', other / 'embeddings')
+  with pytest.raises(InputError, match='share a density .*=.shared'):
+    _feature(other, feature='windows')
+  monkeypatch.setattr(trained_run, 'recommended', lambda workdir: 'windows')
+  assert _feature(other) == 'pool'
