@@ -59,6 +59,8 @@ def test_the_highest_are_chosen_one_after_the_other_apart_from_each_other():
   assert len(found) == 4
   assert places.highest(grid, rows, columns, 5, 2).tolist() == [[1, 1], [1, 2]]
   assert len(places.highest(grid, rows, columns, 99, 4)) == 1
+  assert places.highest(grid[[0, 1, 4]], rows[:3], columns, 10, 3).tolist() == [
+      [1, 1], [2, 1], [1, 5]]  # ten apart are apart
 
 
 def test_places_and_their_neighbours_are_those_of_the_features(detector):
@@ -132,8 +134,13 @@ def test_heat_maps_are_explained_by_normal_places(run, detector, binary,
     test = list(problem.test_index).index(int(row['index']))
     assert float(row['score']) == pytest.approx(judged.score[test], rel=1e-3)
     assert float(row['p_value']) == pytest.approx(judged.p_value[test])
-    assert float(row['x']) in (20, 50, 80) and float(row['nearest_y']) in (
-        20, 50, 80)
+    place = places.explain(
+        detector.method, detector.normal.fitted, problem.test.image[test], 3, 2
+    )[int(row['place']) - 1]
+    near = place.near[int(row['rank']) - 1]
+    for name, value in (('x', place.x), ('y', place.y), ('nearest_x', near.x),
+                        ('nearest_y', near.y)):
+      assert float(row[name]) == pytest.approx(100 * value)
     assert row['nearest_path'] == paths[row['nearest']]
     if row['rank'] == '1':
       assert row['place_score'] == row['distance']
@@ -145,7 +152,11 @@ def test_heat_maps_are_explained_by_normal_places(run, detector, binary,
     assert np.asarray(picture).std() > 20
   about = json.loads((tmp_path / 'explanations.json').read_text())
   assert (about['feature'], about['images']) == ('windows', 2)
-  assert 'place' not in done.stdout.splitlines()[1] and 'wrote' in done.stdout
+  _, head, *lines = done.stdout.splitlines()
+  assert head.split()[-2:] == ['nearest', 'distance']
+  assert len(lines) == 4 and lines[-1] == f'wrote {tmp_path}'
+  assert [line.split()[-1] for line in lines[:2]] == [
+      row['distance'] for row in rows if row['place'] == row['rank'] == '1']
 
 
 def test_photos_are_explained_too(run, binary, tmp_path):
