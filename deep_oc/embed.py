@@ -58,7 +58,7 @@ def restore(workdir: str, at: int | None = None, data_dir: str | None = None,
   asked = {name: value for name, value in asked.items() if value is not None}
   with config.unlocked():
     config.embed = {**config.get('embed', {}), **asked}
-  problem = experiment.problem(config)
+  problem = experiment.problem_of_run(config)
   if data_dir is not None:
     _check_same(workdir, problem, data_dir)
   pretext = experiment.pretext(config)

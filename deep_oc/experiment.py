@@ -203,6 +203,21 @@ def problem(config: ml_collections.ConfigDict, split: data.Split | None = None
   return found
 
 
+def problem_of_run(config: ml_collections.ConfigDict) -> protocols.Problem:
+  """Returns the problem that a trained run was given, by its config.
+
+  Raises:
+    InputError: as `problem`; of images that cannot be read it says that they
+      may have moved.
+  """
+  try:
+    split = data.load(**config.data)
+  except InputError as error:
+    raise InputError(f'the training images cannot be read ({error}); '
+                     '--data_dir says where they lie now') from error
+  return problem(config, split)
+
+
 def resolved(config: ml_collections.ConfigDict, problem: protocols.Problem
              ) -> ml_collections.ConfigDict:
   """Returns the config with the normal class as its label, not its name, and

@@ -198,12 +198,7 @@ def _load(args: Any, feature: str) -> tuple[detector.Detector, str]:
 
 def _problem(found: detector.Detector, stored: Mapping[str, Any]
              ) -> protocols.Problem:
-  try:
-    problem = experiment.problem(found.parts().config)
-  except InputError as error:
-    raise InputError(
-        'explanations show normal training images, which cannot be read '
-        f'({error}); --data_dir says where they lie now') from error
+  problem = experiment.problem_of_run(found.parts().config)
   if len(problem.fitted) != len(stored[found.feature]):
     raise InputError(
         f'the data set has {len(problem.fitted)} normal training images, '

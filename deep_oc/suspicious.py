@@ -233,7 +233,7 @@ def draw(workdir: pathlib.Path, ranking: Ranking, most: int,
     InputError: the images are not there, or others.
   """
   config = experiment.of_run(str(workdir), data_dir)
-  problem = experiment.problem(config)
+  problem = experiment.problem_of_run(config)
   train, _ = embeddings.read(workdir / 'embeddings' / 'train.npz', ['pixels'])
   embeddings.check_same(train.get('pixels'), problem.fitted.image,
                         problem.dataset)

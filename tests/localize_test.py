@@ -97,7 +97,8 @@ def test_localize_makes_the_maps_again_with_another_setting(run, binary):
     (['--set=name=gradcm'], 'gradcam'),
     (['--set=name=gradcam'], 'trained on crops'),
     (['--set=side=65'], 'windows of 65 pixels'),
-    (['--set=positions=all'], 'known: shared, each')])
+    (['--set=positions=all'], 'known: shared, each'),
+    (['--data_dir=/not/there'], '--data_dir says where they lie now')])
 def test_a_setting_that_cannot_be_is_one_line(run, binary, settings, words):
   line = the_error(binary('localize', f'--workdir={run}', *settings))
   assert words.lower() in line.lower(), line
