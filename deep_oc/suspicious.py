@@ -201,8 +201,9 @@ def _localizes(workdir):
 def _by_features(workdir, classifier, feature, seed, train, unlabelled, task):
   for name, arrays in ('train', train), ('unlabelled', unlabelled):
     if arrays is not None and feature not in embeddings.features(arrays):
+      windows = [WINDOWS] if _localizes(workdir) else []
       raise errors.unknown(f'feature in {workdir}/embeddings/{name}.npz',
-                           feature, embeddings.features(arrays))
+                           feature, [*embeddings.features(arrays), *windows])
   fitted = train[feature]
   classifier = classifier or oneclass.recommended(task, *fitted.shape)
   return _Judge(classifier, by_classifier(classifier, seed), fitted,

@@ -301,6 +301,14 @@ def test_what_cannot_be_ranked_is_an_error(tmp_path, kwargs, words):
     suspicious.rank(_write(tmp_path), **kwargs)
 
 
+def test_heat_maps_are_among_the_features_where_there_are_some(tmp_path):
+  _write(tmp_path)
+  embeddings.write(tmp_path / 'embeddings/maps.npz', {
+      'map_windows': np.zeros((1, 4, 6), np.float32)}, META)
+  with pytest.raises(InputError, match='known: pool, pixels, windows'):
+    suspicious.rank(tmp_path, feature='zzz')
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
   with pytest.raises(InputError, match=f'no embeddings at {tmp_path}.*embed'):
     suspicious.rank(tmp_path)
