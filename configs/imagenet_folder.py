@@ -10,11 +10,12 @@
 As `imagenet_mvtec`: heat maps and verdicts by what differs from all places of
 normal images, but the outermost ones, where what the edge cuts differs from
 image to image (results/imagenet_folds.csv). Defects at an edge are seen by the
-next; where they do not matter, --config.localize.border=16 looks at no place so
-many pixels, of 256, from one. A second set of images needs a name of its own:
---config.experiment=my_other_parts. `deep_oc/data/folder.py` tells how a folder
-may be laid out. The weights are those of an EfficientNet-Lite0; others by
---config.encoder.weights, see 'Trained weights' in deep_oc/README.md.
+next; where they do not matter, --config.localize.border=16 leaves out all that
+lies nearer to one than so many pixels, of 256. A second set of images needs a
+name of its own: --config.experiment=my_other_parts. `deep_oc/data/folder.py`
+tells how a folder may be laid out. The weights are those of an
+EfficientNet-Lite0; others by --config.encoder.weights, see 'Trained weights' in
+deep_oc/README.md.
 """
 from ml_collections import ConfigDict
 

@@ -24,8 +24,9 @@ alone:
 
 It is read back by another process, without Flax and this package, and compared
 with the trainer's scores of test images and noise in batches of several sizes.
-If they differ by more than 1e-5 nothing is written, and a bundle that was there
-stays. Everything is computed on the CPU, whose float32 is not rounded further.
+If they differ by more than 1e-5, those by heat maps by more than 1e-4, nothing
+is written, and a bundle that was there stays. Everything is computed on the
+CPU, whose float32 is not rounded further.
 """
 from __future__ import annotations
 
