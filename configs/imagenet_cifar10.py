@@ -38,7 +38,7 @@ def get_config(network: str = 'resnet50') -> ConfigDict:
     raise errors.unknown('network', network, ('resnet50', 'lite0'))
   config.optimizer = ConfigDict(dict(
       name='sgd', learning_rate=0.0, weight_decay=0.0, schedule='constant'))
-  config.train.update(batch=32, steps=1)  # which changes nothing
+  config.train.update(batch=8, steps=1)  # which changes nothing
   return config
 
 

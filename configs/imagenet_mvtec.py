@@ -51,7 +51,7 @@ def get_config(category: str = 'bottle') -> ConfigDict:
       mean=(0.485, 0.456, 0.406), sd=(0.229, 0.224, 0.225)))  # of ImageNet
   config.optimizer = ConfigDict(dict(
       name='sgd', learning_rate=0.0, weight_decay=0.0, schedule='constant'))
-  config.train.update(batch=32, steps=1)  # which changes nothing
+  config.train.update(batch=8, steps=1)  # which changes nothing
   config.localize = ConfigDict(dict(
       name='windows',
       stages=(3, 5),  # of the encoder: their maps side by side

@@ -28,6 +28,7 @@ first answer, an image alone, and as many as are worked on at once.
 from absl import flags
 
 from deep_oc import cli, config_files, oneclass, tables
+from deep_oc.errors import InputError
 
 if cli.works(__name__):
   import jax
@@ -62,6 +63,8 @@ def define_flags() -> None:
 
 def main() -> None:
   args = flags.FLAGS
+  if args.bundle and args.classifiers:
+    raise InputError('give one of --bundle and --classifiers, not both')
   jax.config.update('jax_enable_compilation_cache', False)  # it is timed
   if not args.bundle:  # which has its memory as it comes
     allocator.keep_freed_memory()

@@ -143,6 +143,11 @@ def test_too_large_a_batch_is_one_line(binary):
   assert 'Warning' not in done.stderr
 
 
+def test_one_thing_is_timed(binary):
+  done = binary('benchmark', '--bundle=a', '--classifiers=kde')
+  assert done.returncode == 2 and 'one of --bundle and --cl' in done.stderr
+
+
 def test_seconds_are_not_negative(binary):
   done = binary('benchmark', '--seconds=-1')
   assert done.returncode == 2 and '--seconds=-1' in done.stderr
