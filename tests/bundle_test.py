@@ -1,6 +1,7 @@
 """A bundle says what the detector says, and is refused if it is not whole."""
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,34 @@ def test_a_cpu_has_few_pixels_at_once(monkeypatch, cores, cpu, large, small,
   assert bundle.padded(999, 32, 32) == small
   assert bundle.padded(9999) == rows and bundle.padded(33) == 64
   assert bundle.padded(1, 256, 256) == 1
+  assert bundle.batch(1999, 1999) == bundle.padded(999, 1999, 1999) == 1
+
+
+def test_the_cores_are_those_that_the_process_may_use(monkeypatch):
+  monkeypatch.setattr(bundle, '_is_cpu', lambda: True)
+  monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {3, 5, 7},
+                      raising=False)
+  monkeypatch.setattr(os, 'cpu_count', lambda: 9)
+  assert bundle.pixels_at_once() == 3 * 2**16
+  monkeypatch.delattr(os, 'sched_getaffinity')  # as on a Mac
+  assert bundle.pixels_at_once() == 9 * 2**16
+
+
+def test_features_are_padded_by_their_number_alone(tmp_path, monkeypatch):
+  padded, asked = bundle.padded, []
+  monkeypatch.setattr(bundle, 'padded', lambda *of: (
+      asked.append(of), padded(*of))[1])
+  taken = bundle.load(served.write(tmp_path / 'bundle'))
+  taken.judge(_noise(3, served.SHAPE))
+  assert asked == [(3, *served.SHAPE[:2]), (3,)]
+
+
+@pytest.mark.parametrize('feature, wanted', [
+    ('pool', ([1, 2, 4, 8], [1, 2, 4, 8])), ('windows', ([1, 2, 4, 8], []))])
+def test_the_maps_that_are_judged_are_warmed_up_once(feature, wanted):
+  found = served.Fake(feature=feature)
+  worker.warm_up(found)
+  assert (found.seen, found.mapped) == wanted
 
 
 def test_nothing_is_left_to_compile_after_the_warm_up(whole, monkeypatch):
