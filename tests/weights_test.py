@@ -415,6 +415,9 @@ def test_heat_maps_judge_where_nothing_was_trained_unless_a_classifier_is_named(
   assert (named.feature, named.classifier) == ('pool', 'kde')
   assert trained_run.recommended(workdir) == 'windows'
   assert trained_run.recommended(workdir, 'kde') == 'pool'
+  embeddings.write(workdir / 'embeddings/maps.npz', {'index': np.arange(1)},
+                   {'localize': {'name': 'gradcam'}})  # by which it does now
+  assert trained_run.recommended(workdir) == 'pool'
 
 
 @pytest.mark.parametrize('mean, colours', [((), 1), ((0.5,), 1), (MEAN, 3)])
