@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import signal
 import time
+import types
 
 import jax
 import numpy as np
@@ -122,6 +123,16 @@ def test_large_images_go_through_a_few_at_a_time(finished, monkeypatch):
       state.variables, images)['pool']
   assert {len(each) for each in seen} == {3 + -3 % sharding.mesh().size}
   np.testing.assert_allclose(few, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('views, side, devices, batch, wanted', [
+    (1, 256, 1, 256, 2), (8, 64, 1, 256, 4), (8, 64, 3, 256, 6),
+    (1, 8, 1, 100, 100), (1, 1999, 1, 256, 1)])
+def test_views_and_devices_are_counted_in_what_passes_at_once(
+    monkeypatch, views, side, devices, batch, wanted):
+  monkeypatch.setattr(bundle, 'pixels_at_once', lambda: 2**17)
+  mesh = types.SimpleNamespace(size=devices)
+  assert features.at_once(views, side, side, mesh, batch) == wanted
 
 
 def test_seed_zero_twice_gives_the_same_csv_and_seed_one_another(
