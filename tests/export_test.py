@@ -12,7 +12,7 @@ from PIL import Image
 
 import deep_oc
 from deep_oc import (bundle, export, features, model_card, parity,
-                     programs, step)
+                     programs, scored, step)
 from deep_oc.errors import InputError
 from tests import parallel, untrained
 
@@ -112,6 +112,32 @@ def test_bad_input_is_one_line(folder, binary, args, words):
   done = binary('export', *(each.format(run=folder) for each in args))
   assert re.search(words, the_error(done))
   assert _content(folder) == before
+
+
+@pytest.mark.parametrize('feature, classifier, wanted', [
+    (None, None, 'windows'), (None, 'kde', 'pool'),
+    ('windows', None, 'windows'), ('head', None, 'head')])
+def test_what_judges_by_default_is_known_before_anything_is_fitted(
+    monkeypatch, feature, classifier, wanted):
+  checked = []
+  monkeypatch.setattr(export.flags, 'FLAGS', types.SimpleNamespace(
+      workdir='run', output='bundle', classifier=classifier, feature=feature,
+      onnx=True, false_alarm_rate=0.05, data_dir=None, calibration=None))
+  monkeypatch.setattr(export.jax.config, 'update', lambda *_: None)
+  monkeypatch.setattr(export.onnx_model, 'check_installed', lambda: None)
+  monkeypatch.setattr(export.onnx_model, 'check_passes', checked.append)
+  monkeypatch.setattr(export.portable_maps, 'apart', lambda *maps: maps)
+  monkeypatch.setattr(export.trained_run, 'windows', lambda workdir: [workdir])
+  monkeypatch.setattr(export.trained_run, 'recommended', lambda workdir, named:
+                      scored.recommended('frozen', 'windows', named))
+
+  def load(workdir, *, feature, classifier, **_):
+    raise InputError(f'{feature} by {classifier}')
+
+  monkeypatch.setattr(export.trained_run, 'load', load)
+  with pytest.raises(InputError, match=f'{wanted} by {classifier}'):
+    export.main()
+  assert len(checked) == (wanted == 'windows')
 
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(folder):
