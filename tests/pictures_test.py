@@ -139,6 +139,22 @@ def test_a_long_name_is_cut_and_the_score_stays():
   np.testing.assert_array_equal(short[:, -70:], long[:, -70:])
 
 
+def test_a_gallery_has_images_above_their_captions_and_below_a_title():
+  image = np.full((7, 64, 32, 3), 128, np.uint8)
+  short, long = (np.asarray(pictures.gallery(
+      image, [(text, '1.5')] * 7, text, 'note')) for text in ('x', 'x' * 999))
+  # A narrow image has room for its caption on both sides.
+  assert short.shape == (44 + 2 * (192 + 22 + 8), 6 * (8 + 160 + 8), 3)
+  for left in 8, 8 + 176:
+    assert (short[44:236, left + 32:left + 128] == 128).all()
+    assert (short[44:236, left:left + 32] == 255).all()
+  title, caption = np.s_[:44], np.s_[236:258, :8 + 160]
+  for line in title, caption:
+    np.testing.assert_array_equal(short[line][:, -20:], long[line][:, -20:])
+    assert (short[line][:, -20:] < 255).any()
+    assert (short[line][:, 8:20] < 255).any()
+
+
 def test_a_montage_has_the_highest_and_the_lowest_and_ranks_evenly_between():
   scores = np.random.default_rng(0).permutation(34)
   np.testing.assert_array_equal(scores[pictures.spread(scores)],
