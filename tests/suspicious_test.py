@@ -346,7 +346,9 @@ def _drawn(folder):
 
 
 def test_the_most_suspicious_are_drawn_in_their_order(of_digits):
-  done = _main(f'--workdir={of_digits}', '--pictures=7')
+  moved = of_digits.parent / 'moved.npz'
+  (of_digits.parent / 'digits.npz').rename(moved)
+  done = _main(f'--workdir={of_digits}', '--pictures=7', f'--data_dir={moved}')
   assert not done.returncode and not done.stderr
   assert done.stdout.endswith('suspicious.csv and suspicious.png\n')
   picture = _drawn(of_digits)
@@ -373,6 +375,17 @@ def test_of_few_images_no_more_are_drawn(of_digits):
   assert suspicious.draw(of_digits, few, 24).width == 2 * (192 + 16)
   assert [suspicious._caption(row)[1].split(', ')[0] for row in few.rows()] == [
       'contaminant', f'{ranking.score[1]:#.4g}']
+
+
+@pytest.mark.parametrize('row, wanted', [
+    (dict(index='7', path='a/b/c.png', score='1234.2', contaminant='0'),
+     ('3: c.png', '1234')),
+    (dict(index='7', path='', score='0.5', contaminant='1'),
+     ('3: 7', 'contaminant, 0.5000')),
+    (dict(index='7', path='', score='-1e-09', contaminant=''),
+     ('3: 7', '-1.000e-09'))])
+def test_below_a_picture_is_which_it_is_and_its_score(row, wanted):
+  assert suspicious._caption(row | {'rank': '3'}) == wanted
 
 
 def test_images_that_are_gone_or_others_are_not_drawn_but_listed(of_digits):
