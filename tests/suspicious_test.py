@@ -14,7 +14,7 @@ from conftest import the_error
 from PIL import Image
 
 from deep_oc import (data, embeddings, evaluate, metrics, oneclass,
-                     suspicious, thresholds)
+                     pictures, suspicious, thresholds)
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
 
@@ -368,13 +368,17 @@ def test_the_most_suspicious_are_drawn_in_their_order(of_digits):
   assert (picture[top + high:top + high + 192, step:] == 255).all()
 
 
-def test_of_few_images_no_more_are_drawn(of_digits):
+def test_of_few_images_no_more_are_drawn(of_digits, monkeypatch):
+  made, gallery = [], pictures.gallery
+  monkeypatch.setattr(pictures, 'gallery', lambda *args: (
+      made.append(args), gallery(*args))[1])
   ranking = suspicious.rank(of_digits)
-  few = dataclasses.replace(ranking, score=ranking.score[:2],
-                            contaminant=np.array([True, False]))
+  few = dataclasses.replace(ranking, score=ranking.score[:2])
   assert suspicious.draw(of_digits, few, 24).width == 2 * (192 + 16)
-  assert [suspicious._caption(row)[1].split(', ')[0] for row in few.rows()] == [
-      'contaminant', f'{ranking.score[1]:#.4g}']
+  [(_, captions, title, note)] = made
+  assert captions == [suspicious._caption(row) for row in few.rows()]
+  assert title.endswith(": kde on 'pool', fitted to the others")
+  assert note == '2 of 2, most suspicious first'
 
 
 @pytest.mark.parametrize('row, wanted', [
