@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from scipy import stats
 from tests import tiny
 
-from deep_oc import (allocator, batch_norm, benchmark, classifier_benchmark,
-                     config_files, convolution, jitted, oneclass, pretexts,
-                     step, step_benchmark, trace)
+from deep_oc import (allocator, batch_norm, benchmark, bundle_benchmark,
+                     classifier_benchmark, config_files, convolution, jitted,
+                     oneclass, pretexts, step, step_benchmark, trace)
 from deep_oc.errors import InputError
 
 
@@ -178,6 +178,19 @@ def test_the_images_are_of_the_size_of_those_that_are_trained_on(
   assert sizes == [wanted, (64, 64)]
   training = step_benchmark._training(config, wanted)
   assert training.images.shape[1:] == (*wanted, 3)
+
+
+def test_a_bundle_is_timed_as_asked_with_its_memory_as_it_comes(monkeypatch):
+  asked = []
+  monkeypatch.setattr(jax.config, 'update', lambda *_: None)
+  monkeypatch.setattr(allocator, 'keep_freed_memory', lambda: asked.append(
+      'memory is kept'))
+  monkeypatch.setattr(bundle_benchmark, 'benchmark', lambda *args: (
+      asked.append(args), [])[1])
+  monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(
+      bundle='bundle', classifiers=None, rounds=3, seconds=0.5, output=None))
+  benchmark.main()
+  assert asked == [('bundle', 3, 0.5)]
 
 
 def test_each_step_of_a_dispatch_has_its_own_augmentation():
