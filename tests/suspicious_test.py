@@ -230,7 +230,7 @@ def test_heat_maps_of_other_images_than_were_embedded_are_refused(
 def test_the_binary_writes_all_images_and_says_how_good_the_list_is(tmp_path):
   path = np.array([f'normal/{i}.png' for i in range(60)])
   done = _main(f'--workdir={_write(tmp_path, path=path)}')
-  assert not done.returncode, done.stderr
+  assert not done.returncode and not done.stderr, done.stderr
   rows = _rows(tmp_path)
   assert [row['rank'] for row in rows] == [str(i + 1) for i in range(60)]
   assert [row['contaminant'] for row in rows] == ['1'] * 6 + ['0'] * 54
