@@ -398,6 +398,18 @@ def test_images_that_moved_are_found_by_data_dir(
       for each in (run, finished)))
 
 
+def test_images_are_the_same_if_their_small_pictures_are_or_none_are_known():
+  image = np.random.default_rng(0).integers(0, 256, (2, 70, 65, 3), np.uint8)
+  stored = embeddings.pixels(image)
+  squares = image[:, :69, :63].reshape(2, 23, 3, 21, 3, 3)  # from the corner
+  np.testing.assert_array_equal(
+      stored.reshape(2, 23, 21, 3), squares.mean((2, 4)).round())
+  for known in stored, None:
+    embeddings.check_same(known, image, 'here')
+  with pytest.raises(InputError, match='here holds other normal images'):
+    embeddings.check_same(stored, image[::-1], 'here')
+
+
 def test_other_images_are_not_embedded_in_a_runs_place(
     finished, digits_npz, tmp_path):
   shutil.copytree(finished, tmp_path / 'run')
