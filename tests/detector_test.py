@@ -473,8 +473,11 @@ def test_maps_of_windows_are_told_where_the_training_images_lie_now(
   (workdir / 'config.json').write_text(content.replace(here, '/not/there'))
   lost = deep_oc.load(workdir, false_alarm_rate=0.2)
   assert lost.predict(image).shape == (1,)  # needs none of them
-  with pytest.raises(InputError, match='/not/there does not exist.* data_dir'):
+  words = '/not/there does not exist.*; give data_dir, where they lie now'
+  with pytest.raises(InputError, match=f'{words}$'):
     lost.heat_maps(image)
+  with pytest.raises(InputError, match=f"{words}, or .* feature, as 'pool'$"):
+    deep_oc.load(workdir, false_alarm_rate=0.2, feature='windows')
   np.testing.assert_array_equal(deep_oc.load(
       workdir, false_alarm_rate=0.2, data_dir=here).heat_maps(image), maps)
   shutil.copytree(here, tmp_path / 'other')
