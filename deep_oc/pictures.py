@@ -150,7 +150,7 @@ def panel(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None,
   wide = len(tiles) * (size[0] + _GAP) - _GAP
   width, top = max(wide, _NARROW), _line(font)
   canvas = Image.new('RGB', (width, top + size[1]), 'white')
-  said = ', '.join(filter(None, (f'score {_number(score)}', verdict)))
+  said = ', '.join(filter(None, (f'score {digits(score)}', verdict)))
   _heading(canvas, name, said, font)
   for i, tile in enumerate(tiles):
     left = (width - wide) // 2 + i * (size[0] + _GAP)
@@ -244,7 +244,7 @@ def with_legend(picture: Image.Image, limits: heat_colours.Scale,
   middle = canvas.width // 2
   for x, value, anchor in ((_GAP, limits.low, 'la'), (
       middle, limits.middle(), 'ma'), (_GAP + w, limits.high, 'ra')):
-    draw.text((x, top + line + 3), _number(value), 'black', font, anchor)
+    draw.text((x, top + line + 3), digits(value), 'black', font, anchor)
   for number, each in enumerate(told):
     draw.text((middle, top + (2 + number) * line), _short(each, font, w),
               'black', font, 'ma')
@@ -367,7 +367,8 @@ def _short(text, font, width):
   return text + '...'
 
 
-def _number(value):
+def digits(value: float) -> str:
+  """Returns four digits."""
   return f'{value:#.4g}'.rstrip('.')  # 3.210, and 1234 for 1234.
 
 

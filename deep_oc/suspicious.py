@@ -251,7 +251,7 @@ def draw(workdir: pathlib.Path, ranking: Ranking, most: int,
 def _caption(row):
   """Returns what stands below an image, to the left and to the right."""
   known = 'contaminant, ' if row['contaminant'] == '1' else ''
-  score = f"{float(row['score']):#.4g}".rstrip('.')
+  score = pictures.digits(float(row['score']))
   name = pathlib.PurePath(row['path'] or row['index']).name
   return f"{row['rank']}: {name}", known + score
 

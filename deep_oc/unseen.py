@@ -32,16 +32,10 @@ _FEATURE = (
     "an encoder that nothing was trained in, as ImageNet's.")
 
 
-def define_flags(help_on_feature: str = _FEATURE, feature: str | None = None
-                 ) -> None:
-  """Defines arguments of `deep_oc.trained_run.load`.
-
-  Args:
-    help_on_feature: what is said of --feature.
-    feature: its default, if that is not the one of `load`.
-  """
+def define_flags(feature: str = _FEATURE) -> None:
+  """Defines arguments of `deep_oc.trained_run.load`, with help on --feature."""
   flags.disclaim_key_flags()  # they are the binary's
-  flags.DEFINE_string('feature', feature, help_on_feature)
+  flags.DEFINE_string('feature', None, feature)
   flags.DEFINE_float(
       'false_alarm_rate', 0.05, 'The share of normal images that may be '
       'flagged.')
