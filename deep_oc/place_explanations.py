@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from deep_oc import (chosen, detector, explainer, explanation_pictures, files,
-                     heat_colours, places, progress, rendering)
+                     heat_colours, places, progress, provenance, rendering)
 
 COLUMNS = (
     'image', 'index', 'class', 'anomaly', 'chosen_as', 'score', 'p_value',
@@ -61,7 +61,8 @@ def write(found: detector.Detector, images: Sequence[chosen.Chosen],
       with files.replacing(folder / f'{image.name}.npz', 'wb') as file:
         np.savez(file, command=command, map=heat)
     about = {
-        'image': image.path or image.name, 'index': image.index,
+        'image': provenance.written(image.path or image.name),
+        'index': image.index,
         'class': image.kind, 'anomaly': image.anomaly, 'chosen_as': image.why,
         'score': judged.score[0], 'p_value': judged.p_value[0],
         'verdict': verdict}
@@ -87,5 +88,6 @@ def _rows(highest, near):
         zip(place.near, images, strict=True), 1):
       yield {'place': number, 'x': 100 * place.x, 'y': 100 * place.y,
              'place_score': place.score, 'rank': rank, 'nearest': image.index,
-             'nearest_path': image.path, 'nearest_x': 100 * where.x,
-             'nearest_y': 100 * where.y, 'distance': where.distance}
+             'nearest_path': provenance.written(image.path),
+             'nearest_x': 100 * where.x, 'nearest_y': 100 * where.y,
+             'distance': where.distance}

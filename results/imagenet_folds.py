@@ -8,12 +8,10 @@ nothing. So here the normal images are those of the training, each scored by
 what was fitted to the other four fifths of them, and the anomalous ones those
 of the test, whose score is the mean over the five fits. Nothing is trained.
 """
-import glob
-import sys
-
 import numpy as np
 
-from deep_oc import (embeddings, experiment, maps, metrics, suspicious, tables,
+import imagenet_runs
+from deep_oc import (embeddings, experiment, maps, metrics, suspicious,
                      thresholds, trained_run)
 
 COLUMNS = ('experiment', 'feature', 'classifier', 'border', 'normal',
@@ -54,18 +52,5 @@ def rows(workdir):
             parts.variables, fitted, others).max(axis=(1, 2)))
 
 
-def main():
-  runs = sorted(glob.glob('runs/lite0_imagenet_mvtec_*/*/seed0'))
-  if not runs:
-    sys.exit('no run of results/imagenet.sh in runs/')
-  table = []
-  for run in runs:
-    name = experiment.of_run(run).experiment
-    for each in rows(run):
-      table.append(dict(zip(COLUMNS, (name, *each), strict=True)))
-      print(name, *each, sep='  ', flush=True)
-  tables.write('results/imagenet_folds.csv', COLUMNS, table)
-
-
 if __name__ == '__main__':
-  main()
+  imagenet_runs.write('results/imagenet_folds.csv', COLUMNS, rows)

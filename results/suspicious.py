@@ -7,13 +7,10 @@ So many of the anomalous test images as the share says, drawn at random, join
 the training images, and `deep_oc.suspicious` ranks all. Nothing is trained in
 these runs, so that the features are those of a run that had them in its folder.
 """
-import glob
-import sys
-
 import numpy as np
 
-from deep_oc import (embeddings, experiment, metrics, suspicious, tables,
-                     trained_run)
+import imagenet_runs
+from deep_oc import embeddings, experiment, metrics, suspicious, trained_run
 
 COLUMNS = ('experiment', 'feature', 'classifier', 'share', 'images', 'defects',
            'draws', 'among_the_first', 'average_precision')
@@ -62,18 +59,5 @@ def rows(workdir):
         images, defects, largest, share, DRAWS_OF_MAPS)
 
 
-def main():
-  runs = sorted(glob.glob('runs/lite0_imagenet_mvtec_*/*/seed0'))
-  if not runs:
-    sys.exit('no run of results/imagenet.sh in runs/')
-  table = []
-  for run in runs:
-    name = experiment.of_run(run).experiment
-    for cells in rows(run):
-      table.append(dict(zip(COLUMNS, (name, *cells), strict=True)))
-      print(name, *cells, sep='  ', flush=True)
-  tables.write('results/suspicious.csv', COLUMNS, table)
-
-
 if __name__ == '__main__':
-  main()
+  imagenet_runs.write('results/suspicious.csv', COLUMNS, rows)

@@ -1,6 +1,7 @@
 """The highest places of a heat map and the normal ones most like them."""
 import csv
 import json
+import os
 import shutil
 import types
 
@@ -160,12 +161,15 @@ def test_heat_maps_are_explained_by_normal_places(run, detector, binary,
 
 
 def test_photos_are_explained_too(run, binary, tmp_path):
+  photos = shutil.copytree(run.parent / 'data/test/scratch', tmp_path / 'in')
+  (photos / '28.png').rename(photos / os.fsdecode(b'caf\xe9.png'))
   done = binary('explain', f'--workdir={run}', '--feature=windows',
-                f'--input={run.parent}/data/test/scratch', '--count=1',
+                f'--input={photos}', '--count=2',
                 '--false_alarm_rate=0.2', f'--output={tmp_path}')
   assert not done.returncode, done.stderr
-  [drawn] = tmp_path.glob('*.png')
-  assert drawn.name in ('28.png.png', '29.png.png')
+  assert {each.name for each in tmp_path.glob('*.png')} == {
+      os.fsdecode(b'caf\xe9.png.png'), '29.png.png'}
+  assert 'caf\\udce9.png' in done.stdout
   about = json.loads((tmp_path / 'explanations.json').read_text())
   assert about['scored'] == 2 and about['unreadable'] == []
 
