@@ -8,9 +8,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from deep_oc import (bundle, convolution, data, distributed, embeddings,
-                     experiment, orientation, pretexts, progress, protocols,
-                     sharding, step)
+from deep_oc import (convolution, data, distributed, embeddings, experiment,
+                     orientation, pretexts, progress, protocols, sharding, step)
+from deep_oc.bundle import passes
 from deep_oc.errors import InputError
 
 BATCH = 256  # images per forward pass, fewer if they are large
@@ -30,7 +30,7 @@ def embedder(pretext: nn.Module, mesh: jax.sharding.Mesh, batch: int = BATCH,
 
   Images of one size go through in batches of one size, the last one padded,
   so that one program serves all: at most `batch` images and the pixels that
-  `bundle.pixels_at_once` allows, of all views, rounded up to what the devices
+  `passes.pixels_at_once` allows, of all views, rounded up to what the devices
   share. Every process gets all features. They come from XLA's own convolutions,
   which round less than those of training and are those of a bundle: a density
   may stretch a rounding a thousandfold.
@@ -73,7 +73,7 @@ def at_once(views: int, height: int, width: int, mesh: jax.sharding.Mesh,
             batch: int = BATCH) -> int:
   """Returns how many images go through a network at once, at most."""
   size = min(
-      batch, max(bundle.pixels_at_once() // (views * height * width), 1))
+      batch, max(passes.pixels_at_once() // (views * height * width), 1))
   return size + -size % mesh.size
 
 

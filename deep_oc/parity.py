@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from deep_oc import bundle, detector, experiment, unseen
+from deep_oc import detector, experiment, unseen
+from deep_oc.bundle import passes
 from deep_oc.errors import InputError
 
 TOLERANCE = 1e-5  # of a score; see `relative`
@@ -95,7 +96,7 @@ def _wanted(images, found):
   Gaussian of 209 images in 512 dimensions made 6e-5 of a score of the last bit
   of its features: of what is not the same, no 1e-5 could be asked.
   """
-  judged = [found.judge(each, bundle.padded(len(each), *images.shape[1:3]))
+  judged = [found.judge(each, passes.padded(len(each), *images.shape[1:3]))
             for each in np.split(images, np.cumsum(SIZES))]
   return detector.Judged(*map(np.concatenate, zip(*judged, strict=True)))
 

@@ -13,6 +13,7 @@ from PIL import Image
 import deep_oc
 from deep_oc import bundle, export, files, unseen
 from deep_oc.bundle import __main__ as program
+from deep_oc.bundle import passes
 from deep_oc.errors import InputError
 from deep_oc.service import worker
 from tests import served, untrained
@@ -121,29 +122,29 @@ def test_any_number_of_images_goes_through(whole, folder):
     (2, False, 16, 256, 256)])
 def test_a_cpu_has_few_pixels_at_once(monkeypatch, cores, cpu, large, small,
                                       rows):
-  monkeypatch.setattr(bundle, '_is_cpu', lambda: cpu)
-  monkeypatch.setattr(bundle, '_cores', lambda: cores)
-  assert bundle.batch(256, 256) == 16 and bundle.batch(32, 32) == 256
-  assert bundle.padded(999, 256, 256) == large
-  assert bundle.padded(999, 32, 32) == small
-  assert bundle.padded(9999) == rows and bundle.padded(33) == 64
-  assert bundle.padded(1, 256, 256) == 1
-  assert bundle.batch(1999, 1999) == bundle.padded(999, 1999, 1999) == 1
+  monkeypatch.setattr(passes, '_is_cpu', lambda: cpu)
+  monkeypatch.setattr(passes, '_cores', lambda: cores)
+  assert passes.batch(256, 256) == 16 and passes.batch(32, 32) == 256
+  assert passes.padded(999, 256, 256) == large
+  assert passes.padded(999, 32, 32) == small
+  assert passes.padded(9999) == rows and passes.padded(33) == 64
+  assert passes.padded(1, 256, 256) == 1
+  assert passes.batch(1999, 1999) == passes.padded(999, 1999, 1999) == 1
 
 
 def test_the_cores_are_those_that_the_process_may_use(monkeypatch):
-  monkeypatch.setattr(bundle, '_is_cpu', lambda: True)
+  monkeypatch.setattr(passes, '_is_cpu', lambda: True)
   monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {3, 5, 7},
                       raising=False)
   monkeypatch.setattr(os, 'cpu_count', lambda: 9)
-  assert bundle.pixels_at_once() == 3 * 2**16
+  assert passes.pixels_at_once() == 3 * 2**16
   monkeypatch.delattr(os, 'sched_getaffinity')  # as on a Mac
-  assert bundle.pixels_at_once() == 9 * 2**16
+  assert passes.pixels_at_once() == 9 * 2**16
 
 
 def test_features_are_padded_by_their_number_alone(tmp_path, monkeypatch):
-  padded, asked = bundle.padded, []
-  monkeypatch.setattr(bundle, 'padded', lambda *of: (
+  padded, asked = passes.padded, []
+  monkeypatch.setattr(passes, 'padded', lambda *of: (
       asked.append(of), padded(*of))[1])
   taken = bundle.load(served.write(tmp_path / 'bundle'))
   taken.judge(_noise(3, served.SHAPE))
@@ -159,9 +160,9 @@ def test_the_maps_that_are_judged_are_warmed_up_once(feature, wanted):
 
 
 def test_nothing_is_left_to_compile_after_the_warm_up(whole, monkeypatch):
-  monkeypatch.setattr(bundle, '_cores', lambda: 1)
-  monkeypatch.setattr(bundle, '_PIXELS_OF_A_CORE', 4 * 20 * 20)
-  monkeypatch.setattr(bundle, '_PIXELS', 16 * 20 * 20)
+  monkeypatch.setattr(passes, '_cores', lambda: 1)
+  monkeypatch.setattr(passes, '_PIXELS_OF_A_CORE', 4 * 20 * 20)
+  monkeypatch.setattr(passes, '_PIXELS', 16 * 20 * 20)
   taken = bundle.load(whole)
   worker.warm_up(taken)
   compiled = {name: each._call._cache_size()

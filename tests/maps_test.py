@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn import neighbors
 
-from deep_oc import bundle, errors, localize, maps, pretexts, step, windows
+from deep_oc import errors, localize, maps, pretexts, step, windows
+from deep_oc.bundle import passes
 from deep_oc.maps import _batches
 
 _SIZES = dict(side=(16, 8), stride=(8, 4), classifier='knn(k=1)', sigma=1e4)
@@ -159,7 +160,7 @@ def test_random_windows_are_in_proportion_of_rows_and_columns(limit, wanted):
 
 def test_whole_images_pass_in_parts_of_one_size(monkeypatch):
   sizes, image = [], np.random.default_rng(0).random((10, 6, 8, 3))
-  monkeypatch.setattr(bundle, 'padded', lambda *of: {(32, 6, 8): 4}[of])
+  monkeypatch.setattr(passes, 'padded', lambda *of: {(32, 6, 8): 4}[of])
   found = _batches.in_parts(lambda part: (
       sizes.append(len(part)), part.mean((1, 2, 3)))[1], image, None)
   assert sizes == [4, 4, 4]

@@ -10,6 +10,7 @@ import deep_oc
 from deep_oc import (bundle, densities, embed, experiment, localize, maps,
                      metrics, pretexts, runs, stages, step)
 from deep_oc import export as exporting
+from deep_oc.bundle import passes
 from deep_oc.errors import InputError
 from tests import untrained
 
@@ -83,7 +84,7 @@ def test_features_are_the_maps_side_by_side(numbers, side, grid, d):
 
 def test_places_may_be_any_of_any_images(monkeypatch):
   pretext, image = task(), images(5)
-  monkeypatch.setattr(bundle, '_PIXELS', 2 * 20 * 24)  # two at once
+  monkeypatch.setattr(passes, '_PIXELS', 2 * 20 * 24)  # two at once
   embed = stages.embedder(pretext, (2,), 1)
   place = np.array([[4, 9, 11], [0, 0, 0], [4, 2, 3], [2, 5, 5], [0, 9, 0]])
   wanted = features(pretext, image, (2,), 1)
@@ -155,12 +156,12 @@ def test_a_border_leaves_something():
 
 
 def test_normal_images_pass_once_and_in_whole_batches(monkeypatch):
-  passes, batches = [], stages.progress.batches
-  monkeypatch.setattr(bundle, '_PIXELS', 4 * 20 * 24)  # four at once
+  seen, batches = [], stages.progress.batches
+  monkeypatch.setattr(passes, '_PIXELS', 4 * 20 * 24)  # four at once
   monkeypatch.setattr(stages.progress, 'batches', lambda each, description: (
-      passes.append(len(each)) or batches(each, description)))
+      seen.append(len(each)) or batches(each, description)))
   method().fit(variables(task()), images(9))
-  assert sum(passes) == 3
+  assert sum(seen) == 3
 
 
 def test_each_place_has_a_density_of_its_own(monkeypatch):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from conftest import the_error
 
-from deep_oc import (bundle, embed, embeddings, evaluate, experiment, features,
-                     step, together, train, training)
+from deep_oc import (embed, embeddings, evaluate, experiment, features, step,
+                     together, train, training)
+from deep_oc.bundle import passes
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
 from tests import tiny, untrained
@@ -115,7 +116,7 @@ def test_large_images_go_through_a_few_at_a_time(finished, monkeypatch):
   images = problem.test.image[:70]
   whole = features.embedder(pretext, sharding.mesh(), 64)(
       state.variables, images)['pool']
-  monkeypatch.setattr(bundle, '_PIXELS', 3 * 16 * 16)
+  monkeypatch.setattr(passes, '_PIXELS', 3 * 16 * 16)
   seen = []
   monkeypatch.setattr(np, 'pad', lambda image, padding, pad=np.pad: (
       seen.append(pad(image, padding)), seen[-1])[1])
@@ -130,7 +131,7 @@ def test_large_images_go_through_a_few_at_a_time(finished, monkeypatch):
     (1, 8, 1, 100, 100), (1, 1999, 1, 256, 1)])
 def test_views_and_devices_are_counted_in_what_passes_at_once(
     monkeypatch, views, side, devices, batch, wanted):
-  monkeypatch.setattr(bundle, 'pixels_at_once', lambda: 2**17)
+  monkeypatch.setattr(passes, 'pixels_at_once', lambda: 2**17)
   mesh = types.SimpleNamespace(size=devices)
   assert features.at_once(views, side, side, mesh, batch) == wanted
 

@@ -26,17 +26,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import pictures, regions  # wherever the package has been copied to
+from . import passes, pictures, regions  # wherever it has been copied to
 from .errors import BundleError, PictureError, line
 
 __all__ = ['FORMAT', 'Bundle', 'BundleError', 'Judged', 'PictureError',
            'digest', 'load']
 
 FORMAT = 2  # of bundle.json and what it names; readers refuse newer ones
-BATCH = 256  # images at once, fewer if they are large
-_PIXELS = 2**20  # of a batch
-_ON_CPU = 128  # rows or images in one pass
-_PIXELS_OF_A_CORE = 2**16  # the same
 
 
 class Judged(NamedTuple):
@@ -76,7 +72,7 @@ class Bundle:
       self.by_maps = about['feature'] == 'windows'
       self.has_regions = self.by_maps and pictures.keeps_all(
           about['preprocessing'])
-      self.batch = batch(*self.image_shape[:2])
+      self.batch = passes.batch(*self.image_shape[:2])
       calibration = _arrays(self._file('calibration.npz'))
       self._calibration = [np.sort(calibration[name])
                            for name in sorted(calibration, key=int)]
@@ -289,7 +285,7 @@ class _Program:
       arrays: a file of others than its own.
     """
     kept = self._read(arrays) if arrays else self._arrays
-    size = padded(len(rows), *rows.shape[1:3] if rows.ndim == 4 else ())
+    size = passes.padded(len(rows), *rows.shape[1:3] if rows.ndim == 4 else ())
     parts = []
     with self._scope():
       for begin in range(0, len(rows), size):
@@ -378,44 +374,3 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
           zipfile.BadZipFile, zlib.error) as error:
     raise BundleError(f'{path} is not a readable .npz file of plain arrays '
                       f'({line(error)})') from error
-
-
-def batch(height: int = 1, width: int = 1) -> int:
-  """Returns how many images are worked on at once, a power of two."""
-  return _power_of_two(min(BATCH, _PIXELS // (height * width)))
-
-
-def padded(count: int, height: int = 1, width: int = 1) -> int:
-  """Returns how many rows, or images, so many are padded to in a pass."""
-  most = _power_of_two(min(_ON_CPU if _is_cpu() else BATCH,
-                           pixels_at_once() // (height * width)))
-  return min(most, 1 << (count - 1).bit_length())
-
-
-def pixels_at_once() -> int:
-  """Returns how many pixels pass a network at once, at most.
-
-  On a CPU fewer than are worked on: more gain nothing, for activations do not
-  stay in its caches, and each page of theirs is a fault unless the process
-  keeps the memory that it frees.
-  """
-  if not _is_cpu():
-    return _PIXELS
-  return min(_PIXELS, _PIXELS_OF_A_CORE * _cores())
-
-
-def _is_cpu() -> bool:
-  import jax
-  return jax.default_backend() == 'cpu'
-
-
-def _cores() -> int:
-  """Returns how many cores the process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
-def _power_of_two(most: int) -> int:
-  """Returns the largest that is no more, 1 at least."""
-  return 1 << (max(most, 1).bit_length() - 1)

@@ -3,7 +3,8 @@ from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
-from deep_oc import bundle, progress
+from deep_oc import progress
+from deep_oc.bundle import passes
 
 IMAGES = 32  # scored at once
 
@@ -11,7 +12,7 @@ IMAGES = 32  # scored at once
 def in_parts(look: Callable, image: np.ndarray, description: str | None
              ) -> np.ndarray:
   """Concatenates what is found of u8[m, h, w, c], some in a forward pass."""
-  found, size = [], bundle.padded(IMAGES, *image.shape[1:3])
+  found, size = [], passes.padded(IMAGES, *image.shape[1:3])
   for begin in bar(range(0, len(image), size), description, 'score'):
     part = image[begin:begin + size]
     padding = [(0, size - len(part))] + [(0, 0)] * 3  # one program for all
