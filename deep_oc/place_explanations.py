@@ -39,10 +39,11 @@ def write(found: detector.Detector, images: Sequence[chosen.Chosen],
     command: what made them, kept in the files.
   """
   for image in progress.bar(images, 'explain', unit='images'):
-    [heat] = found.heat_maps(image.pixels[None])
+    score = found.method.scores(image.pixels[None])
+    [heat] = found.method.spread(score, *image.pixels.shape[:2])
     judged = found.judge_maps(heat[None])
     highest = places.explain(found.method, found.normal.fitted, image.pixels,
-                             _PLACES, count)
+                             score[0], _PLACES, count)
     near = [[explainer.neighbour(
         found.normal.problem, each.image, each.distance)
              for each in place.near] for place in highest]

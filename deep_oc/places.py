@@ -49,17 +49,18 @@ def have(method: maps.Method) -> bool:
 
 
 def explain(method: maps.Grid, fitted: np.ndarray, image: np.ndarray,
-            most: int, count: int) -> list[Place]:
+            score: np.ndarray, most: int, count: int) -> list[Place]:
   """Returns the highest places of u8[h, w, c], the highest first.
 
   Args:
     method: fitted; see `have`.
     fitted: of each image that it was fitted to, what `Near.image` says, i[n].
     image: u8[h, w, c].
+    score: of its places, f[gh, gw], by `method.scores`.
     most: how many places, at most.
     count: of the normal places most like each.
   """
-  score, shape = method.scores(image[None])[0], image.shape[:2]
+  shape = image.shape[:2]
   middles, numbers = method.middles(*shape), method.grid(*shape)
   top = highest(score, *middles, APART * max(shape), most)
   feature = method.features(image[None], np.array(

@@ -47,6 +47,12 @@ def _features(detector, images):
   return found.reshape(len(images), 3, 3, -1).astype(float)
 
 
+def _explain(detector, image, most, count, rows=None):
+  return places.explain(
+      detector.method, detector.normal.fitted if rows is None else rows, image,
+      detector.method.scores(image[None])[0], most, count)
+
+
 # By definition.
 
 
@@ -67,7 +73,7 @@ def test_the_highest_are_chosen_one_after_the_other_apart_from_each_other():
 def test_places_and_their_neighbours_are_those_of_the_features(detector):
   problem = detector.normal.problem
   image = problem.test.image[-1]  # it is scratched
-  found = places.explain(detector.method, detector.normal.fitted, image, 9, 3)
+  found = _explain(detector, image, 9, 3)
   train = _features(detector, problem.fitted.image)
   [own] = _features(detector, image[None])
   middle = (np.array(BEGIN) + SIDE / 2) / 20
@@ -96,7 +102,7 @@ def test_normal_places_are_of_the_images_that_are_fitted_to(run):
   detector = deep_oc.load(run, feature='windows', false_alarm_rate=0.2)
   rows = np.arange(len(detector.normal.problem.fitted))[::-1]
   image = detector.normal.problem.fitted.image[4]
-  [place, *_] = places.explain(detector.method, rows, image, 1, 1)
+  [place] = _explain(detector, image, 1, 1, rows)
   assert place.near[0].image == rows[4] and place.score < 1e-3
 
 
@@ -135,9 +141,8 @@ def test_heat_maps_are_explained_by_normal_places(run, detector, binary,
     test = list(problem.test_index).index(int(row['index']))
     assert float(row['score']) == pytest.approx(judged.score[test], rel=1e-3)
     assert float(row['p_value']) == pytest.approx(judged.p_value[test])
-    place = places.explain(
-        detector.method, detector.normal.fitted, problem.test.image[test], 3, 2
-    )[int(row['place']) - 1]
+    place = _explain(
+        detector, problem.test.image[test], 3, 2)[int(row['place']) - 1]
     near = place.near[int(row['rank']) - 1]
     for name, value in (('x', place.x), ('y', place.y), ('nearest_x', near.x),
                         ('nearest_y', near.y)):

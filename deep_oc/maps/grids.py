@@ -122,13 +122,17 @@ class Grid(abc.ABC):
   def maps_by(self, parts: Iterable[Part], image: np.ndarray,
               description: str | None = None) -> np.ndarray:
     """Does what `maps` does, with densities that may be fitted meanwhile."""
-    return windows.upsample(
-        self._scores(parts, image, description),
-        *self.weights(*image.shape[1:3])).astype(np.float32)
+    return self.spread(
+        self._scores(parts, image, description), *image.shape[1:3])
 
   def scores(self, image: np.ndarray) -> np.ndarray:
     """Maps u8[m, h, w, c] to scores of the places, f64[m, gh, gw]."""
     return self._scores(self.parts_, image, None)
+
+  def spread(self, score: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Maps scores of the places f[m, gh, gw] to the maps f32[m, h, w]."""
+    return windows.upsample(
+        score, *self.weights(height, width)).astype(np.float32)
 
   def features(self, image: np.ndarray, place: np.ndarray) -> np.ndarray:
     """Maps u8[m, h, w, c] and places i64[k, 3] to features f32[k, d]."""
