@@ -10,7 +10,7 @@ import numpy as np
 import threadpoolctl
 from scipy import linalg
 
-from deep_oc import classifiers, errors, oneclass
+from deep_oc import classifiers, errors, jitted, oneclass
 
 # What PositionDensity can be.
 GAUSSIANS = tuple(name for name, new in oneclass.CLASSIFIERS.items()
@@ -47,6 +47,26 @@ class SharedDensity:
     scores = oneclass.anomaly_score(self.density_, rows)
     return scores.reshape(feature.shape[:-1])
 
+  @property
+  def leaves_out(self) -> bool:
+    """Whether it has `left_out`."""
+    return jitted.leaves_out(oneclass.create(self.classifier))
+
+  def left_out(self, feature: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """Scores images by what is left of the rows that were fitted.
+
+    Args:
+      feature: f32[m, gh, gw, d].
+      without: bool[m, k], which rows are left out of each image.
+
+    Returns:
+      f64[m, gh, gw]; see `jitted.left_out`.
+    """
+    scores = jitted.left_out(
+        self.density_, feature.reshape(len(feature), -1, feature.shape[-1]),
+        without)
+    return scores.reshape(feature.shape[:-1])
+
   def parameters(self) -> dict[str, object]:
     """Returns what defines the fitted density, JSON-able."""
     return {'density': self.classifier, 'positions': 'shared',
@@ -66,6 +86,7 @@ class PositionDensity:
   Where all images are alike to the last bit, as on a white background, any
   noise would be infinitely unusual but for `reg_covar`.
   """
+  leaves_out = False
 
   def __init__(self, classifier: str = 'gde_ledoit_wolf',
                reg_covar: float = 1e-6):

@@ -47,7 +47,7 @@ class Normal(NamedTuple):
   Attributes:
     problem: all there are.
     fitted: rows of `problem.fitted` that are fitted to, i64[n].
-    calibrating: u8[m, h, w, 3], that are not.
+    calibrating: u8[m, h, w, 3], that are not; none if the fitted ones do.
   """
   problem: protocols.Problem
   fitted: np.ndarray
@@ -97,8 +97,8 @@ class Detector:
     threshold_: scores above it are flagged; None if there is no such score,
       for the training images calibrate in turn.
     calibration: 'unseen_20', so many normal images nothing has learnt from,
-      'held_out_200', so many training images were not fitted, or 'folds_5',
-      each was not in its turn.
+      'held_out_200', so many training images were not fitted, 'left_out_200',
+      each of so many was not, or 'folds_5', each was not in its turn.
     localizes: the method of `heat_maps`, 'windows', 'gradcam' or 'task', or
       None.
     chunk: how many images are held at once.
@@ -110,7 +110,8 @@ class Detector:
                calibrating: Mapping[str, np.ndarray], about: Mapping[str, Any],
                classifier: str, feature: str, false_alarm_rate: float,
                others: np.ndarray | None = None,
-               pixels: np.ndarray | None = None):
+               pixels: np.ndarray | None = None,
+               left_out: np.ndarray | None = None):
     """Fits the classifier.
 
     Args:
@@ -124,6 +125,7 @@ class Detector:
       classifier, feature, false_alarm_rate: as `trained_run.load`.
       others: images to calibrate by instead, u8[m, h, w, 3], if any.
       pixels: `embeddings.pixels` of the training images, if they are known.
+      left_out: `maps.left_out` of them, if it is known.
     """
     self.image_shape = tuple(about['image_shape'])
     self.classifier, self.feature = classifier, feature
@@ -136,6 +138,7 @@ class Detector:
     self.prepare = unseen.reader(config.data, self.image_shape)
     self._config, self._pretext, self._variables = config, pretext, variables
     self._train, self._others, self._pixels = train, others, pixels
+    self._left_out = left_out
     self._calibrated = (self._calibrate(calibrating) if others is None else
                         self._calibrate_by(others))
     self.threshold_ = self._calibrated.threshold(false_alarm_rate)
@@ -267,8 +270,7 @@ class Detector:
     if not self.localizes:
       raise InputError('this run has no heat maps: its config has no group '
                        '`localize`')
-    method = maps.create(
-        self._config.localize, self._pretext, self._config.seed)
+    method = self._unfitted()
     match method.learns_from:
       case 'nothing':
         return method, None
@@ -276,10 +278,13 @@ class Detector:
         return method, self._train['pool']
     return method, self.normal.problem.fitted.image[self.normal.fitted]
 
+  def _unfitted(self) -> maps.Method:
+    return maps.create(self._config.localize, self._pretext, self._config.seed)
+
   def _calibrate_by(self, images: np.ndarray) -> thresholds.Calibrated:
     """Calibrates by normal u8[m, h, w, 3] that nothing has learnt from."""
     if self.feature == WINDOWS:
-      return thresholds.by_unseen(
+      return thresholds.by_scores(
           classifiers.Largest(), self.heat_maps(images).max(axis=(1, 2)),
           self.false_alarm_rate)
     rows = self.embed(images)
@@ -288,19 +293,31 @@ class Detector:
 
   def _calibrate(self, calibrating: Mapping[str, np.ndarray]
                  ) -> thresholds.Calibrated:
-    alpha, largest = self.false_alarm_rate, classifiers.Largest()
+    alpha = self.false_alarm_rate
     if self.feature == SCORE:
-      return thresholds.by_unseen(
-          largest, calibrating[f'score_{self.classifier}'], alpha)
+      return thresholds.by_scores(
+          classifiers.Largest(), calibrating[f'score_{self.classifier}'], alpha)
     if self.feature != WINDOWS:
       return thresholds.calibrated(
           self._train[self.feature], self.classifier, alpha,
           self.about.get('seed', 0), unseen=calibrating.get(self.feature))
-    images = self.normal.calibrating  # or it raises, before the fit
-    score = self.method.maps(images, 'calibration').max(axis=(1, 2))
-    if calibrating:
-      return thresholds.by_unseen(largest, score, alpha)
-    return thresholds.Calibrated(((largest, score),))
+    return self._calibrate_maps(unseen=bool(calibrating))
+
+  def _calibrate_maps(self, unseen: bool) -> thresholds.Calibrated:
+    """Calibrates by the images that are held out, or else by those fitted."""
+    alpha, largest = self.false_alarm_rate, classifiers.Largest()
+    normal, score = self.normal, self._left_out  # or it raises, before the fit
+    if len(normal.calibrating):
+      score = self.method.maps(
+          normal.calibrating, 'calibration').max(axis=(1, 2))
+      if unseen:
+        return thresholds.by_scores(largest, score, alpha)
+      return thresholds.Calibrated(((largest, score),))
+    if score is None:
+      thresholds.rank(alpha, len(normal.fitted))  # raises before the fit
+      score = maps.left_out(self.method, normal.problem.fitted.image,
+                            self._config.seed, 'calibration')
+    return thresholds.by_scores(largest, score, alpha, 'left_out')
 
   @functools.cached_property
   def method(self) -> maps.Method:
@@ -321,7 +338,8 @@ class Detector:
              else '')) from error
     embeddings.check_same(self._pixels, problem.fitted.image, problem.dataset)
     images, others = problem.fitted.image, problem.calibration.image
-    if self._others is not None or len(others) or self.feature != WINDOWS:
+    if (self._others is not None or len(others) or self.feature != WINDOWS
+        or self._unfitted().leaves_out):
       return Normal(problem, np.arange(len(images)), others)
     try:
       fitted, calibrating = thresholds.parted(

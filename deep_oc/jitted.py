@@ -31,6 +31,7 @@ _BYTES = 64 * 2 ** 20  # of the largest array of a chunk
 _SPARE = 8  # candidates beyond k, should float32 have them in another order
 _BLOCK = 32  # columns of which the largest is found first
 _MANY = 2048  # columns from which on that pays
+_METRICS = ('euclidean', 'cosine')  # of nearest neighbours
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -66,14 +67,48 @@ def anomaly_score(classifier: Any, test: np.ndarray) -> np.ndarray | None:
   found = twin(classifier)
   if found is None:
     return None
-  size = min(len(test), _rows_at_once(found.rows, test.shape[1]))
-  scores = np.empty(len(test))
+  with jax.enable_x64(True):
+    return _anomaly_score(
+        found._replace(arrays=jax.device_put(found.arrays)), classifier, test)
+
+
+def leaves_out(classifier: Any) -> bool:
+  """Tells whether a classifier has `left_out`: by nearest neighbours."""
+  return (isinstance(classifier, classifiers.NearestNeighbor)
+          or isinstance(classifier, classifiers.KNN)
+          and classifier.metric in _METRICS)
+
+
+def left_out(classifier: Any, test: np.ndarray, without: np.ndarray
+             ) -> np.ndarray:
+  """Maps f[m, n, d] to f64[m, n], by what is left of the fitted rows.
+
+  Args:
+    classifier: fitted; see `leaves_out`.
+    test: m times n rows.
+    without: bool[m, k], which of the k fitted rows are left out of each; as
+      many as the classifier takes for neighbours must remain.
+  """
+  found = twin(classifier)
+  more = -without.shape[1] % _BLOCK
   with jax.enable_x64(True):
     arrays = jax.device_put(found.arrays)
-    for rows in gen_batches(len(test), size):
-      chunk = classifiers.checked(classifier, test[rows])
-      padded = np.pad(chunk, ((0, size - len(chunk)), (0, 0)), 'edge')
-      scores[rows] = _score(found.function, arrays, padded)[:len(chunk)]
+    scores = np.empty(test.shape[:2])
+    for i, absent in enumerate(np.pad(without, ((0, 0), (0, more)))):
+      bias = jnp.where(absent, -jnp.inf, arrays['bias'])
+      scores[i] = _anomaly_score(
+          found._replace(arrays=arrays | {'bias': bias}), classifier, test[i])
+  return scores
+
+
+def _anomaly_score(found, classifier, test):
+  """Does what `anomaly_score` does, by a twin whose arrays are in place."""
+  size = _size(len(test), _rows_at_once(found.rows, test.shape[1]))
+  scores = np.empty(len(test))
+  for rows in gen_batches(len(test), size):
+    chunk = classifiers.checked(classifier, test[rows])
+    padded = np.pad(chunk, ((0, size - len(chunk)), (0, 0)), 'edge')
+    scores[rows] = _score(found.function, found.arrays, padded)[:len(chunk)]
   return -scores
 
 
@@ -86,6 +121,17 @@ def _rows_at_once(rows: int, columns: int) -> int:
   """Returns how many test rows fill `_BYTES`, a power of two."""
   most = _BYTES // max(4 * rows, 8 * columns)
   return 2 ** max(most.bit_length() - 1, 4)
+
+
+def _size(count: int, most: int) -> int:
+  """Returns of how many rows chunks are, all padded to one size.
+
+  Of few sizes, for each is compiled, that leave little to pad.
+  """
+  if count <= most:
+    return count
+  even, step = -(-count // -(-count // most)), most // 16
+  return -(-even // step) * step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +168,10 @@ class _Density:
 
 @dataclasses.dataclass(frozen=True)
 class _Neighbors:
-  """Minus the distance of the k nearest rows: their mean, or the k-th."""
+  """Minus the distance of the k nearest rows: their mean, or the k-th.
+
+  Where `bias` is -inf a row is infinitely far away.
+  """
   norm: str | None
   cosine: bool
   k: int
@@ -131,8 +180,9 @@ class _Neighbors:
   def __call__(self, arrays: Arrays, x: jax.Array) -> jax.Array:
     x = _scaled(x, self.norm)
     near = self._candidates(arrays, x)
-    found = lax.map(lambda index: self._distance(
-        x, jnp.take(arrays['train'], index, axis=0, mode='clip')), near.T)
+    found = lax.map(lambda index: jnp.where(
+        arrays['bias'][index] == -jnp.inf, jnp.inf, self._distance(
+            x, jnp.take(arrays['train'], index, axis=0, mode='clip'))), near.T)
     found = jnp.sort(found, axis=0)[:self.k]
     return -(found[-1] if self.kth else found.mean(axis=0))
 
@@ -161,7 +211,8 @@ class _Neighbors:
   def _in_float64(self, arrays, z, most):
     """Returns the candidates by products in float64."""
     rows = (arrays['train'] - arrays['mean']) * arrays['root']
-    bias = self.bias(rows, arrays['mean'] * arrays['root'])
+    bias = jnp.where(arrays['bias'][:len(rows)] == -jnp.inf, -jnp.inf,
+                     self.bias(rows, arrays['mean'] * arrays['root']))
     found = _products({'rows': rows, 'bias': bias}, z)
     found -= found.max(axis=1, keepdims=True)  # exact near 0 in float32 too,
     return lax.top_k(found.astype(jnp.float32), most)[1]  # which is fast
@@ -311,7 +362,7 @@ def _nearest(fitted: classifiers.NearestNeighbor) -> Twin:
 
 def _knn(fitted: classifiers.KNN) -> Twin | None:
   """Returns the twin of two metrics; scikit-learn has more."""
-  if fitted.metric not in ('euclidean', 'cosine'):
+  if fitted.metric not in _METRICS:
     return None
   cosine = fitted.metric == 'cosine'
   train = fitted.train_

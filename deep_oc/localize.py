@@ -76,10 +76,15 @@ def export(workdir: str, config: ml_collections.ConfigDict,
   for key in ('mask', 'path'):
     if getattr(test, key) is not None:
       arrays[key] = getattr(test, key)
+  left_out = {}
+  if method.leaves_out and not largest:
+    left_out[name] = maps.left_out(
+        method, train, config.seed, 'calibration').tolist()
   meta = experiment.meta(workdir, config, problem, int(state.step)) | {
       'class_names': problem.class_names, 'map_params': method.parameters(),
       'localize': config.localize.to_dict(),
-      'n_train': len(problem.fitted), 'calibration': largest}
+      'n_train': len(problem.fitted), 'calibration': largest,
+      'left_out': left_out}
   if distributed.is_first():
     embeddings.write(f'{workdir}/embeddings/maps.npz', arrays, meta)
 

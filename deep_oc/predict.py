@@ -32,7 +32,8 @@ out calibrate them: scores differ a little, and an encoder that knows its
 training images by heart flags more normal images than it should. Heat maps of
 windows are drawn beside the verdicts and not judged, but with
 --feature=windows, and by default where nothing was trained, as of ImageNet's
-features: then the largest value of a map is its image's score.
+features: then the largest value of a map is its image's score, and by nearest
+neighbours each training image calibrates by the places of all others.
 
 A file that cannot be read is reported and skipped. The exit status is 0 if one
 could be scored at least, and 2 if none could. The CSV appears when all is done;

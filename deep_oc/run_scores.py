@@ -64,7 +64,7 @@ def score(train: np.ndarray, test: np.ndarray, classifier: str, seed: int,
   if rate and unseen is None:
     alarms = thresholds.alarms(train, test, classifier, rate, seed, limit)
   elif rate:
-    alarms = thresholds.unseen_alarms(
+    alarms = thresholds.alarms_by(
         oneclass.anomaly_score(fitted, unseen), scores, rate)
   return Score(
       scores, json.dumps(oneclass.parameters(fitted, limit), sort_keys=True),
@@ -95,12 +95,13 @@ def score_features(train: Mapping[str, np.ndarray],
           unseen.get(feature))
 
 
-def _alarms(unseen: np.ndarray | None, scores: np.ndarray, rate: float | None
+def _alarms(calibration: np.ndarray | None, scores: np.ndarray,
+            rate: float | None, kind: str = 'unseen'
             ) -> thresholds.Alarms | None:
-  """Returns the alarms of scores f[m], None without a rate or unseen f[k]."""
-  if not rate or unseen is None:
+  """Returns the alarms of scores f[m], None without a rate or those f[k]."""
+  if not rate or calibration is None:
     return None
-  return thresholds.unseen_alarms(unseen, scores, rate)
+  return thresholds.alarms_by(calibration, scores, rate, kind)
 
 
 def _default(feature: str, train: np.ndarray, task: str) -> tuple[str, ...]:
@@ -117,19 +118,21 @@ def score_maps(arrays: Mapping[str, np.ndarray], names: Sequence[str],
   """Yields heat maps as the scores of pixels, and of windows the maxima.
 
   What Grad-CAM and the task itself explain has a score already. With a
-  false-alarm rate the maxima have alarms, if those of images that nothing has
-  learnt from are known.
+  false-alarm rate the maxima have alarms, if those of normal images that are
+  fit to calibrate them are known.
   """
   params = dict(meta.get('map_params') or {})
   classifier = str(params.pop('classifier', ''))
   given = json.dumps(params, sort_keys=True), str(meta.get('n_train', ''))
-  unseen = meta.get('calibration') or {}
+  unseen, left_out = (meta.get(key) or {} for key in (
+      'calibration', 'left_out'))
   for name in names:
     values = arrays[f'map_{name}']
     if name.endswith('windows'):
       largest = values.max(axis=(1, 2))
-      yield Key(name, classifier, 'image'), Score(
-          largest, *given, _alarms(unseen.get(name), largest, rate))
+      alarms = (_alarms(unseen.get(name), largest, rate)
+                or _alarms(left_out.get(name), largest, rate, 'left_out'))
+      yield Key(name, classifier, 'image'), Score(largest, *given, alarms)
     if 'mask' in arrays:
       yield Key(name, classifier, 'pixel'), Score(values, *given)
 

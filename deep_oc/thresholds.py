@@ -41,7 +41,7 @@ class Alarms(NamedTuple):
   Attributes:
     rate: the chosen false-alarm rate, alpha.
     p: p-values f[n]; flagged is what has p <= alpha.
-    held_out: how many normal rows calibrate; 0 if all do in turn, by folds.
+    held_out: how many normal rows calibrate; 0 if they do in turn.
     calibration: which ones, as `Calibrated` says it.
   """
   rate: float
@@ -62,22 +62,24 @@ class Calibrated:
   Attributes:
     parts: classifiers, each with the scores f[m] of normal rows that it was not
       fitted to. Of several, by folds, a score is the mean of theirs.
-    unseen: whether the network has not learnt from these rows either.
+    kind: of a single part's rows: 'held_out' of the fit, 'unseen' by the
+      network too, or 'left_out', each of a fit to all others.
   """
   parts: tuple[tuple[Any, np.ndarray], ...]
-  unseen: bool = False
+  kind: str = 'held_out'
 
   @property
   def held_out(self) -> int:
-    """How many normal rows calibrate; 0 if all do in turn, by folds."""
-    return len(self.parts[0][1]) if len(self.parts) == 1 else 0
+    """How many normal rows calibrate; 0 if they do in turn."""
+    in_turn = len(self.parts) > 1 or self.kind == 'left_out'
+    return 0 if in_turn else len(self.parts[0][1])
 
   @property
   def calibration(self) -> str:
-    """Which rows calibrate: 'unseen_20', 'held_out_200' or 'folds_5'."""
-    if not self.held_out:
+    """Which rows: 'unseen_20', 'held_out_200', 'left_out_200', 'folds_5'."""
+    if len(self.parts) > 1:
       return f'folds_{len(self.parts)}'
-    return f'{"unseen" if self.unseen else "held_out"}_{self.held_out}'
+    return f'{self.kind}_{len(self.parts[0][1])}'
 
   def judge(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Maps f[n, d] to scores f[n] and p-values f[n]."""
@@ -93,7 +95,9 @@ class Calibrated:
     Raises:
       InputError: too few calibration scores for alpha.
     """
-    return threshold(self.parts[0][1], alpha) if self.held_out else None
+    if len(self.parts) > 1:
+      return None
+    return threshold(self.parts[0][1], alpha)
 
 
 def calibrated(train: np.ndarray, classifier: str, alpha: float, seed: int = 0,
@@ -111,26 +115,28 @@ def calibrated(train: np.ndarray, classifier: str, alpha: float, seed: int = 0,
   if unseen is not None:
     rank(alpha, len(unseen))  # before the fit
     fitted = oneclass.fit(classifier, train, seed, limit)
-    return by_unseen(fitted, oneclass.anomaly_score(fitted, unseen), alpha)
+    return by_scores(fitted, oneclass.anomaly_score(fitted, unseen), alpha)
   if round(SHARE * len(train)) >= needed(alpha):
     return Calibrated((calibrate(train, classifier, seed, limit=limit),))
   rank(alpha, len(train))  # raises if these are too few as well
   return cross_calibrated(train, classifier, seed, limit=limit)
 
 
-def by_unseen(fitted: Any, scores: np.ndarray, alpha: float) -> Calibrated:
-  """Returns what is calibrated by images that nothing has learnt from.
+def by_scores(fitted: Any, scores: np.ndarray, alpha: float,
+              kind: str = 'unseen') -> Calibrated:
+  """Returns what is calibrated by scores of images that it was not fitted to.
 
   Args:
     fitted: what scores.
     scores: of those images, f[m].
     alpha: a false-alarm rate.
+    kind: see `Calibrated`.
 
   Raises:
     InputError: too few scores for alpha.
   """
   rank(alpha, len(scores))
-  return Calibrated(((fitted, scores),), unseen=True)
+  return Calibrated(((fitted, scores),), kind)
 
 
 def alarms(train: np.ndarray, test: np.ndarray, classifier: str, alpha: float,
@@ -144,15 +150,21 @@ def alarms(train: np.ndarray, test: np.ndarray, classifier: str, alpha: float,
   return Alarms(alpha, found.judge(test)[1], found.held_out, found.calibration)
 
 
-def unseen_alarms(unseen: np.ndarray, scores: np.ndarray, alpha: float
-                  ) -> Alarms:
-  """Tests scores f[k] by those f[m] of normal images that nothing learnt from.
+def alarms_by(calibration: np.ndarray, scores: np.ndarray, alpha: float,
+              kind: str = 'unseen') -> Alarms:
+  """Tests scores f[k] by those f[m] of images that nothing was fitted to.
+
+  Args:
+    calibration: scores of normal images.
+    scores: of the images to test.
+    alpha: a false-alarm rate.
+    kind: of the normal images, see `Calibrated`.
 
   Raises:
-    InputError: too few of these.
+    InputError: too few calibration scores for alpha.
   """
-  found = by_unseen(None, unseen, alpha)
-  return Alarms(alpha, p_values(unseen, scores), found.held_out,
+  found = by_scores(None, calibration, alpha, kind)
+  return Alarms(alpha, p_values(calibration, scores), found.held_out,
                 found.calibration)
 
 
@@ -323,10 +335,13 @@ def described(calibration: str) -> str:
   if kind == 'unseen':
     return (f'{count} normal images that neither encoder nor classifier has '
             'seen calibrate this.')
-  who = (f'{count} training images that the classifier was not fitted to '
-         'calibrate this.' if kind == 'held_out' else
-         'Every training image calibrates this in its turn, with the '
-         'classifiers fitted to the others.')
+  who = {
+      'held_out': f'{count} training images that the classifier was not fitted '
+                  'to calibrate this.',
+      'left_out': f'{count} training images calibrate this, each by what all '
+                  'others are like.',
+      'folds': 'Every training image calibrates this in its turn, with the '
+               'classifiers fitted to the others.'}[kind]
   return (f'{who} An encoder that has learnt from them, and knows them by '
           'heart, flags more of other normal images; --calibration=FOLDER '
           'takes such, and --config.protocol.calibration=0.1 holds some out.')

@@ -40,7 +40,8 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
     false_alarm_rate: the share of normal images that may be flagged. Without
       `calibration`, what was held out of the training calibrates it
       (`protocol.calibration`), else a fifth of the training images, and where
-      that is too few, each of them in turn (`thresholds.calibrated`).
+      that is too few, each of them in turn (`thresholds.calibrated`); of heat
+      maps by nearest neighbours each, left out (`maps.left_out`).
     calibration: normal images that nothing has learnt from, to calibrate with.
     data_dir: where the training images lie now, if they moved; only for heat
       maps, and the score by windows.
@@ -60,7 +61,8 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
     calibrating = embeddings.read_calibration(workdir, arrays, about)
   for array in calibrating.values():
     thresholds.rank(false_alarm_rate, len(array))  # raises before any fit
-  group = _localize(workdir, config)
+  of_maps = _read_maps_meta(workdir)
+  group = _localize(config, of_maps)
   feature = feature or _recommended(config, group, classifier)
   _check_feature(workdir, feature, train, group, hasattr(pretext, 'scores'))
   if feature == SCORE and calibration is None and not embeddings.scores(
@@ -92,7 +94,7 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       config=config, pretext=pretext, variables=variables, train=train,
       calibrating=calibrating, about=about, classifier=classifier,
       feature=feature, false_alarm_rate=false_alarm_rate, others=others,
-      pixels=arrays.get('pixels'))
+      pixels=arrays.get('pixels'), left_out=_left_out(of_maps, about))
 
 
 def recommended(workdir: str | os.PathLike, classifier: str | None = None
@@ -103,7 +105,8 @@ def recommended(workdir: str | os.PathLike, classifier: str | None = None
     InputError: no such run.
   """
   config = experiment.of_run(workdir)
-  return _recommended(config, _localize(workdir, config), classifier)
+  group = _localize(config, _read_maps_meta(workdir))
+  return _recommended(config, group, classifier)
 
 
 def windows(workdir: str | os.PathLike, classifier: str | None = None
@@ -115,7 +118,8 @@ def windows(workdir: str | os.PathLike, classifier: str | None = None
       classifier.
   """
   config = experiment.of_run(workdir)
-  pretext, group = experiment.pretext(config), _localize(workdir, config)
+  pretext = experiment.pretext(config)
+  group = _localize(config, _read_maps_meta(workdir))
   _check_feature(workdir, WINDOWS, {}, group, False)
   method = maps.create(group, pretext, config.seed)
   _density(method.classifier, classifier)
@@ -197,20 +201,34 @@ def _recommended(config, group, classifier):
       config.pretext.name, maps.name(group) if group else None, classifier)
 
 
-def _localize(workdir, config):
+def _localize(config, of_maps):
   """Returns the group `localize` by which the run's maps were made last.
 
   The config's own if there are none, or none that say it.
   """
+  if 'localize' in of_maps:
+    with config.unlocked():
+      config.localize = of_maps['localize']
+  return config.get('localize')
+
+
+def _left_out(of_maps, about):
+  """Returns `maps.left_out` as it was written beside the maps, or None."""
+  found = (of_maps.get('left_out') or {}).get(WINDOWS)
+  if found is None or any(
+      of_maps.get(key) != about.get(key) for key in ('config_hash', 'step')):
+    return None
+  return np.array(found)
+
+
+def _read_maps_meta(workdir):
+  """Returns the meta of the run's heat maps, empty if there are none."""
   try:
     _, meta = embeddings.contents(
         files.path(workdir) / 'embeddings' / 'maps.npz')
   except InputError:  # they are not what is asked for
-    meta = {}
-  if 'localize' in meta:
-    with config.unlocked():
-      config.localize = meta['localize']
-  return config.get('localize')
+    return {}
+  return meta
 
 
 def _read_train(workdir):

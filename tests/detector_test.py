@@ -282,6 +282,69 @@ def test_the_largest_of_a_map_is_judged_by_those_of_images_that_were_held_out(
       'held_out_5', 'windows', 'gde_ledoit_wolf')
 
 
+@pytest.fixture(scope='module')
+def by_neighbours(parts, tmp_path_factory):
+  """A run whose heat maps are by the nearest places, and were made."""
+  workdir = _relocated(parts, tmp_path_factory.mktemp('neighbours'),
+                       name='windows', side=8, stride=6, classifier='knn(k=1)')
+  localize.export(str(workdir), *embed.restore(str(workdir)))
+  return workdir
+
+
+def test_each_image_calibrates_maps_by_the_places_of_all_others(
+    by_neighbours, parts):
+  found = deep_oc.load(by_neighbours, feature='windows', false_alarm_rate=0.04)
+  train, test = (_images(parts, name) for name in ('train', 'test'))
+  assert len(train) == 24  # a threshold by a fifth of them would take 48
+  places = _windows(by_neighbours, train, 8, (0, 6, 12))
+  spread = 2 * [windows.weights(20, 8, 6)]
+
+  def largest(image, others):
+    rows = others.reshape(-1, others.shape[-1])
+    near = np.linalg.norm(image[:, :, None] - rows, axis=-1).min(axis=-1)
+    return windows.upsample(near[None], *spread).max()
+  calibration = np.array([largest(each, np.delete(places, i, axis=0))
+                          for i, each in enumerate(places)])
+  wanted = np.array([largest(each, places) for each in _windows(
+      by_neighbours, test, 8, (0, 6, 12))])
+  judged = found.judge(test)
+  np.testing.assert_allclose(judged.score, wanted, rtol=1e-4)
+  np.testing.assert_allclose(judged.p_value, [
+      (1 + (calibration >= score).sum()) / 25 for score in wanted])
+  assert found.threshold_ == pytest.approx(calibration.max(), rel=1e-4)
+  assert found.calibration == 'left_out_24'
+  assert len(found.normal.fitted) == 24 and not len(found.normal.calibrating)
+  stage_2 = run_scores.score_run(by_neighbours, Request(
+      (), ('windows',), false_alarm_rate=0.04)).scores[
+          'windows', 'knn(k=1)', 'image'].alarms
+  np.testing.assert_array_equal(stage_2.p, judged.p_value)
+  assert stage_2.calibration == 'left_out_24'
+
+
+def test_what_was_left_out_is_read_if_it_is_of_this_step(
+    by_neighbours, tmp_path, monkeypatch):
+  run = shutil.copytree(by_neighbours, tmp_path / 'run')
+  wanted = deep_oc.load(run, feature='windows', false_alarm_rate=0.1)
+  path = run / 'embeddings' / 'maps.npz'
+  arrays, meta = embeddings.read(path)
+  for change in (dict(step=meta['step'] + 1), dict(left_out={}), {}):
+    embeddings.write(path, arrays, meta | change)
+    if not change:
+      monkeypatch.setattr(maps.Windows, 'fit', None)  # nothing is computed
+    found = deep_oc.load(run, feature='windows', false_alarm_rate=0.1)
+    assert found.threshold_ == pytest.approx(wanted.threshold_, rel=1e-6)
+    assert found.calibration == 'left_out_24'
+
+
+def test_too_few_images_to_leave_out_are_an_error_before_any_fit(
+    parts, tmp_path, monkeypatch):
+  workdir = _relocated(parts, tmp_path, name='windows', side=8, stride=6,
+                       classifier='nn')
+  monkeypatch.setattr(maps.Windows, 'fit', None)
+  with pytest.raises(InputError, match='2 % takes 49 normal .* there are 24'):
+    deep_oc.load(workdir, feature='windows', false_alarm_rate=0.02)
+
+
 @pytest.mark.parametrize('arguments, words', [
     (dict(classifier='kde'), 'is by localize.classifier, gde_ledoit_wolf'),
     (dict(false_alarm_rate=0.05),

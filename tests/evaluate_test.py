@@ -495,6 +495,23 @@ def test_every_score_is_calibrated_by_its_own(run):
       'pool', 'head', 'random', 'pixels', 'score', *names}
 
 
+def test_maxima_are_calibrated_by_training_images_that_were_left_out(run):
+  random = np.random.default_rng(0)
+  left_out, tested = random.random(20), random.random(30)
+  _, meta = embeddings.read(run / 'embeddings/test.npz')
+  embeddings.write(run / 'embeddings/maps.npz', {
+      f'map_{name}': tested[:, None, None]
+      for name in ('windows', 'random_windows')}, meta | {
+          'calibration': {}, 'left_out': {'windows': left_out.tolist()}})
+  scores = run_scores.score_run(run, Request(
+      (), ('windows', 'random_windows'), false_alarm_rate=0.1)).scores
+  found, other = (scores[name, '', 'image'].alarms
+                  for name in ('windows', 'random_windows'))
+  np.testing.assert_array_equal(found.p, [
+      (1 + (left_out >= each).sum()) / 21 for each in tested])
+  assert found.calibration == 'left_out_20' and other is None
+
+
 def test_anomalous_training_rows_are_not_fitted_in_silence(run):
   arrays = _split(0, 40) | {'anomaly': np.arange(40) < 5}
   embeddings.write(run / 'embeddings/train.npz', arrays, META)

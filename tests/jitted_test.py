@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from scipy.spatial import distance
 from sklearn import (
     covariance,
     metrics,
@@ -212,17 +213,62 @@ def test_the_nearest_of_many_rows_are_those_of_scikit_learn(spec, score):
   np.testing.assert_allclose(found, score(train, test), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize('spec', ['nn', 'knn', 'knn_cosine'])
-def test_the_nearest_of_rows_that_are_nearly_one_is_found(spec):
-  """More of them than there are candidates."""
+def _nearly_one():
+  """Returns f64[60, D] twice; more are alike than there are candidates."""
   random = np.random.default_rng(0)
   rows = (np.repeat(random.normal(size=(2, D)), 60, axis=0)
           + 1e-5 * random.normal(size=(120, D)))
-  train, test = rows[::2], rows[1::2]
+  return rows[::2], rows[1::2]
+
+
+@pytest.mark.parametrize('spec', ['nn', 'knn', 'knn_cosine'])
+def test_the_nearest_of_rows_that_are_nearly_one_is_found(spec):
+  train, test = _nearly_one()
   fitted = oneclass.fit(spec, train)
   np.testing.assert_allclose(
       oneclass.anomaly_score(fitted, test, jit=True),
       oneclass.anomaly_score(fitted, test, jit=False), rtol=1e-4, atol=1e-15)
+
+
+@pytest.mark.parametrize('spec, case', [
+    ('nn', 'features'), ('knn', 'rows twice'), ('knn', 'long rows of float32'),
+    ("knn_cosine(k=4,distance='kth')", 'few rows')])
+def test_rows_that_are_left_out_are_nobodys_neighbours(spec, case):
+  train, test = CASES[case]
+  fitted = oneclass.fit(spec, train)
+  random = np.random.default_rng(0)
+  without = random.permuted(np.tile(np.arange(len(train)) < 12, (2, 1)), axis=1)
+  found = jitted.left_out(fitted, np.stack([test, test[::-1]]), without)
+  for scores, absent, rows in zip(found, without, (test, test[::-1]),
+                                  strict=True):
+    np.testing.assert_allclose(
+        scores, REFERENCES[spec](np.float64(train[~absent]), np.float64(rows)),
+        rtol=1e-5, atol=1e-14)
+  assert (found[0] != found[1][::-1]).any()
+
+
+def test_rows_that_are_nearly_one_are_left_out_too():
+  train, test = _nearly_one()
+  without = np.arange(60)[None] % 3 == 0
+  found = jitted.left_out(oneclass.fit('knn(k=1)', train), test[None], without)
+  np.testing.assert_allclose(
+      found[0], distance.cdist(test, train[~without[0]]).min(axis=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize('spec', [
+    'kde', 'gde', 'lof', "knn(metric='manhattan')", 'ocsvm_rbf'])
+def test_only_what_looks_for_neighbours_leaves_rows_out(spec):
+  assert not jitted.leaves_out(oneclass.create(spec))
+  assert jitted.leaves_out(oneclass.create('knn_cosine'))
+
+
+@pytest.mark.parametrize('count', [1, 16, 500, 512, 513, 784, 1025, 99_999])
+def test_chunks_are_even_and_of_few_sizes(count):
+  size = jitted._size(count, 512)
+  chunks = -(-count // size)
+  assert chunks == -(-count // 512) and size <= 512
+  assert count <= 512 or size % 32 == 0
+  assert size == min(count, 512) or chunks * size - count <= 32 * chunks
 
 
 def _slope(twin, x):

@@ -10,6 +10,7 @@ from deep_oc.bundle import passes
 from deep_oc.maps import _batches
 
 _SIZES = dict(side=(16, 8), stride=(8, 4), classifier='knn(k=1)', sigma=1e4)
+_ONE = dict(side=8, stride=8)
 
 
 def _task():
@@ -58,6 +59,40 @@ def test_each_pixel_is_the_product_of_mean_distances_to_the_nearest_window():
   np.testing.assert_allclose(found, wanted, rtol=1e-4)
   np.testing.assert_array_equal(
       _create(pretext).fit_maps(variables, train, test), found)
+
+
+def test_an_image_is_left_out_at_every_size():
+  pretext, variables = _task()
+  train, some = _images(5), np.array([4, 1])
+  found = _create(pretext).fit(variables, train).left_out(train, some)
+  assert found.shape == (2, 24, 24) and found.dtype == np.float32
+  for i, heat in zip(some, found, strict=True):
+    others = _create(pretext).fit(variables, np.delete(train, i, axis=0))
+    np.testing.assert_allclose(
+        heat, others.maps(train[i:i + 1])[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize('group, leaves_out', [
+    (_SIZES, True), (_SIZES | dict(
+        positions='each', classifier='gde_ledoit_wolf'), False),
+    (_ONE, False), (_ONE | dict(classifier='knn_cosine'), True),
+    (_ONE | dict(classifier="knn(metric='manhattan')"), False)])
+def test_images_are_left_out_where_neighbours_among_all_places_judge(
+    group, leaves_out):
+  pretext, _ = _task()
+  assert maps.create(group, pretext, 0).leaves_out == leaves_out
+
+
+def test_at_most_a_thousand_images_are_left_out(monkeypatch):
+  monkeypatch.setattr(maps, '_LEFT_OUT', 3)
+  pretext, variables = _task()
+  train = _images(5)
+  method = maps.create(_ONE | dict(classifier='nn'), pretext, 0).fit(
+      variables, train)
+  found = maps.left_out(method, train, seed=1)
+  some = np.sort(np.random.default_rng(1).choice(5, 3, replace=False))
+  np.testing.assert_array_equal(
+      found, method.left_out(train, some).max(axis=(1, 2)))
 
 
 def test_a_density_for_each_position_may_be_multiplied():

@@ -299,9 +299,24 @@ def test_images_that_nothing_learnt_from_calibrate_what_is_fitted_to_all():
   np.testing.assert_array_equal(p, _brute_force(calibration, wanted))
   assert (found.held_out, found.calibration) == (30, 'unseen_30')
   assert found.threshold(0.1) == np.sort(calibration)[-3]  # 3 / 31 <= 0.1
-  alarms = thresholds.unseen_alarms(calibration, wanted, 0.1)
+  alarms = thresholds.alarms_by(calibration, wanted, 0.1)
   np.testing.assert_array_equal(alarms.p, p)
   assert (alarms.held_out, alarms.calibration) == (30, 'unseen_30')
+
+
+def test_each_row_left_out_of_the_fit_may_calibrate_it():
+  rows = _digits(0)[:60]
+  nearest = np.sort(np.linalg.norm(rows[:, None] - rows, axis=2), axis=1)[:, 1]
+  found = thresholds.by_scores(
+      oneclass.fit('knn(k=1)', rows), nearest, 0.1, 'left_out')
+  score, p = found.judge(_digits(8)[:30])
+  np.testing.assert_array_equal(p, _brute_force(nearest, score))
+  assert found.threshold(0.1) == np.sort(nearest)[-6]  # 6 / 61 <= 0.1
+  # Of rows in turn it is not known how false alarms spread.
+  assert (found.held_out, found.calibration) == (0, 'left_out_60')
+  alarms = thresholds.alarms_by(nearest, score, 0.1, 'left_out')
+  np.testing.assert_array_equal(alarms.p, p)
+  assert (alarms.held_out, alarms.calibration) == (0, 'left_out_60')
 
 
 def test_too_few_images_that_nothing_learnt_from_are_an_error():
@@ -309,12 +324,13 @@ def test_too_few_images_that_nothing_learnt_from_are_an_error():
   with pytest.raises(InputError, match='5 % takes 19 normal .* there are 18'):
     thresholds.calibrated(rows[:100], 'kde', 0.05, unseen=rows[100:118])
   with pytest.raises(InputError, match='5 % takes 19 normal .* there are 18'):
-    thresholds.unseen_alarms(np.arange(18.), np.arange(3.), 0.05)
+    thresholds.alarms_by(np.arange(18.), np.arange(3.), 0.05)
 
 
 @pytest.mark.parametrize('calibration, words, seen', [
     ('unseen_20', '20 normal images that neither', False),
     ('held_out_200', '200 training images that the classifier', True),
+    ('left_out_60', '60 training images calibrate this, each by', True),
     ('folds_5', 'Every training image', True)])
 def test_words_say_whether_the_encoder_has_seen_what_calibrates(
     calibration, words, seen):

@@ -114,6 +114,31 @@ class Grid(abc.ABC):
     return self.maps_by(
         self.fits(variables, train, description), image, description)
 
+  @property
+  def leaves_out(self) -> bool:
+    """Whether it has `left_out`: one density for all, by neighbours."""
+    return self._new().leaves_out
+
+  def left_out(self, train: np.ndarray, some: np.ndarray,
+               description: str | None = None) -> np.ndarray:
+    """Maps images that were fitted, each by the places of all others.
+
+    Args:
+      train: u8[n, h, w, c], as they were fitted.
+      some: which of them, i64[m].
+      description: of a bar, if there is to be one.
+
+    Returns:
+      f32[m, h, w].
+    """
+    image, (rows, _) = train[some], self.grid(*train.shape[1:3])
+    owner = self.normal_.place[:, 0]
+    return self.spread(np.concatenate([
+        self.density_.left_out(self._features(image[block], rows),
+                               some[block, None] == owner)
+        for block in self._blocks(image, rows, description, 'left out')]),
+                       *image.shape[1:3])
+
   def parameters(self) -> dict[str, object]:
     """Returns what defines the fitted densities, JSON-able."""
     return self.density_.parameters() | {
@@ -181,13 +206,17 @@ class Grid(abc.ABC):
                            for rows, density in parts], axis=1)
 
   def _score(self, density, image, rows, description):
+    return np.concatenate([
+        density.score(self._features(image[block], rows))
+        for block in self._blocks(image, rows, description, 'score')])
+
+  def _blocks(self, image, rows, description, what):
+    """Yields slices of the images whose features are held at once."""
     many = max(_MEMORY // self._bytes(image, rows), 1)
     if self.positions == 'shared':  # else it is by position that it takes long
       many = min(many, _batches.IMAGES)
-    begins = _batches.bar(range(0, len(image), many), description, 'score')
-    return np.concatenate([
-        density.score(self._features(image[begin:begin + many], rows))
-        for begin in begins])
+    for begin in _batches.bar(range(0, len(image), many), description, what):
+      yield slice(begin, begin + many)
 
   def _features(self, image, rows):
     """Returns the features of the places in `rows`, f[n, r, c, d]."""

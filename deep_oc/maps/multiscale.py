@@ -85,6 +85,17 @@ class Multiscale:
         each.fit_maps(variables, train, image, each.about(description))
         for each in self.scales], axis=0)
 
+  @property
+  def leaves_out(self) -> bool:
+    """Whether it has `left_out`."""
+    return self.scales[0].leaves_out  # all are by the same classifier
+
+  def left_out(self, train: np.ndarray, some: np.ndarray,
+               description: str | None = None) -> np.ndarray:
+    """Maps images that were fitted, as `Grid.left_out` does."""
+    return np.prod([each.left_out(train, some, each.about(description))
+                    for each in self.scales], axis=0)
+
   def parameters(self) -> dict[str, object]:
     """Returns what defines the fitted densities, JSON-able.
 

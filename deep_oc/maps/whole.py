@@ -19,6 +19,7 @@ class GradCam:
   The density is one of pooled features, and Gaussian.
   """
   learns_from = 'pool'
+  leaves_out = False
 
   def __init__(self, pretext: nn.Module, seed: int, *,
                classifier: str = 'gde_ledoit_wolf'):
@@ -82,6 +83,7 @@ class ScoreMap:
   ICLR 2021; the weights of a pixel sum to one, see `windows.weights`.
   """
   learns_from = 'nothing'
+  leaves_out = False
 
   def __init__(self, pretext: nn.Module, seed: int, *, sigma: float = 12.0):
     """Checks the arguments.
