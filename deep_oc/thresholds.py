@@ -315,7 +315,8 @@ def rank(alpha: float, m: int) -> int:
   r = round(alpha * (m + 1))
   r -= r / (m + 1) > alpha
   if r < 1:
-    raise InputError(f'{_takes(alpha)}; there are {m}')
+    raise InputError(f'{_takes(alpha)}; there are {m}'
+                     + f', enough for {_least(m)} %' * bool(m))
   return r
 
 
@@ -324,6 +325,11 @@ def _takes(alpha: float) -> str:
   return (f'a false-alarm rate of {100 * alpha:g} % takes '
           f'{decimal.Decimal(needed(alpha)):.6g} normal images to calibrate '
           'with')
+
+
+def _least(m: int) -> decimal.Decimal:
+  """Returns the lowest rate for m images, in percent, rounded up."""
+  return decimal.Context(2, decimal.ROUND_CEILING).divide(100, m + 1)
 
 
 def described(calibration: str) -> str:

@@ -319,6 +319,16 @@ def test_each_row_left_out_of_the_fit_may_calibrate_it():
   assert (alarms.held_out, alarms.calibration) == (0, 'left_out_60')
 
 
+@pytest.mark.parametrize('m, shown', [
+    (1, '50'), (12, '7.7'), (16, '5.9'), (400, '0.25'), (998, '0.11')])
+def test_for_which_rate_so_few_are_enough_is_said(m, shown):
+  with pytest.raises(InputError, match=f'there are {m}, enough for {shown} %'):
+    thresholds.rank(1e-4, m)
+  assert thresholds.rank(float(shown) / 100, m) == 1
+  with pytest.raises(InputError, match='there are 0$'):
+    thresholds.rank(1e-4, 0)
+
+
 def test_too_few_images_that_nothing_learnt_from_are_an_error():
   rows = _digits(0)
   with pytest.raises(InputError, match='5 % takes 19 normal .* there are 18'):
