@@ -1,9 +1,9 @@
 """The scores of a run's test images: of each feature, classifier and map."""
-import itertools
+import functools
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from deep_oc.errors import InputError
 from deep_oc.scored import EVERYTHING, Key, Request, Score, Scored
 
 _PIXEL_CLASSIFIERS = ('ocsvm_rbf', 'kde')
+
+# What was scored, and what scores it: how many there are is known first.
+Scores = Iterator[tuple[Key, Callable[[], Score]]]
 
 
 def choose(train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray],
@@ -75,7 +78,7 @@ def score_features(train: Mapping[str, np.ndarray],
                    test: Mapping[str, np.ndarray], features: Sequence[str],
                    request: Request, seed: int,
                    unseen: Mapping[str, np.ndarray] | None = None,
-                   task: str = '') -> Iterable[tuple[Key, Score]]:
+                   task: str = '') -> Scores:
   """Yields the scores of all classifiers on all features, and the task's.
 
   Of the latter there are alarms only by images that are `unseen`. The name of
@@ -86,12 +89,12 @@ def score_features(train: Mapping[str, np.ndarray],
   for feature in features:
     if feature == 'score':
       for name, values in embeddings.scores(test).items():
-        yield Key(feature, name, 'image'), Score(
-            values, alarms=_alarms(own.get(name), values, rate))
+        yield Key(feature, name, 'image'), functools.partial(
+            Score, values, alarms=_alarms(own.get(name), values, rate))
       continue
     for name in request.classifiers or _default(feature, train[feature], task):
-      yield Key(feature, name, 'image'), score(
-          train[feature], test[feature], name, seed, request,
+      yield Key(feature, name, 'image'), functools.partial(
+          score, train[feature], test[feature], name, seed, request,
           unseen.get(feature))
 
 
@@ -114,7 +117,7 @@ def _default(feature: str, train: np.ndarray, task: str) -> tuple[str, ...]:
 
 def score_maps(arrays: Mapping[str, np.ndarray], names: Sequence[str],
                meta: Mapping[str, object], rate: float | None = None
-               ) -> Iterable[tuple[Key, Score]]:
+               ) -> Scores:
   """Yields heat maps as the scores of pixels, and of windows the maxima.
 
   What Grad-CAM and the task itself explain has a score already. With a
@@ -132,9 +135,11 @@ def score_maps(arrays: Mapping[str, np.ndarray], names: Sequence[str],
       largest = values.max(axis=(1, 2))
       alarms = (_alarms(unseen.get(name), largest, rate)
                 or _alarms(left_out.get(name), largest, rate, 'left_out'))
-      yield Key(name, classifier, 'image'), Score(largest, *given, alarms)
+      yield Key(name, classifier, 'image'), functools.partial(
+          Score, largest, *given, alarms)
     if 'mask' in arrays:
-      yield Key(name, classifier, 'pixel'), Score(values, *given)
+      yield Key(name, classifier, 'pixel'), functools.partial(
+          Score, values, *given)
 
 
 def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
@@ -154,17 +159,18 @@ def score_run(workdir: pathlib.Path, request: Request = EVERYTHING) -> Scored:
   _drop_masks_of_one_kind(workdir, maps)
   found = unscored(test, meta, maps.get('mask'))
   del test['anomaly']
-  scored = itertools.chain(
-      score_features(train, test, [name for name in chosen
-                                   if name not in names],
-                     request, seed_of(meta), unseen, embeddings.task(meta)),
-      score_maps(maps, [name for name in names if name in chosen], map_meta,
-                 request.false_alarm_rate))
   try:
     for array in unseen.values():
       thresholds.rank(request.false_alarm_rate, len(array))  # before the fits
-    found.scores.update(progress.bar(scored, str(workdir), unit='scores',
-                                     leave=False))
+    scores = [
+        *score_features(
+            train, test, [name for name in chosen if name not in names],
+            request, seed_of(meta), unseen, embeddings.task(meta)),
+        *score_maps(maps, [name for name in names if name in chosen], map_meta,
+                    request.false_alarm_rate)]
+    for key, score_it in progress.bar(scores, str(workdir), unit='scores',
+                                      leave=False):
+      found.scores[key] = score_it()
   except InputError as error:  # of arrays that know no run
     raise InputError(f'{workdir}: {error}') from error
   if not found.scores:

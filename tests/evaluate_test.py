@@ -15,8 +15,8 @@ from conftest import peak_memory
 from scipy import stats
 from sklearn import covariance
 
-from deep_oc import (embeddings, evaluate, oneclass, rendering, run_scores,
-                     tables)
+from deep_oc import (embeddings, evaluate, oneclass, progress, rendering,
+                     run_scores, tables)
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
 
@@ -355,7 +355,7 @@ def test_test_labels_change_no_score(run):
   features = run_scores.choose(train, test, (), run)
 
   def scores():
-    return [x.values for _, x in run_scores.score_features(
+    return [x().values for _, x in run_scores.score_features(
         train, test, features, Request(false_alarm_rate=0.1), 0)]
   before = scores()
   for name in ('anomaly', 'label'):
@@ -512,6 +512,14 @@ def test_maxima_are_calibrated_by_training_images_that_were_left_out(run):
   assert found.calibration == 'left_out_20' and other is None
 
 
+def test_how_many_scores_there_will_be_is_known_first(run, monkeypatch):
+  known = []
+  monkeypatch.setattr(progress, 'bar', lambda each, *_, **__: (
+      known.append(len(each)) or each))
+  found = run_scores.score_run(run, Request(['nn', 'kde'], ['pool', 'head']))
+  assert known == [len(found.scores)] == [4]
+
+
 def test_anomalous_training_rows_are_not_fitted_in_silence(run):
   arrays = _split(0, 40) | {'anomaly': np.arange(40) < 5}
   embeddings.write(run / 'embeddings/train.npz', arrays, META)
@@ -538,7 +546,7 @@ def test_what_a_run_is_too_small_for_names_it(run, main):
   small = {name: array[:5] for name, array in _split(0, 40).items()}
   embeddings.write(run / 'embeddings/train.npz', small, META)
   with pytest.raises(InputError, match=(
-      '^1 of 2 runs failed: runs/rotation_cifar10/3/seed0: .* there are 5$')):
+      '^1 of 2 runs failed: runs/rotation_cifar10/3/seed0: .* there are 5, ')):
     main(false_alarm_rate=0.1)
 
 
