@@ -38,6 +38,12 @@ if cli.works(__name__):
   from deep_oc.data import folder
 
 
+# What may be timed, by its flag, and the flags that apply to some of them.
+_APPLY = {'config': ('size', 'seconds', 'profile'),
+          'classifiers': ('train_rows', 'test_rows', 'columns'),
+          'bundle': ('seconds',)}
+
+
 def define_flags() -> None:
   config_files.define_flag()
   flags.DEFINE_integer(
@@ -63,8 +69,7 @@ def define_flags() -> None:
 
 def main() -> None:
   args = flags.FLAGS
-  if args.bundle and args.classifiers:
-    raise InputError('give one of --bundle and --classifiers, not both')
+  _check_asked(args)
   jax.config.update('jax_enable_compilation_cache', False)  # it is timed
   if not args.bundle:  # which has its memory as it comes
     allocator.keep_freed_memory()
@@ -74,6 +79,18 @@ def main() -> None:
     rows = _benchmark_parts(args)
   if args.output:
     tables.write(args.output, list(rows[0]), rows)
+
+
+def _check_asked(args: flags.FlagValues) -> None:
+  """Raises InputError if several things are to be timed, or a flag that was
+  given does not apply to what is."""
+  named = [name for name in _APPLY if args[name].value]
+  if len(named) > 1:
+    raise InputError(f'give one of --{" and --".join(named)}')
+  timed = named[0] if named else 'config'
+  for name in sorted({*sum(_APPLY.values(), ())} - {*_APPLY[timed]}):
+    if args[name].present:
+      raise InputError(f'--{name} does not apply to --{timed}')
 
 
 def _benchmark_parts(args: flags.FlagValues) -> list[dict[str, object]]:

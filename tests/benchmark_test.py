@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
+from conftest import the_error
 from ml_collections import ConfigDict
 from scipy import stats
 from tests import tiny
@@ -143,9 +144,18 @@ def test_too_large_a_batch_is_one_line(binary):
   assert 'Warning' not in done.stderr
 
 
-def test_one_thing_is_timed(binary):
-  done = binary('benchmark', '--bundle=a', '--classifiers=kde')
-  assert done.returncode == 2 and 'one of --bundle and --cl' in done.stderr
+@pytest.mark.parametrize('args, said', [
+    (['--bundle=a', '--classifiers=kde'],
+     'give one of --classifiers and --bundle'),
+    (['--bundle=a', '--config=tests/tiny.py'],
+     'give one of --config and --bundle'),
+    (['--bundle=a', '--size=32'], '--size does not apply to --bundle'),
+    (['--classifiers=kde', '--seconds=2'],
+     '--seconds does not apply to --classifiers'),
+    (['--config=tests/tiny.py', '--columns=8'],
+     '--columns does not apply to --config')])
+def test_one_thing_is_timed_and_no_flag_is_of_another(binary, args, said):
+  assert the_error(binary('benchmark', *args)) == f'error: {said}'
 
 
 def test_seconds_are_not_negative(binary):
@@ -167,6 +177,7 @@ def test_the_images_are_of_the_size_of_those_that_are_trained_on(
     return []
 
   monkeypatch.setattr(jax.config, 'update', lambda *_: None)
+  monkeypatch.setattr(benchmark, '_check_asked', lambda _: None)
   monkeypatch.setattr(allocator, 'keep_freed_memory', lambda: None)
   monkeypatch.setattr(config_files, 'from_flag', lambda: config)
   monkeypatch.setattr(step_benchmark, 'benchmark', measure)
@@ -183,6 +194,7 @@ def test_the_images_are_of_the_size_of_those_that_are_trained_on(
 def test_a_bundle_is_timed_as_asked_with_its_memory_as_it_comes(monkeypatch):
   asked = []
   monkeypatch.setattr(jax.config, 'update', lambda *_: None)
+  monkeypatch.setattr(benchmark, '_check_asked', lambda _: None)
   monkeypatch.setattr(allocator, 'keep_freed_memory', lambda: asked.append(
       'memory is kept'))
   monkeypatch.setattr(bundle_benchmark, 'benchmark', lambda *args: (
