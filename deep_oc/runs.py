@@ -116,6 +116,20 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
       _read(files.path(workdir) / 'config.json')['config'])
 
 
+def localize(workdir: object, config: ml_collections.ConfigDict
+             ) -> Mapping[str, Any] | None:
+  """Returns the group `localize` by which a run's heat maps were made last.
+
+  The config's own if there are none, or none that say it.
+  """
+  try:
+    _, meta = embeddings.contents(
+        files.path(workdir) / 'embeddings' / 'maps.npz')
+  except InputError:  # they are not what is asked for
+    meta = {}
+  return meta.get('localize', config.get('localize'))
+
+
 def finished(workdir: str, config: ml_collections.ConfigDict,
              feature: str = 'pool') -> bool:
   """Tells whether the run in `workdir` is of this config and at its end.

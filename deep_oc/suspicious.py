@@ -31,8 +31,8 @@ from absl import flags
 from PIL import Image
 
 from deep_oc import (cli, embeddings, errors, experiment, files, metrics,
-                     oneclass, pictures, provenance, rendering, scored, tables,
-                     thresholds)
+                     oneclass, pictures, provenance, rendering, runs, scored,
+                     tables, thresholds)
 from deep_oc.errors import InputError
 from deep_oc.scored import WINDOWS
 
@@ -190,18 +190,17 @@ def _read(workdir):
 
 
 def _localizes(workdir):
-  """Returns 'windows' if the run's heat maps are of windows."""
-  try:
-    names, _ = embeddings.contents(workdir / 'embeddings' / 'maps.npz')
-  except InputError:  # there are none
+  """Returns the method of the run's heat maps, None if it makes none."""
+  if not files.exists(workdir / 'config.json'):  # embeddings alone
     return None
-  return WINDOWS if f'map_{WINDOWS}' in names else None
+  group = runs.localize(workdir, runs.read_config(workdir))
+  return group.get('name', WINDOWS) if group else None
 
 
 def _by_features(workdir, classifier, feature, seed, train, unlabelled, task):
   for name, arrays in ('train', train), ('unlabelled', unlabelled):
     if arrays is not None and feature not in embeddings.features(arrays):
-      windows = [WINDOWS] if _localizes(workdir) else []
+      windows = [WINDOWS] * (_localizes(workdir) == WINDOWS)
       raise errors.unknown(f'feature in {workdir}/embeddings/{name}.npz',
                            feature, [*embeddings.features(arrays), *windows])
   fitted = train[feature]

@@ -1,6 +1,7 @@
 """Tests of the list of training images that may not be normal."""
 import csv
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -37,6 +38,15 @@ def _write(folder, name='train', n=60, odd=6, seed=0, meta=META, **arrays):
   embeddings.write(folder / f'embeddings/{name}.npz', {
       key: value for key, value in arrays.items() if value is not None}, meta)
   return folder
+
+
+def _localizes(folder, config, maps=None):
+  """Makes it a run whose config has such a group; `maps` says what is there."""
+  group = {'localize': config} if config else {}
+  (folder / 'config.json').write_text(json.dumps({'config': group}))
+  if maps:
+    embeddings.write(folder / 'embeddings/maps.npz',
+                     {'map': np.zeros((1, 4, 6), np.float32)}, META | maps)
 
 
 def _rows(folder):
@@ -187,18 +197,20 @@ def test_the_largest_of_the_heat_map_of_other_folds_can_rank(
   np.testing.assert_array_equal(ranking.score, wanted[ranking.index - 100])
 
 
-@pytest.mark.parametrize('task, maps, classifier, wanted', [
-    ('frozen', 'map_windows', None, 'windows'),
-    ('frozen', 'map_gradcam', None, 'pool'), ('frozen', None, None, 'pool'),
-    ('frozen', 'map_windows', 'kde', 'pool'),
-    ('rotation', 'map_windows', None, 'pool')])
+@pytest.mark.parametrize('task, config, maps, classifier, wanted', [
+    ('frozen', {'stride': 2}, None, None, 'windows'),
+    ('frozen', {'stride': 2}, {}, None, 'windows'),
+    ('frozen', None, {'localize': {'name': 'windows'}}, None, 'windows'),
+    ('frozen', {'name': 'windows'}, {'localize': {'name': 'gradcam'}}, None,
+     'pool'), ('frozen', None, None, None, 'pool'),
+    ('frozen', {'name': 'windows'}, None, 'kde', 'pool'),
+    ('rotation', {'name': 'windows'}, None, None, 'pool')])
 def test_heat_maps_rank_where_nothing_was_trained_unless_told_otherwise(
-    tmp_path, by_brightness, task, maps, classifier, wanted):
+    tmp_path, by_brightness, task, config, maps, classifier, wanted):
+  """As the config says, or the maps that were made last."""
   _write(tmp_path, n=20, meta=META | {'task': task}, **by_brightness(
       _images(20)))
-  if maps:
-    embeddings.write(tmp_path / 'embeddings/maps.npz',
-                     {maps: np.zeros((1, 4, 6), np.float32)}, META)
+  _localizes(tmp_path, config, maps)
   ranking = suspicious.rank(tmp_path, classifier)
   assert (ranking.feature, ranking.classifier) == (
       wanted, 'brightness' if wanted == 'windows' else 'kde')
@@ -301,11 +313,12 @@ def test_what_cannot_be_ranked_is_an_error(tmp_path, kwargs, words):
     suspicious.rank(_write(tmp_path), **kwargs)
 
 
-def test_heat_maps_are_among_the_features_where_there_are_some(tmp_path):
-  _write(tmp_path)
-  embeddings.write(tmp_path / 'embeddings/maps.npz', {
-      'map_windows': np.zeros((1, 4, 6), np.float32)}, META)
-  with pytest.raises(InputError, match='known: pool, pixels, windows'):
+@pytest.mark.parametrize('name, known', [
+    ('windows', 'pool, pixels, windows'), ('gradcam', 'pool, pixels')])
+def test_heat_maps_are_among_the_features_where_there_are_some(
+    tmp_path, name, known):
+  _localizes(_write(tmp_path), {'name': name})
+  with pytest.raises(InputError, match=f'known: {known}$'):
     suspicious.rank(tmp_path, feature='zzz')
 
 
