@@ -27,6 +27,9 @@ AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 _INTERRUPTED = 130  # as of what SIGINT ends
 _UNREAD = 141  # as of what SIGPIPE ends
 
+# What flags and the files of configs raise where they are not fit.
+UNFIT = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError,
+         SyntaxError, ImportError)
 
 _HELP = {dashes + name for dashes in ('-', '--')
          for name in ('?', 'help', 'helpshort', 'helpfull', 'helpxml')}
@@ -143,10 +146,9 @@ def _parsed(argv: list[str]) -> list[str]:
     sys.exit(0 if not _HELP.isdisjoint(argv) else error.code)
   except BrokenPipeError:  # of --help
     raise
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
-          OSError, SyntaxError, ImportError) as error:
+  except UNFIT as error:
     # ml_collections loads the config and its overrides while parsing.
-    fail(_reason(error))
+    fail(reason(error))
 
 
 def _at_home(argument: str) -> str:
@@ -189,8 +191,8 @@ def config_file(value: str) -> pathlib.Path:
   return path
 
 
-def _reason(error: Exception) -> str:
-  """Returns what is wrong without the traceback that flags may carry."""
+def reason(error: Exception) -> str:
+  """Returns what is wrong, of `UNFIT`, without the traceback in its text."""
   if isinstance(error, (AttributeError, KeyError)):
     return str(errors.unknown_key(error))
   text = str(error)
@@ -199,6 +201,10 @@ def _reason(error: Exception) -> str:
   number = re.search(r"invalid literal for int\(\) with base 10: ('.*')$", text)
   if number:
     return f'{text[:number.start()]}{number[1]} is not a whole number'
+  needless = re.match(r'flag --config=(.*?):(.*?): Error .*\bget_config\(\) '
+                      'takes 0 positional arguments', text, re.DOTALL)
+  if needless:
+    return f"{needless[1]} takes no argument; leave out ':{needless[2]}'"
   if 'Traceback' in text:
     text = f'{text[:text.index("Traceback")]}{text.strip().splitlines()[-1]}'
   return text.rpartition('deep_oc.errors.InputError: ')[2]  # of a config's file

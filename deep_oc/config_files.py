@@ -6,7 +6,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from deep_oc import cli, errors, experiment
+from deep_oc import cli, experiment
 from deep_oc.errors import InputError
 
 
@@ -51,13 +51,8 @@ def read(path: str, overrides: Mapping[str, object]
     values(argv)
     list(values.config)  # some errors wait for the first use
     return values.config
-  except (AttributeError, KeyError) as error:
-    raise errors.unknown_key(error) from error
-  except (flags.Error, TypeError, ValueError, OSError, SyntaxError,
-          ImportError) as error:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    raise InputError(reason[-1].removeprefix(
-        'deep_oc.errors.InputError: ')) from error
+  except cli.UNFIT as error:
+    raise InputError(cli.reason(error)) from error
 
 
 def arguments(path: str, overrides: Mapping[str, object]) -> list[str]:

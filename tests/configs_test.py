@@ -313,16 +313,24 @@ def test_a_file_that_is_no_config_is_said_to_be_none(tmp_path, monkeypatch):
     config_files.read(str(tmp_path / 'mine.py'), {})
 
 
-def test_what_a_config_refuses_is_said_without_where(monkeypatch, capsys):
-  argv = ['train', '--config=configs/cutpaste_folder.py:smal']
+@pytest.mark.parametrize('given, said', [
+    ('configs/cutpaste_folder.py:smal',
+     "unknown schedule 'smal'; did you mean 'small'?"),
+    ('configs/quickstart.py:3',
+     "configs/quickstart.py takes no argument; leave out ':3'")])
+def test_what_a_config_refuses_is_said_without_where(
+    given, said, monkeypatch, capsys):
   monkeypatch.chdir(ROOT)
+  with pytest.raises(errors.InputError) as caught:
+    config_files.read(given, {})
+  assert str(caught.value) == said
+  argv = ['train', f'--config={given}']
   monkeypatch.setattr(flags, 'FLAGS', flags.FlagValues())
   config_flags.DEFINE_config_file(
       'config', flag_values=flags.FLAGS, sys_argv=argv)
   with pytest.raises(SystemExit):
     cli._parse(argv)
-  assert capsys.readouterr().err == (
-      "error: unknown schedule 'smal'; did you mean 'small'?\n")
+  assert capsys.readouterr().err == f'error: {said}\n'
 
 
 def test_home_is_found_after_an_equals_sign(tmp_path, monkeypatch):
