@@ -165,8 +165,8 @@ def evaluate(workdir: pathlib.Path, request: Request = EVERYTHING
 def draw(workdir: pathlib.Path) -> pathlib.Path | None:
   """Draws the heat maps of a run; returns the folder, None without maps.
 
-  Of several that are no baselines, each has a folder in it, by its name, and
-  those that were drawn of one alone are removed.
+  Of several that are no baselines, each has a folder in it, by its name. What
+  was drawn there of others is removed.
 
   Raises:
     InputError: the file holds nothing to draw them on or to name them by.
@@ -174,29 +174,29 @@ def draw(workdir: pathlib.Path) -> pathlib.Path | None:
   arrays, meta = embeddings.read_maps(workdir)
   names = [name for name in arrays
            if name.startswith('map_') and 'random' not in name]
-  if not names:
-    return None
-  for name in ('image', 'label', 'anomaly', 'class_names'):
-    if name not in arrays | meta:
-      raise InputError(f"{workdir}/embeddings/maps.npz lacks '{name}', so its "
-                       'maps cannot be drawn; --nopictures does without')
-  from deep_oc import pictures  # and matplotlib, for those who draw
   folder = workdir / 'pictures'
-  places = [folder] if len(names) == 1 else [
-      folder / own for own in pictures.file_names(
-          [name.removeprefix('map_') for name in names])]
-  images = {'labels': arrays['label'], 'class_names': meta['class_names'],
-            'paths': arrays.get('path')}
-  if len(names) > 1:
-    pictures.remove(folder, **images)
-  for name, place in zip(names, places, strict=True):
+  if not names and not files.exists(folder):
+    return None
+  lacking = [name for name in ('image', 'label', 'anomaly', 'class_names')
+             if name not in arrays | meta]
+  if names and lacking:
+    raise InputError(f"{workdir}/embeddings/maps.npz lacks '{lacking[0]}', so "
+                     'its maps cannot be drawn; --nopictures does without')
+  from deep_oc import pictures  # and matplotlib, for those who draw
+  kinds = [''] if len(names) == 1 else pictures.file_names(
+      [name.removeprefix('map_') for name in names])
+  written = []
+  for name, kind in zip(names, kinds, strict=True):
     maps = arrays[name]
     scores, title = _explained(workdir, name, maps, meta)
-    pictures.write(
-        place, images=arrays['image'], maps=maps, masks=arrays.get('mask'),
-        scores=scores, title=title, anomaly=arrays['anomaly'],
-        command=provenance.command(), **images)
-  return folder
+    written += pictures.write(
+        folder, within=kind, images=arrays['image'], maps=maps,
+        masks=arrays.get('mask'), scores=scores, title=title,
+        anomaly=arrays['anomaly'], labels=arrays['label'],
+        class_names=meta['class_names'], paths=arrays.get('path'),
+        command=provenance.command())
+  pictures.remove_others(folder, written)
+  return folder if names else None
 
 
 def _explained(workdir, name, maps, meta):

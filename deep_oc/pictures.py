@@ -5,8 +5,9 @@
   <folder>/roc.png  <folder>/histogram.png
 
 One scale serves all pictures of a run, by `deep_oc.heat_colours`: equal scores
-have equal colours. Everything but `write` and `remove` is a pure function;
-scores are higher = more anomalous.
+have equal colours. Each of these files says of itself where it lies, so that
+`remove_others` knows it. Everything but `write`, `save` and that is a pure
+function; scores are higher = more anomalous.
 """
 import contextlib
 import functools
@@ -39,11 +40,12 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
           masks: np.ndarray | None, scores: np.ndarray, anomaly: np.ndarray,
           labels: np.ndarray, class_names: Sequence[str],
           paths: Sequence[str] | None = None, title: str = '',
-          command: str = '') -> list[pathlib.Path]:
-  """Writes all pictures of a run; returns the images' own, in their order.
+          command: str = '', within: str = '') -> list[pathlib.Path]:
+  """Writes all pictures of a run, and returns their files.
 
-  Files of these names are replaced, others are left. Without normal images,
-  or without anomalies, there is no ROC curve.
+  The images' own are the first, in their order. Files of these names are
+  replaced, others are left. Without normal images, or without anomalies, there
+  is no ROC curve.
 
   Args:
     folder: where to; made if it is not there.
@@ -57,6 +59,7 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
     paths: str[n], to name the files after; numbers by default.
     title: what the scores are of, for the plots: 'pool, kde'.
     command: what made them, kept in each file.
+    within: a folder in that one, where these pictures are one kind of several.
 
   Raises:
     InputError: shapes do not fit, a score is not a finite number, the folder
@@ -66,55 +69,69 @@ def write(folder: str | os.PathLike, *, images: np.ndarray, maps: np.ndarray,
   anomaly = np.asarray(anomaly, bool)
   _check(images, maps, masks, scores, labels, class_names, paths, anomaly)
   folder, limits = files.path(folder), heat_colours.scale(maps, anomaly)
-  homes = file_names(class_names)
-  written = _places(folder, homes, labels, paths)
+  homes, written = file_names(class_names), []
+  names = _names(labels, paths)
   outlined = None if masks is None else 'the mask'
 
   def draw(i, name, side=None):
     return panel(images[i], maps[i], None if masks is None else masks[i],
                  scores[i], name, limits, side)
 
+  def put(picture, name):
+    place = f'{within}/{name}.png'.lstrip('/')
+    save(picture, folder / place, command, place)
+    written.append(folder / place)
+
   for i in progress.bar(range(len(images)), 'pictures', unit='images'):
-    name = f'{class_names[labels[i]]} / {written[i].stem}'
-    save(with_legend(draw(i, name), limits, outlined), written[i], command)
+    name = f'{class_names[labels[i]]} / {names[i]}'
+    put(with_legend(draw(i, name), limits, outlined),
+        f'{homes[labels[i]]}/{names[i]}')
   for label in np.unique(labels):
     member = np.flatnonzero(labels == label)
     chosen = member[spread(scores[member])]
-    picture = montage([draw(i, written[i].stem, _TILE) for i in chosen],
-                      class_names[label], len(member), limits, outlined)
-    save(picture, folder / f'montage_{homes[label]}.png', command)
+    put(montage([draw(i, names[i], _TILE) for i in chosen], class_names[label],
+                len(member), limits, outlined), f'montage_{homes[label]}')
   if anomaly.any() and not anomaly.all():
-    _write(folder / 'roc.png', plots.roc(scores, anomaly, title, command))
-  _write(folder / 'histogram.png', plots.histogram(
-      scores, anomaly, labels, class_names, title, command))
+    put(_opened(plots.roc(scores, anomaly, title)), 'roc')
+  put(_opened(plots.histogram(scores, anomaly, labels, class_names, title)),
+      'histogram')
   return written
 
 
-def remove(folder: str | os.PathLike, labels: np.ndarray,
-           class_names: Sequence[str], paths: Sequence[str] | None = None
-           ) -> None:
-  """Removes what `write` wrote to a folder, of the same images.
+def remove_others(folder: str | os.PathLike, kept: Sequence[pathlib.Path]
+                  ) -> None:
+  """Removes what `write` wrote to a folder, but for the files `kept`.
 
-  That is what has such a name and holds a command; all else stays there.
+  That is what lies where it says that it was written; all else stays there,
+  copies of pictures too.
   """
-  folder, homes = files.path(folder), file_names(class_names)
-  names = 'roc', 'histogram', *(f'montage_{home}' for home in homes)
-  for path in [*_places(folder, homes, np.asarray(labels), paths),
-               *(folder / f'{name}.png' for name in names)]:
-    if _holds_command(path):
+  folder = files.path(folder)
+  kept = {_place(folder, path) for path in kept}
+  for path in list(folder.rglob('*.png')):
+    place = _place(folder, path)
+    if place not in kept and _said_place(path) == place:
       path.unlink()
-  if not files.is_remote(folder):  # where there are no empty folders
-    for home in homes:
-      with contextlib.suppress(OSError):  # it is not empty, or not there
-        (folder / home).rmdir()
+      if not files.is_remote(folder):  # where there are no empty folders
+        for above in path.relative_to(folder).parents[:-1]:
+          with contextlib.suppress(OSError):  # it is not empty
+            (folder / above).rmdir()
 
 
-def _holds_command(path):
+def _place(folder, path):
+  return path.relative_to(folder).as_posix()
+
+
+def _said_place(path):
+  """Returns where a picture says that it was written, None if it does not."""
   try:
     with path.open('rb') as file, Image.open(file, formats=['PNG']) as picture:
-      return 'command' in picture.info
-  except Exception:  # whatever it is, if there is anything
-    return False
+      return picture.info.get('place')
+  except Exception:  # whatever it is
+    return None
+
+
+def _opened(data):
+  return Image.open(io.BytesIO(data))
 
 
 def outline(mask: np.ndarray, width: int = 1) -> np.ndarray:
@@ -281,19 +298,19 @@ def file_names(texts: Sequence[str]) -> list[str]:
   return names
 
 
-def _places(folder, homes, labels, paths):
-  """Returns each image's file."""
+def _names(labels, paths):
+  """Returns the name of each image's file, in the folder of its class."""
   if paths is None:
     paths = [f'{i:05d}' for i in range(len(labels))]
   stems = [pathlib.PurePosixPath(str(path).replace('\\', '/')).stem
            for path in paths]
-  places = [None] * len(labels)
+  names = [''] * len(labels)
   for label in np.unique(labels):
     member = np.flatnonzero(labels == label)
     for i, name in zip(member, file_names([stems[i] for i in member]),
                        strict=True):
-      places[i] = folder / homes[label] / f'{name}.png'
-  return places
+      names[i] = name
+  return names
 
 
 def _check(images, maps, masks, scores, labels, class_names, paths, anomaly):
@@ -384,15 +401,15 @@ def _line(font):
   return round(1.6 * font.size)
 
 
-def save(picture: Image.Image, path: pathlib.Path, command: str) -> None:
-  """Writes a picture as PNG, and in it what made it."""
+def save(picture: Image.Image, path: pathlib.Path, command: str,
+         place: str = '') -> None:
+  """Writes a picture as PNG, and in it what made it, and where if it is said.
+  """
   info, data = PngImagePlugin.PngInfo(), io.BytesIO()
   info.add_itxt('command', command)
+  if place:
+    info.add_itxt('place', place)
   picture.save(data, 'png', pnginfo=info,
                compress_level=4)  # 6: as large, and twice as long
-  _write(path, data.getvalue())
-
-
-def _write(path, data):
   with files.replacing(path, 'wb') as file:
-    file.write(data)
+    file.write(data.getvalue())

@@ -27,8 +27,7 @@ def roc_curve(scores: np.ndarray, anomaly: np.ndarray
   return fpr, tpr
 
 
-def roc(scores: np.ndarray, anomaly: np.ndarray, title: str = '',
-        command: str = '') -> bytes:
+def roc(scores: np.ndarray, anomaly: np.ndarray, title: str = '') -> bytes:
   """Draws the ROC curve of f[n] against bool[n], with its area, as PNG.
 
   The title says what the scores are of.
@@ -45,7 +44,7 @@ def roc(scores: np.ndarray, anomaly: np.ndarray, title: str = '',
                  parse_math=False)
   axes.grid(color='0.9')
   axes.legend(loc='lower right')
-  return png(figure, command)
+  return png(figure)
 
 
 def counts(scores: np.ndarray, anomaly: np.ndarray, labels: np.ndarray,
@@ -75,8 +74,7 @@ def counts(scores: np.ndarray, anomaly: np.ndarray, labels: np.ndarray,
 
 
 def histogram(scores: np.ndarray, anomaly: np.ndarray, labels: np.ndarray,
-              class_names: Sequence[str], title: str = '', command: str = ''
-              ) -> bytes:
+              class_names: Sequence[str], title: str = '') -> bytes:
   """Draws `counts` as PNG, a row for each class, normal ones in all.
 
   The title says what the scores are of.
@@ -93,7 +91,7 @@ def histogram(scores: np.ndarray, anomaly: np.ndarray, labels: np.ndarray,
                   parse_math=False)
   figure.legend(known.values(), known.keys(), loc='outside lower right',
                 ncols=len(known), frameon=False)
-  return png(figure, command)
+  return png(figure)
 
 
 def _bars(axes, edges, count, name, first):
@@ -157,7 +155,7 @@ def new_figure(width: float, height: float, dpi: int = 150) -> Any:
                                     layout='constrained')
 
 
-def png(figure: Any, command: str) -> bytes:
+def png(figure: Any, command: str = '') -> bytes:
   """Returns the figure as a PNG file that names the command."""
   data = io.BytesIO()
   figure.savefig(data, format='png', metadata={'command': command})

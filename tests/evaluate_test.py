@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from absl import flags
 from conftest import peak_memory
+from PIL import Image
 from scipy import stats
 from sklearn import covariance
 
-from deep_oc import (embeddings, evaluate, oneclass, progress, rendering,
-                     run_scores, tables)
+from deep_oc import (embeddings, evaluate, oneclass, pictures, progress,
+                     rendering, run_scores, tables)
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
 
@@ -316,15 +317,34 @@ def test_each_of_several_maps_has_pictures_of_its_own(
     run, monkeypatch, others, folders):
   maps = np.ones((30, 8, 8), np.float32)
   _write_maps(run, 'mine', maps, **{f'map_{name}': maps for name in others})
-  drawn = []
-  monkeypatch.setattr('deep_oc.pictures.write',
-                      lambda folder, **given: drawn.append(folder))
-  monkeypatch.setattr('deep_oc.pictures.remove', lambda folder, **given:
-                      drawn.append(('removed', folder, set(given))))
+  monkeypatch.setattr('deep_oc.pictures.write', lambda folder, within, **_: [
+      (folder, within)])
+  kept = []
+  monkeypatch.setattr('deep_oc.pictures.remove_others',
+                      lambda *given: kept.append(given))
   assert evaluate.draw(run) == run / 'pictures'
-  assert drawn == [('removed', run / 'pictures', {
-      'labels', 'class_names', 'paths'})] * (len(folders) > 1) + [
-          run / 'pictures' / name for name in folders]
+  assert kept == [(run / 'pictures', [
+      (run / 'pictures', name) for name in folders])]
+
+
+def test_pictures_of_maps_that_are_gone_are_removed(run, monkeypatch):
+  def write(folder, within, **_):
+    place = f'{within}/roc.png'
+    pictures.save(Image.new('L', (1, 1)), folder / place, 'command', place)
+    return [folder / place]
+
+  monkeypatch.setattr(pictures, 'write', write)
+  (run / 'pictures').mkdir()
+  (run / 'pictures/mine.txt').write_text('')
+  for name in 'a', 'b', 'a':
+    maps = np.ones((30, 8, 8), np.float32)
+    _write_maps(run, name, maps, **{f'map_{name}_too': maps})
+    evaluate.draw(run)
+    assert {path.name for path in (run / 'pictures').iterdir()} == {
+        name, f'{name}_too', 'mine.txt'}
+  (run / 'embeddings/maps.npz').unlink()
+  assert evaluate.draw(run) is None
+  assert [path.name for path in (run / 'pictures').iterdir()] == ['mine.txt']
 
 
 def test_maps_of_fewer_images_are_an_error(run):
@@ -340,6 +360,7 @@ def test_maps_that_changed_are_drawn_even_after_nopictures(
   def write(folder, maps, **given):
     folder.mkdir(exist_ok=True)
     drawn.append(maps.mean())
+    return []
   monkeypatch.setattr('deep_oc.pictures.write', write)
   for value in 1, 2:
     _write_maps(run, 'windows', np.full((30, 8, 8), value, np.float32))
@@ -815,8 +836,8 @@ def test_pictures_show_the_score_that_the_map_explains(run, monkeypatch, name):
   maps = np.random.default_rng(0).random((30, 8, 8), np.float32)
   _write_maps(run, name, maps, **{f'map_random_{name}': maps})
   drawn = []
-  monkeypatch.setattr('deep_oc.pictures.write', lambda folder, **given:
-                      drawn.append((given['scores'], given['title'])))
+  monkeypatch.setattr('deep_oc.pictures.write', lambda folder, **given: (
+      drawn.append((given['scores'], given['title'])), [])[1])
   evaluate.draw(run)
   (scores, title), = drawn
   assert title == {'windows': 'windows, gde_oas', 'gradcam': 'pool, gde_oas'}[

@@ -1,4 +1,5 @@
 import io
+import shutil
 import sys
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_nothing_is_written_outside_the_folder(tmp_path):
   home = tmp_path / 'deep' / 'down' / 'run'
   written = pictures.write(home, **run)
   files = [path for path in tmp_path.rglob('*') if path.is_file()]
-  assert len(files) == 4 + 3 + 2 and len(set(written)) == 4
+  assert len(files) == 4 + 3 + 2 and sorted(files) == sorted(written)
   assert all(home in path.parents for path in files)
 
 
@@ -98,7 +99,7 @@ def test_a_run_is_a_picture_for_each_image_a_montage_for_each_class_and_plots(
   run = _run(n=60, h=32, w=48)
   written = pictures.write(tmp_path, **run)
   assert written[4] == tmp_path / 'hole' / '004.png'
-  sizes = {_opened(path).size for path in written}
+  sizes = {_opened(path).size for path in written[:60]}
   [(width, height)] = sizes  # 48 × 32, six times as large, and text
   assert width == 3 * 288 + 4 * 8 and 192 < height < 350
   for name in 'good', 'hole', 'dent':
@@ -214,14 +215,9 @@ def test_one_kind_of_image_has_no_roc_curve_but_all_else(tmp_path, label):
 
 @pytest.mark.parametrize('kinds', [1, 2])
 def test_the_plots_say_what_the_scores_are_of(tmp_path, monkeypatch, kinds):
-  figures = []
-
-  def png(figure, command):
-    figure.savefig(io.BytesIO())  # the title can be drawn
-    figures.append(figure)
-    return command.encode()
-
-  monkeypatch.setattr(plots, 'png', png)
+  figures, png = [], plots.png
+  monkeypatch.setattr(plots, 'png', lambda figure: (
+      figures.append(figure), png(figure))[1])
   run = _run()
   anomaly = run['anomaly'] if kinds == 2 else np.ones(8, bool)
   title, name = 'pool, kde(\n$a_{)', 'pool, kde( $a_{)'
@@ -276,25 +272,25 @@ def test_every_picture_names_the_command_that_made_it(tmp_path):
       'python größe 大.py'}
 
 
-def test_what_was_written_is_removed_and_nothing_else(tmp_path):
-  run = _run()
-  of_images = {key: run[key] for key in ('labels', 'class_names', 'paths')}
-  pictures.remove(tmp_path / 'nowhere', **of_images)
-  pictures.write(tmp_path, **run)
-  kept = [tmp_path / name for name in (
-      'good/000.png', 'hole/copy.png', 'montage_dent.png', 'roc.png',
-      'notes/roc.png')]
-  content = (tmp_path / 'hole/001.png').read_bytes()
-  kept[1].write_bytes(content)
-  kept[4].parent.mkdir()
-  kept[4].write_bytes(content)
-  Image.open(kept[0]).save(kept[0])  # by somebody else
-  kept[2].write_text('no picture')
-  kept[3].unlink()
-  kept[3].mkdir()
-  pictures.remove(tmp_path, **of_images)
-  assert sorted(tmp_path.rglob('*')) == sorted(
-      [*kept, *(tmp_path / name for name in ('good', 'hole', 'notes'))])
+def test_what_was_written_of_others_is_removed_and_nothing_else(tmp_path):
+  pictures.remove_others(tmp_path / 'nowhere', [])
+  folder = tmp_path / 'pictures'
+  pictures.write(folder, within='old', **_run())
+  pictures.write(folder, **_run())
+  kept = [*pictures.write(folder, **_run(n=5)), folder / 'hole/copy.png',
+          folder / 'mine/good/000.png', folder / 'old/montage_hole.png',
+          folder / 'montage.png', folder / 'empty']
+  kept[-5].write_bytes((folder / 'hole/001.png').read_bytes())
+  shutil.copytree(folder / 'old/good', folder / 'mine/good')
+  Image.open(kept[-3]).save(kept[-3])  # by somebody else
+  kept[-2].write_text('no picture')
+  kept[-1].mkdir()
+  pictures.remove_others(folder, kept[:-5])
+  assert {*folder.rglob('*.png'), *folder.iterdir()} == {
+      *kept, *(folder / 'mine/good').glob('*'),
+      *(folder / name for name in ('good', 'hole', 'dent', 'mine', 'old'))}
+  assert [path.name for path in (folder / 'old').iterdir()] == [
+      'montage_hole.png']
 
 
 @pytest.mark.parametrize('side, lines', [(192, 2), (400, 1)])
