@@ -35,6 +35,7 @@ _KEYS = ('experiment', 'method', 'seed', 'dtype', 'distribution', 'data',
 # Of `deep_oc.orientation`.
 VIEWS = ('none', 'flip', 'rot', 'flip_rot', 'crop_flip_rot')
 _OPTIONAL = ('localize', 'embed')
+_MANY = 2**30  # steps, where a schedule's length changes nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +173,22 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise InputError(f'seed={config.seed} must be 2**32-1 at most')
   plan(config)
   embed(config)
+
+
+def check_parts(config: ml_collections.ConfigDict) -> None:
+  """Raises InputError if what a config names cannot be made.
+
+  Task, encoder, optimizer, copies and where images lie, as far as can be said
+  before there are images. It takes JAX, but no device.
+  """
+  from deep_oc import storage
+  config = config.copy_and_resolve_references()
+  if config.dtype == 'auto':  # which asks for the devices
+    config.dtype = 'float32'
+  pretext(config)
+  _optimizer(config, _MANY, _MANY)
+  distribution.copies(config.distribution)
+  storage.check(plan(config).placement)
 
 
 def embed(config: ml_collections.ConfigDict) -> Embed:
@@ -368,9 +385,8 @@ def state_like(config: ml_collections.ConfigDict, task: 'nn.Module',
     Shapes and dtypes, to be placed on every device; see `step.state_like`.
   """
   from deep_oc import sharding, step
-  anything = 2**30  # a schedule's length changes no shape
   return step.state_like(
-      task, _optimizer(config, anything, anything), image_shape,
+      task, _optimizer(config, _MANY, _MANY), image_shape,
       plan(config).ema, sharding.replicated(sharding.mesh()))
 
 

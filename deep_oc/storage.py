@@ -21,6 +21,12 @@ _SHARE = 0.5  # of a device's memory; the rest is for activations
 _AHEAD = 4  # batches that wait on the devices, and threads that make them
 
 
+def check(wanted: str) -> None:
+  """Raises InputError unless it is one of PLACEMENTS, or 'auto'."""
+  if wanted not in ('auto', *PLACEMENTS):
+    raise errors.unknown('train.placement', wanted, ('auto', *PLACEMENTS))
+
+
 def choose(wanted: str, size: int, mesh: jax.sharding.Mesh) -> str:
   """Returns the first of PLACEMENTS that a set of `size` bytes fits.
 
@@ -34,8 +40,7 @@ def choose(wanted: str, size: int, mesh: jax.sharding.Mesh) -> str:
   Raises:
     InputError: `wanted` is not known.
   """
-  if wanted not in ('auto', *PLACEMENTS):
-    raise errors.unknown('train.placement', wanted, ('auto', *PLACEMENTS))
+  check(wanted)
   if wanted != 'auto':
     return wanted
   memory = min((device.memory_stats() or {}).get('bytes_limit', np.inf)

@@ -68,6 +68,7 @@ def member(config: ml_collections.ConfigDict, root: str,
     InputError: the config cannot be, or its folder holds another run.
   """
   experiment.check(config)
+  experiment.check_parts(config)
   problem = experiment.problem(config, _split(json.dumps(
       config.data.to_dict(), sort_keys=True)))
   config = experiment.resolved(config, problem)

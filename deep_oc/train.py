@@ -46,6 +46,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | None = None
   Returns the folder of the run.
   """
   experiment.check(config)
+  experiment.check_parts(config)
   mesh = sharding.mesh()
   plan = experiment.plan(config)
   sharding.check_batch(plan.batch, mesh, plan.accumulate)

@@ -365,6 +365,8 @@ def main() -> None:
                      '--config=configs/quickstart.py')
   plugins.find('launch.engines', args.engine, 'submit')  # or it raises
   sweep = expand(args.config, args.set, args.classes, args.seeds, args.root)
+  for run in sweep:  # what each would refuse when it has read its images
+    experiment.check_parts(run.config)
   if args.dry_run:
     todo = [run for run in sweep if not run.finished]
     show_plan(sweep, cost(todo or sweep, args.estimate and bool(todo)),

@@ -38,6 +38,23 @@ def oblong(tmp_path_factory):
 
 
 @pytest.mark.parametrize('overrides, words', [
+    ({'optimizer.learning_rate': -1.}, 'learning_rate=-1.0 must be a number'),
+    ({'optimizer.name': 'sdg'}, "did you mean 'sgd'"),
+    ({'pretext.name': 'rotations'}, "did you mean 'rotation'"),
+    ({'encoder.channels': ('8',)}, "encoder.channels='8' must be a whole"),
+    ({'distribution': 'rott'}, "did you mean 'rot'"),
+    ({'train.placement': 'stream'}, "did you mean 'streamed'"),
+    ({'dtype': 'float'}, "unknown dtype 'float'")])
+def test_what_no_image_changes_is_said_before_any_is_read_and_without_a_device(
+    overrides, words, monkeypatch):
+  config = _config('nowhere', **{'dtype': 'auto'} | overrides)
+  monkeypatch.setattr('jax.default_backend', None)
+  monkeypatch.setattr('jax.devices', None)
+  with pytest.raises(InputError, match=words):
+    train.train(config)
+
+
+@pytest.mark.parametrize('overrides, words', [
     ({'localize': dict(name='window')}, "unknown localize.name 'window'"),
     ({'localize': dict(side=18)}, 'windows of 18 pixels'),
     ({'localize': dict(side=8, stride=0)}, 'localize.stride=0 must be'),

@@ -173,6 +173,13 @@ def test_bad_input_is_one_line_and_status_2():
   assert "unknown engine 'slrum'; did you mean 'slurm'" in the_error(found)
 
 
+def test_what_runs_would_refuse_is_said_before_the_first(tmp_path):
+  found = launch(f'--config={SMALL}', f'--root={tmp_path}',
+                 '--set=optimizer.learning_rate=-1')
+  assert 'learning_rate=-1.0 must be a number' in the_error(found)
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('args, said', [
     (dict(path='configs/small_fmnist.py:rotatoin'), "did you mean 'rotation'"),
     (dict(path='configs/small_fmnis.py'), "did you mean 'small_fmnist'"),
