@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deep_oc import cli, data, plugins, protocols, unseen
+from deep_oc import cli, data, plugins, protocols, thresholds, unseen
 from deep_oc.data import __main__ as check
 from deep_oc.data import _layout, _pictures
 from deep_oc.errors import InputError
@@ -658,6 +658,17 @@ def test_the_check_tells_what_is_held_out_and_what_is_missing(
   check.check(str(tmp_path / 'b'), size=8)
   out = capsys.readouterr().out
   assert f'they belong in folders of {tmp_path}/b/test' in out
+
+
+def test_the_check_notes_that_so_few_calibrate_no_verdict(tmp_path, capsys):
+  least = thresholds.needed(0.05)
+  for normal in least - 1, least:
+    for i in range(normal):
+      put(tmp_path / f'train/good/{i}.png', picture(seed=i))
+    put(tmp_path / 'test/good/a.png', picture(seed=99))
+    check.check(str(tmp_path), size=8)
+    assert (f'note: {normal} normal images to train with are too few' in
+            capsys.readouterr().out) == (normal < least)
 
 
 def test_the_check_lists_every_problem_and_fails(bottle):

@@ -19,6 +19,7 @@ from deep_oc.errors import InputError
 
 _HEAD = ('split', 'class', 'images', 'masks', 'size', 'mode', 'mask mode',
          'format')
+_CALIBRATE = 19  # normal images, for a false-alarm rate of 5 %
 
 
 def define_flags() -> None:
@@ -138,6 +139,10 @@ def _conclude(found, seen, problems, skip_corrupt):
   if not train or not normal + anomalous:
     raise InputError(f'no normal image of {found.root} to train with, or no '
                      'image to test with, can be read')
+  if train < _CALIBRATE:
+    print(f'note: {train} normal images to train with are too few to flag 5 % '
+          f'of the normal ones at most, as predict does by default: that takes '
+          f'{_CALIBRATE}, of these or given it as --calibration')
   print(f'ready: {train} normal images to train with; {normal} normal and '
         f'{anomalous} anomalous to test with')
 
