@@ -289,10 +289,11 @@ def main() -> None:
           'are among those that --calibration says are normal, '
           f'{photos.shown(tally.calibrating[0])} for one; they calibrate '
           'themselves, and are hardly ever flagged', file=sys.stderr)
-  where = ' and regions.csv' if found.has_regions else ''
+  wrote = ['predictions.csv', *['regions.csv'] * found.has_regions,
+           *['maps'] * (draw is not None)]
   print(f'{summary(tally, found.false_alarm_rate, found.threshold_)}\n\n'
         f'{thresholds.described(found.calibration)}\nwrote '
-        f'{output}/predictions.csv{where}')
+        f'{output}/{", ".join(wrote)}')
 
 
 def _fit_maps(found: detector.Detector) -> dict[str, object]:

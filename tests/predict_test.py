@@ -84,7 +84,8 @@ def test_a_folder_is_scored_and_what_cannot_be_read_is_reported(
              if line.startswith('skipped: ')]
   assert len(skipped) == damaged and 'Traceback' not in done.stderr
   assert f'could not read {damaged}' in done.stdout
-  assert thresholds.described(found.calibration) in done.stdout
+  assert done.stdout.endswith(thresholds.described(found.calibration) +
+                              f'\nwrote {output}/predictions.csv, maps\n')
   assert good[int(judged.score.argmax())] in done.stdout
   about = json.loads((output / 'predictions.json').read_text())
   assert f'--input={photos}' in about['command']
@@ -121,6 +122,7 @@ def test_a_folder_of_normal_photos_calibrates(run, binary, tmp_path):
       '--feature=score', '--classifier=upright', f'--output={tmp_path}/out')
   assert done.returncode == 0, done.stderr
   assert '9 normal images that neither encoder nor classifier' in done.stdout
+  assert done.stdout.endswith(f'\nwrote {tmp_path}/out/predictions.csv\n')
   found = deep_oc.load(run, feature='score', classifier='upright',
                        false_alarm_rate=0.1, calibration=normal)
   np.testing.assert_allclose(
