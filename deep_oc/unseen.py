@@ -126,6 +126,9 @@ def several(images: Iterable[Picture]) -> Iterable[Picture]:
     InputError: it is a single picture, an array of another shape, or nothing
       that holds pictures.
   """
+  if isinstance(images, str | os.PathLike) and os.path.isdir(images):
+    raise InputError(f'{images} is a folder; give a list of pictures, as '
+                     f"glob.glob('{os.path.join(images, '*')}')")
   if isinstance(images, str | os.PathLike | Image.Image):
     raise InputError('this is a single picture; give a list of pictures: [it]')
   if not hasattr(images, '__array__'):

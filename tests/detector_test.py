@@ -191,7 +191,7 @@ def test_no_images_have_no_scores(detector):
     (np.zeros((16, 16, 3), np.uint8), 'is a single picture'),
     (np.zeros((16, 16), np.uint8), r'an array of shape \(16, 16\)'),
     (np.zeros((2, 0, 16), np.uint8), r'\(0, 16\) is neither'),
-    ('one.png', 'single picture'),
+    ('one.png', 'single picture'), ('/', r"/ is a folder; .* glob.glob\('/\*'"),
     (None, 'None is not an iterable of pictures'),
     (['none.png'], 'cannot read none.png: No such file'),
     ([__file__], 'detector_test.py: cannot be read as an image')])
