@@ -10,6 +10,8 @@ from deep_oc import (attributions, detector, differentiable, photos, pictures,
                      protocols, unseen)
 from deep_oc.errors import InputError
 
+_GIVEN = 'given'
+
 
 class Chosen(NamedTuple):
   """An image to explain.
@@ -39,6 +41,10 @@ class Chosen(NamedTuple):
       return self.path
     return f'{self.kind}, test image {self.index}' + (
         f'  {self.path}' if self.path else '')
+
+  def reason(self) -> str:
+    """Returns what its picture says of why, '' if all that were given are."""
+    return '' if self.why == _GIVEN else f'. Chosen as: {self.why}'
 
 
 def choose(scores: np.ndarray, anomaly: np.ndarray, count: int
@@ -102,7 +108,7 @@ def of_files(images: unseen.Found, found: detector.Detector, count: int,
   if not top:
     raise InputError(f'none of {len(images.paths)} images could be read; the '
                      f'first: {tally.unreadable[0][1]}')
-  why = 'highest scores' if tally.scored > len(top) else 'given'
+  why = 'highest scores' if tally.scored > len(top) else _GIVEN
   return [Chosen(image, pathlib.Path(path).relative_to(images.root).as_posix(),
                  path, why)
           for _, _, path, image in sorted(top, reverse=True)], tally

@@ -80,4 +80,4 @@ class Writer:
     if judged:
       said += (f'; p = {judged.p_value[0]:.3g}, '
                f'{"anomalous" if judged.anomalous[0] else "normal"}')
-    return f'{said}. Chosen as: {image.why}'
+    return said + image.reason()

@@ -54,7 +54,7 @@ def write(found: detector.Detector, images: Sequence[chosen.Chosen],
         highest, near, {
             'name': image.title(),
             'verdict': f'{found.classifier} score {judged.score[0]:.4g}; p = '
-            f'{judged.p_value[0]:.3g}, {verdict}. Chosen as: {image.why}'},
+            f'{judged.p_value[0]:.3g}, {verdict}{image.reason()}'},
         command)
     with files.replacing(folder / f'{image.name}.png', 'wb') as file:
       file.write(picture)

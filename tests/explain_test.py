@@ -113,6 +113,8 @@ def test_files_are_chosen_by_their_scores_if_not_all_are(
   got, _ = chosen.of_files(images, None, count)
   assert [each.name for each in got] == (names or ['c.png', 'a.png', 'b.png'])
   assert {each.why for each in got} == {why}
+  assert {each.reason() for each in got} == {
+      '' if why == 'given' else '. Chosen as: highest scores'}
 
 
 def test_near_images_are_told_apart_where_float32_would_not():
