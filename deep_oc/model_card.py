@@ -43,10 +43,10 @@ flagged.
 
 ## Intended use and limits
 
-For pictures taken as the training images were; another camera, light or crop
-makes normal things look abnormal, and the false-alarm rate no longer holds.
-What is anomalous was never seen in training: a defect unlike all that was
-tested may be missed. A verdict is a reason to look, not a finding.
+For pictures taken as the training images were; another camera, light, crop or
+compression makes normal things look abnormal, and the false-alarm rate no
+longer holds. What is anomalous was never seen in training: a defect unlike all
+that was tested may be missed. A verdict is a reason to look, not a finding.
 
 Pictures of any size are brought to {shape} pixels ({method}){padded};
 transparent pixels become black. Input of the program: {input}.
