@@ -385,7 +385,9 @@ def _short(text, font, width):
 
 
 def digits(value: float) -> str:
-  """Returns four digits."""
+  """Returns four digits, or all before the point if they are up to six."""
+  if 9999.5 <= abs(value) < 999_999.5:  # as of many a density
+    return f'{value:.0f}'
   return f'{value:#.4g}'.rstrip('.')  # 3.210, and 1234 for 1234.
 
 

@@ -140,6 +140,14 @@ def test_a_long_name_is_cut_and_the_score_stays():
   np.testing.assert_array_equal(short[:, -70:], long[:, -70:])
 
 
+@pytest.mark.parametrize('value, said', [
+    (3.21, '3.210'), (1234.2, '1234'), (-10428.1, '-10428'),
+    (999999.4, '999999'), (1e6, '1.000e+06'), (9999.96, '10000'),
+    (1e-9, '1.000e-09')])
+def test_scores_have_four_digits_and_large_ones_no_exponent(value, said):
+  assert pictures.digits(value) == said
+
+
 def test_a_gallery_has_images_above_their_captions_and_below_a_title():
   image = np.full((7, 64, 32, 3), 128, np.uint8)
   short, long = (np.asarray(pictures.gallery(
