@@ -6,7 +6,7 @@ and returns percent.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 from sklearn import metrics as sklearn_metrics
 
 RESAMPLES = 1000  # of a bootstrap
@@ -24,10 +24,31 @@ def auroc_interval(score: np.ndarray, anomaly: np.ndarray
                    ) -> tuple[float, float]:
   """Returns the 95 % interval of `auroc` by DeLong et al., 1988.
 
-  Computed with midranks (Sun & Xu, 2014). NaN with fewer than two of a kind.
+  Computed with midranks (Sun & Xu, 2014). Where all anomalies are above all
+  normals, or below, the placements do not vary, which tells nothing of those to
+  come; then by Newcombe. NaN with fewer than two of a kind.
   """
   above, below = _placements(score, anomaly)
-  return interval(above.mean(), _standard_error(above, below))
+  error = _standard_error(above, below)
+  if error == 0 and above[0] == 1:
+    return 100 * _least(len(above), len(below)), 100.
+  if error == 0 and above[0] == 0:
+    return 0., 100 - 100 * _least(len(above), len(below))
+  return interval(above.mean(), error)
+
+
+def _least(m: int, n: int) -> float:
+  """Returns the lower end of the interval of an AUROC of 1, of m and n images.
+
+  From which 1 is 1.96 standard errors off: Newcombe, 2006
+  (https://doi.org/10.1002/sim.2324), method 5.
+  """
+  more = (m + n) / 2 - 1
+
+  def off(x):
+    return (1 - x) - _HALF**2 * x / (m * n) * (
+        1 + more * ((1 - x) / (2 - x) + x / (1 + x)))
+  return float(optimize.brentq(off, 0, 1))
 
 
 def paired(score_a: np.ndarray, score_b: np.ndarray, anomaly: np.ndarray

@@ -111,6 +111,33 @@ def test_a_perfect_score_gives_100_and_an_inverted_one_0():
   assert metrics.auroc(anomaly * -1., anomaly) == 0
 
 
+@pytest.mark.parametrize('m, n', [(2, 2), (4, 8), (8, 4), (20, 63)])
+def test_where_all_are_told_apart_the_interval_is_newcombes(m, n):
+  """The AUROC of which 1 is 1.96 standard errors off."""
+  anomaly = np.arange(m + n) < m
+  low, high = metrics.auroc_interval(anomaly * 1., anomaly)
+  x, more = low / 100, (m + n) / 2 - 1
+  variance = x * (1 - x) / (m * n) * (
+      1 + more * (1 - x) / (2 - x) + more * x / (1 + x))
+  assert (1 - x) / np.sqrt(variance) == pytest.approx(1.959964, abs=1e-6)
+  assert high == 100
+  assert metrics.auroc_interval(anomaly * -1., anomaly) == pytest.approx(
+      (0, 100 - low))
+
+
+def test_few_images_that_are_told_apart_do_not_rule_out_that_more_are_not():
+  """By DeLong alone, 31 times in 100 the truth is in the interval."""
+  random = np.random.default_rng(0)
+  anomaly = np.arange(12) < 8
+  shift = np.sqrt(2) * stats.norm.ppf(0.98)  # an AUROC of 98
+  covered = 0
+  for _ in range(200):
+    low, high = metrics.auroc_interval(
+        random.normal(size=12) + shift * anomaly, anomaly)
+    covered += low <= 98 <= high
+  assert covered / 200 > 0.92
+
+
 def test_one_anomaly_has_no_interval():
   score, anomaly = np.arange(10.), np.arange(10) == 7
   assert metrics.auroc(score, anomaly) == pytest.approx(100 * 7 / 9)
