@@ -16,7 +16,7 @@ __version__ = '0.1.0'
 
 
 def load(workdir: str | os.PathLike, *, classifier: str | None = None,
-         feature: str | None = None, false_alarm_rate: float = 0.05,
+         feature: str | None = None, false_alarm_rate: float | None = None,
          calibration: 'Iterable[unseen.Picture] | None' = None,
          data_dir: str | None = None) -> 'detector.Detector':
   """Returns the detector of a trained run: `deep_oc.trained_run.load`."""

@@ -186,11 +186,8 @@ def _load(args: Any, feature: str) -> tuple[detector.Detector, str]:
   if spec and spec not in own and spec.isidentifier() \
       and spec not in oneclass.CLASSIFIERS:
     raise errors.unknown('score', spec, [*oneclass.CLASSIFIERS, *own])
-  found = trained_run.load(
-      args.workdir, classifier=None if spec in own else spec,
-      feature=feature, false_alarm_rate=args.false_alarm_rate,
-      data_dir=args.data_dir, calibration=unseen.find(args.calibration).paths
-      if args.calibration else None)
+  found = trained_run.load_as_asked(
+      args, None if spec in own else spec, feature)
   if spec in own:
     trained_run.check_statistics(found.parts().variables)
   return found, spec or found.classifier
@@ -282,7 +279,8 @@ def _about(args: Any, found: detector.Detector, name: str
            ) -> dict[str, object]:
   """Returns what explanations.json says of what is explained."""
   return {'workdir': args.workdir, 'run': found.about, 'explained': name,
-          'feature': found.feature, 'false_alarm_rate': args.false_alarm_rate,
+          'feature': found.feature,
+          'false_alarm_rate': found.false_alarm_rate,
           'calibration': found.calibration}
 
 

@@ -285,10 +285,7 @@ def main() -> None:
     if feature == detector.WINDOWS:
       onnx_model.check_passes(
           portable_maps.apart(*trained_run.windows(args.workdir)))
-  found = trained_run.load(
-      args.workdir, classifier=args.classifier, feature=feature,
-      false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir,
-      calibration=args.calibration and unseen.find(args.calibration).paths)
+  found = trained_run.load_as_asked(args, args.classifier, feature)
   print(f"{found.classifier} on '{found.feature}' of {args.workdir}, step "
         f'{found.about["step"]}', flush=True)
   about = export(

@@ -264,17 +264,14 @@ def main() -> None:
     raise InputError(f'--output={args.output} names a folder, which gets '
                      'predictions.csv and more; give one that is no .csv')
   images = unseen.find(args.input, without=output)
-  others = unseen.find(args.calibration).paths if args.calibration else None
+  others = unseen.find(args.calibration).paths if args.calibration else ()
   both = len(set(map(os.path.realpath, images.paths))
-             & set(map(os.path.realpath, others or ())))
+             & set(map(os.path.realpath, others)))
   if both:
     raise InputError(f'{both} images of --input={args.input} are among those '
                      'that --calibration says are normal; give others')
   allocator.keep_freed_memory()
-  found = trained_run.load(
-      args.workdir, classifier=args.classifier, feature=args.feature,
-      false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir,
-      calibration=others)
+  found = trained_run.load_as_asked(args, args.classifier, args.feature)
   print(f"{len(images.paths)} images; {found.classifier} on '{found.feature}' "
         f'of {args.workdir}, step {found.about["step"]}'
         f'{_layout.left_out(images.ignored)}', flush=True)

@@ -31,6 +31,7 @@ from deep_oc import oneclass
 from deep_oc.errors import InputError
 
 
+RATE = 0.05  # of false alarms, where none is asked for
 FOLDS = 5
 SHARE = 0.2  # of the normal rows that are held out
 
@@ -318,6 +319,11 @@ def rank(alpha: float, m: int) -> int:
     raise InputError(f'{_takes(alpha)}; there are {m}'
                      + f', enough for {_least(m)} %' * bool(m))
   return r
+
+
+def default_rate(m: int) -> float:
+  """Returns `RATE`, or the lowest that m calibration scores, m > 0, allow."""
+  return max(RATE, float(_least(m).scaleb(-2)))
 
 
 def _takes(alpha: float) -> str:

@@ -4,6 +4,7 @@ What `deep_oc.load` and the binaries that judge images begin with. Whatever a
 run cannot do is said here, before anything is fitted.
 """
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ _BASELINES = ('random', 'pixels')
 
 
 def load(workdir: str | os.PathLike, *, classifier: str | None = None,
-         feature: str | None = None, false_alarm_rate: float = 0.05,
+         feature: str | None = None, false_alarm_rate: float | None = None,
          calibration: Iterable[unseen.Picture] | None = None,
          data_dir: str | os.PathLike | None = None) -> Detector:
   """Returns the detector of a trained run.
@@ -37,7 +38,8 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       'score': the task's own, which `classifier` names if there are several,
       where images that nothing has learnt from calibrate it. By default what
       `deep_oc.scored` recommends, 'pool' of all that has been trained.
-    false_alarm_rate: the share of normal images that may be flagged. Without
+    false_alarm_rate: the share of normal images that may be flagged, 0.05 by
+      default, or the lowest that is possible with fewer than 19. Without
       `calibration`, what was held out of the training calibrates it
       (`protocol.calibration`), else a fifth of the training images, and where
       that is too few, each of them in turn (`thresholds.calibrated`); of heat
@@ -52,15 +54,14 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   """
   config = experiment.of_run(workdir, data_dir)
   pretext = experiment.pretext(config)
-  thresholds.needed(false_alarm_rate)  # raises unless it is a rate
+  if false_alarm_rate is not None:
+    thresholds.needed(false_alarm_rate)  # raises unless it is a rate
   arrays, about = _read_train(workdir)
   train = {name: array for name, array in embeddings.features(arrays).items()
            if name not in _BASELINES}
-  calibrating = {}
+  calibrating, many = {}, _length(train)
   if calibration is None:
     calibrating = embeddings.read_calibration(workdir, arrays, about)
-  for array in calibrating.values():
-    thresholds.rank(false_alarm_rate, len(array))  # raises before any fit
   of_maps = _read_maps_meta(workdir)
   group = _localize(config, of_maps)
   feature = feature or _recommended(config, group, classifier)
@@ -73,8 +74,10 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
         'the training by --config.protocol.calibration=0.1 for example, or '
         'given now (--calibration)')
   if feature == WINDOWS:
-    classifier = _density(
-        maps.create(group, pretext, config.seed).classifier, classifier)
+    method = maps.create(group, pretext, config.seed)
+    classifier = _density(method.classifier, classifier)
+    if not method.leaves_out:
+      many //= 2  # as many are fitted to
   elif feature == SCORE:
     classifier = _own_score(differentiable.task_scores(pretext), classifier)
   else:
@@ -86,7 +89,13 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
     others = _prepared(
         calibration, unseen.reader(config.data, tuple(about['image_shape'])),
         arrays.get('pixels', ()))
-    thresholds.rank(false_alarm_rate, len(others))
+    many = len(others)
+  elif calibrating:
+    many = _length(calibrating)
+  if false_alarm_rate is None:
+    false_alarm_rate = thresholds.default_rate(many)
+  if others is not None or calibrating:
+    thresholds.rank(false_alarm_rate, many)  # raises before any fit
   variables = _restore(workdir, config, pretext, about)
   if feature == SCORE:
     check_statistics(variables)
@@ -95,6 +104,28 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       calibrating=calibrating, about=about, classifier=classifier,
       feature=feature, false_alarm_rate=false_alarm_rate, others=others,
       pixels=arrays.get('pixels'), left_out=_left_out(of_maps, about))
+
+
+def load_as_asked(args: Any, classifier: str | None, feature: str | None
+                  ) -> Detector:
+  """Returns the detector of the run that flags name, as `load` does.
+
+  Says if so few images calibrate it that more may be flagged than usually.
+
+  Args:
+    args: --workdir, --data_dir, and what `unseen.define_flags` defines.
+    classifier, feature: as of `load`.
+  """
+  found = load(
+      args.workdir, classifier=classifier, feature=feature,
+      false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir,
+      calibration=args.calibration and unseen.find(args.calibration).paths)
+  if args.false_alarm_rate is None and found.false_alarm_rate > thresholds.RATE:
+    print('note: there are too few normal images to calibrate a false-alarm '
+          f'rate of {100 * thresholds.RATE:g} %; of normal images '
+          f'{100 * found.false_alarm_rate:g} % may be flagged',
+          file=sys.stderr)
+  return found
 
 
 def recommended(workdir: str | os.PathLike, classifier: str | None = None
@@ -229,6 +260,10 @@ def _read_maps_meta(workdir):
   except InputError:  # they are not what is asked for
     return {}
   return meta
+
+
+def _length(arrays):
+  return len(next(iter(arrays.values())))
 
 
 def _read_train(workdir):

@@ -37,8 +37,8 @@ def define_flags(feature: str = _FEATURE) -> None:
   flags.disclaim_key_flags()  # they are the binary's
   flags.DEFINE_string('feature', None, feature)
   flags.DEFINE_float(
-      'false_alarm_rate', 0.05, 'The share of normal images that may be '
-      'flagged.')
+      'false_alarm_rate', None, 'The share of normal images that may be '
+      'flagged; by default 0.05, or the lowest that is possible with so few.')
   flags.DEFINE_string(
       'calibration', None, 'Folder, or pattern, of normal images that nothing '
       'has learnt from, to calibrate with; by default what the run held out, '

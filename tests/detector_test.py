@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 import typing
 from importlib import resources
 
@@ -337,6 +338,35 @@ def test_what_was_left_out_is_read_if_it_is_of_this_step(
     assert found.calibration == 'left_out_24'
 
 
+@pytest.mark.parametrize('feature, calibration, rate, kind', [
+    ('windows', None, 0.077, 'held_out_12'), ('windows', 8, 0.12, 'unseen_8'),
+    ('pool', None, 0.05, 'folds_5'), ('pool', 16, 0.059, 'unseen_16')])
+def test_few_images_are_judged_at_the_lowest_rate_that_they_allow(
+    parts, tmp_path, feature, calibration, rate, kind):
+  workdir = _relocated(parts, tmp_path, name='windows', side=8, stride=6)
+  found = deep_oc.load(workdir, feature=feature, calibration=(
+      None if calibration is None else _others(calibration)))
+  assert (found.false_alarm_rate, found.calibration) == (rate, kind)
+  judged = found.judge(_images(parts, 'test'))
+  assert judged.anomalous.tolist() == (judged.p_value <= rate).tolist()
+
+
+def test_what_was_held_out_sets_the_lowest_rate_too(held_out):
+  found = deep_oc.load(held_out, feature='pool')
+  assert (found.false_alarm_rate, found.calibration) == (0.15, 'unseen_6')
+
+
+@pytest.mark.parametrize('rate, noted', [(None, True), (0.2, False)])
+def test_it_is_said_if_more_may_be_flagged_than_usually(
+    held_out, capsys, rate, noted):
+  args = types.SimpleNamespace(workdir=held_out, data_dir=None,
+                               calibration=None, false_alarm_rate=rate)
+  found = trained_run.load_as_asked(args, None, 'pool')
+  assert found.false_alarm_rate == (rate or 0.15)
+  assert ('of normal images 15 % may be flagged'
+          in capsys.readouterr().err) == noted
+
+
 def test_too_few_images_to_leave_out_are_an_error_before_any_fit(
     parts, tmp_path, monkeypatch):
   workdir = _relocated(parts, tmp_path, name='windows', side=8, stride=6,
@@ -349,7 +379,8 @@ def test_too_few_images_to_leave_out_are_an_error_before_any_fit(
 @pytest.mark.parametrize('arguments, words', [
     (dict(classifier='kde'), 'is by localize.classifier, gde_ledoit_wolf'),
     (dict(false_alarm_rate=0.05),
-     "takes 19 normal images .* there are 24; .* another feature, as 'pool'")])
+     "takes 19 normal images .* there are 24; .* another feature, as 'pool'"),
+    (dict(false_alarm_rate=1.), 'must lie between 0 and 1')])
 def test_what_the_score_by_windows_cannot_be_is_one_line(
     parts, tmp_path, arguments, words):
   workdir = _relocated(parts, tmp_path, name='windows', side=8, stride=6)
@@ -471,9 +502,10 @@ def test_too_few_images_that_were_held_out_are_an_error_before_any_fit(
   monkeypatch.setattr(maps.Windows, 'fit', None)
   for feature in ('pool', 'windows'):
     with pytest.raises(InputError, match='takes 19 normal .* there are 6'):
-      deep_oc.load(held_out, feature=feature)
+      deep_oc.load(held_out, feature=feature, false_alarm_rate=0.05)
   with pytest.raises(InputError, match='takes 19 normal .* there are 3'):
-    deep_oc.load(held_out, feature='windows', calibration=_others(3))
+    deep_oc.load(held_out, feature='windows', false_alarm_rate=0.05,
+                 calibration=_others(3))
 
 
 def test_a_run_without_maps_of_windows_has_no_score_by_them(parts):

@@ -660,14 +660,14 @@ def test_the_check_tells_what_is_held_out_and_what_is_missing(
   assert f'they belong in folders of {tmp_path}/b/test' in out
 
 
-def test_the_check_notes_that_so_few_calibrate_no_verdict(tmp_path, capsys):
+def test_the_check_notes_that_with_so_few_more_may_be_flagged(tmp_path, capsys):
   least = thresholds.needed(0.05)
   for normal in least - 1, least:
     for i in range(normal):
       put(tmp_path / f'train/good/{i}.png', picture(seed=i))
     put(tmp_path / 'test/good/a.png', picture(seed=99))
     check.check(str(tmp_path), size=8)
-    assert (f'note: {normal} normal images to train with are too few' in
+    assert (f'with {normal} normal images to train with, predict may' in
             capsys.readouterr().out) == (normal < least)
 
 

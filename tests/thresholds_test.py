@@ -329,6 +329,13 @@ def test_for_which_rate_so_few_are_enough_is_said(m, shown):
     thresholds.rank(1e-4, 0)
 
 
+@pytest.mark.parametrize('m, rate', [
+    (1, 0.5), (2, 0.34), (16, 0.059), (18, 0.053), (19, 0.05), (500, 0.05)])
+def test_the_usual_rate_is_as_low_as_so_few_images_allow(m, rate):
+  assert thresholds.default_rate(m) == rate
+  assert thresholds.rank(rate, m) >= 1
+
+
 def test_too_few_images_that_nothing_learnt_from_are_an_error():
   rows = _digits(0)
   with pytest.raises(InputError, match='5 % takes 19 normal .* there are 18'):

@@ -140,9 +140,9 @@ def _conclude(found, seen, problems, skip_corrupt):
     raise InputError(f'no normal image of {found.root} to train with, or no '
                      'image to test with, can be read')
   if train < _CALIBRATE:
-    print(f'note: {train} normal images to train with are too few to flag 5 % '
-          f'of the normal ones at most, as predict does by default: that takes '
-          f'{_CALIBRATE}, of these or given it as --calibration')
+    print(f'note: with {train} normal images to train with, predict may flag '
+          f'more than 5 % of the normal ones; that takes {_CALIBRATE}, of these '
+          'or given it as --calibration')
   print(f'ready: {train} normal images to train with; {normal} normal and '
         f'{anomalous} anomalous to test with')
 
