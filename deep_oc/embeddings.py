@@ -221,6 +221,14 @@ def read_maps(workdir: object, meta: Mapping[str, Any] | None = None
   return arrays, found
 
 
+def maps_meta(workdir: object) -> dict[str, Any]:
+  """Returns the meta of a run's heat maps, empty if there are none to read."""
+  try:
+    return contents(files.path(workdir) / 'embeddings' / 'maps.npz')[1]
+  except InputError:  # they are not what is asked for
+    return {}
+
+
 def _check_anomaly(path, anomaly):
   if anomaly is None or anomaly.ndim != 1 or anomaly.dtype.kind not in 'biuf':
     raise InputError(f"{path} holds no 'anomaly', bool[n]")

@@ -116,18 +116,13 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
       _read(files.path(workdir) / 'config.json')['config'])
 
 
-def localize(workdir: object, config: ml_collections.ConfigDict
+def localize(config: ml_collections.ConfigDict, of_maps: Mapping[str, Any]
              ) -> Mapping[str, Any] | None:
   """Returns the group `localize` by which a run's heat maps were made last.
 
-  The config's own if there are none, or none that say it.
+  The config's own if `embeddings.maps_meta` of the run does not say it.
   """
-  try:
-    _, meta = embeddings.contents(
-        files.path(workdir) / 'embeddings' / 'maps.npz')
-  except InputError:  # they are not what is asked for
-    meta = {}
-  return meta.get('localize', config.get('localize'))
+  return of_maps.get('localize', config.get('localize'))
 
 
 def finished(workdir: str, config: ml_collections.ConfigDict,

@@ -193,7 +193,8 @@ def _localizes(workdir):
   """Returns the method of the run's heat maps, None if it makes none."""
   if not files.exists(workdir / 'config.json'):  # embeddings alone
     return None
-  group = runs.localize(workdir, runs.read_config(workdir))
+  group = runs.localize(
+      runs.read_config(workdir), embeddings.maps_meta(workdir))
   return group.get('name', WINDOWS) if group else None
 
 

@@ -12,8 +12,8 @@ import flax.linen as nn
 import numpy as np
 
 from deep_oc import (checkpoints, differentiable, embeddings, errors,
-                     experiment, files, maps, oneclass, pretexts,
-                     scored, thresholds, unseen)
+                     experiment, files, maps, oneclass, pretexts, runs, scored,
+                     thresholds, unseen)
 from deep_oc.detector import Detector
 from deep_oc.errors import InputError
 from deep_oc.scored import SCORE, WINDOWS
@@ -62,8 +62,10 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
   calibrating, many = {}, _length(train)
   if calibration is None:
     calibrating = embeddings.read_calibration(workdir, arrays, about)
-  of_maps = _read_maps_meta(workdir)
-  group = _localize(config, of_maps)
+  of_maps = embeddings.maps_meta(workdir)
+  group = runs.localize(config, of_maps)
+  with config.unlocked():
+    config.localize = group
   feature = feature or _recommended(config, group, classifier)
   _check_feature(workdir, feature, train, group, hasattr(pretext, 'scores'))
   if feature == SCORE and calibration is None and not embeddings.scores(
@@ -136,7 +138,7 @@ def recommended(workdir: str | os.PathLike, classifier: str | None = None
     InputError: no such run.
   """
   config = experiment.of_run(workdir)
-  group = _localize(config, _read_maps_meta(workdir))
+  group = runs.localize(config, embeddings.maps_meta(workdir))
   return _recommended(config, group, classifier)
 
 
@@ -150,7 +152,7 @@ def windows(workdir: str | os.PathLike, classifier: str | None = None
   """
   config = experiment.of_run(workdir)
   pretext = experiment.pretext(config)
-  group = _localize(config, _read_maps_meta(workdir))
+  group = runs.localize(config, embeddings.maps_meta(workdir))
   _check_feature(workdir, WINDOWS, {}, group, False)
   method = maps.create(group, pretext, config.seed)
   _density(method.classifier, classifier)
@@ -232,17 +234,6 @@ def _recommended(config, group, classifier):
       config.pretext.name, maps.name(group) if group else None, classifier)
 
 
-def _localize(config, of_maps):
-  """Returns the group `localize` by which the run's maps were made last.
-
-  The config's own if there are none, or none that say it.
-  """
-  if 'localize' in of_maps:
-    with config.unlocked():
-      config.localize = of_maps['localize']
-  return config.get('localize')
-
-
 def _left_out(of_maps, about):
   """Returns `maps.left_out` as it was written beside the maps, or None."""
   found = (of_maps.get('left_out') or {}).get(WINDOWS)
@@ -250,16 +241,6 @@ def _left_out(of_maps, about):
       of_maps.get(key) != about.get(key) for key in ('config_hash', 'step')):
     return None
   return np.array(found)
-
-
-def _read_maps_meta(workdir):
-  """Returns the meta of the run's heat maps, empty if there are none."""
-  try:
-    _, meta = embeddings.contents(
-        files.path(workdir) / 'embeddings' / 'maps.npz')
-  except InputError:  # they are not what is asked for
-    return {}
-  return meta
 
 
 def _length(arrays):

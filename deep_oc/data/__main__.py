@@ -141,7 +141,7 @@ def _conclude(found, seen, problems, skip_corrupt):
                      'image to test with, can be read')
   if train < _CALIBRATE:
     print(f'note: with {train} normal images to train with, predict may flag '
-          f'more than 5 % of the normal ones; that takes {_CALIBRATE}, of these '
+          f'more than 5 % of the normal ones; 5 % takes {_CALIBRATE}, of these '
           'or given it as --calibration')
   print(f'ready: {train} normal images to train with; {normal} normal and '
         f'{anomalous} anomalous to test with')
