@@ -11,6 +11,7 @@ from absl import flags
 from deep_oc import compare, embeddings, metrics, pixel_metrics, run_scores
 from deep_oc.errors import InputError
 from deep_oc.scored import Key, Request, Score, Scored
+from tests import forked
 
 
 def _split(seed, n, anomalous=0, noise=0.3):
@@ -41,8 +42,7 @@ def runs(tmp_path):
 
 def _main(*args, cwd=None):
   """Runs the binary in its own process."""
-  return subprocess.run([sys.executable, '-m', 'deep_oc.compare', *args],
-                        capture_output=True, text=True, cwd=cwd, timeout=120)
+  return forked.run('deep_oc.compare', *args, cwd=cwd, timeout=120)
 
 
 def test_two_runs_are_compared_by_the_paired_test(runs, tmp_path):

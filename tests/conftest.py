@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import forked
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Processes of one test session share what they compile.
@@ -55,17 +57,23 @@ def never_stopped(digits_npz, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope='session')
 def binary(digits_npz):
-  """Runs `python -m deep_oc.<name>` with tests/tiny.py as its config."""
+  """Runs `python -m deep_oc.<name>` with tests/tiny.py as its config.
+
+  From the start, imports included, if the process is not waited for, or has
+  an environment or a wrapper of its own.
+  """
   def start(name, *args, env=None, wait=True, config='tests/tiny.py',
             wrapper=(), timeout=300):
-    command = [*wrapper, sys.executable, '-m', f'deep_oc.{name}']
-    if name == 'train':
-      command.append(f'--config={config}')
+    module = f'deep_oc.{name}'
     if name == 'train' and config == 'tests/tiny.py':
-      command.append(f'--config.data.path={digits_npz}')
+      args = (f'--config.data.path={digits_npz}', *args)
+    if name == 'train':
+      args = (f'--config={config}', *args)
+    if wait and not (env or wrapper):
+      return forked.run(module, *args, cwd=ROOT, timeout=timeout)
     process = subprocess.Popen(
-        [*command, *args], cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
+        [*wrapper, sys.executable, '-m', module, *args], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {'JAX_PLATFORMS': 'cpu'} | (env or {}))
     if not wait:
       return process

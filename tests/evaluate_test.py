@@ -20,6 +20,7 @@ from deep_oc import (embeddings, evaluate, oneclass, pictures, progress,
                      rendering, run_scores, tables)
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
+from tests import forked
 
 META = {'experiment': 'rotation_cifar10', 'dataset': 'cifar10',
         'protocol': 'one_vs_rest', 'normal_class': 3, 'normal_name': 'cat',
@@ -48,8 +49,7 @@ def _write(folder, seed=0, meta=META, **test):
 
 def _main(*args, cwd=None):
   """Runs the binary in its own process."""
-  return subprocess.run([sys.executable, '-m', 'deep_oc.evaluate', *args],
-                        capture_output=True, text=True, cwd=cwd, timeout=120)
+  return forked.run('deep_oc.evaluate', *args, cwd=cwd, timeout=120)
 
 
 def _assert_fails(done, *words):

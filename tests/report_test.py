@@ -32,6 +32,7 @@ from deep_oc.page import (
     uniformity,
 )
 from deep_oc.scored import Request
+from tests import forked
 
 # What a data set may call a class.
 NASTY = '</script><script>alert(1)</script><img src=x onerror=alert(2)>&"\''
@@ -808,8 +809,7 @@ def test_labels_at_the_ends_of_lines_do_not_overlap():
 
 
 def _main(*args, cwd):
-  return subprocess.run([sys.executable, '-m', 'deep_oc.report', *args],
-                        capture_output=True, text=True, cwd=cwd, timeout=120)
+  return forked.run('deep_oc.report', *args, cwd=cwd, timeout=120)
 
 
 def test_the_command_writes_what_it_can_and_names_what_it_cannot(

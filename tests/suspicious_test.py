@@ -18,6 +18,7 @@ from deep_oc import (data, embeddings, evaluate, metrics, oneclass,
                      pictures, suspicious, thresholds)
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
+from tests import forked
 
 META = {'config_hash': 'abc', 'step': 7}
 
@@ -55,9 +56,7 @@ def _rows(folder):
 
 
 def _main(*args):
-  return subprocess.run(
-      [sys.executable, '-m', 'deep_oc.suspicious', *map(str, args)],
-      capture_output=True, text=True, timeout=120)
+  return forked.run('deep_oc.suspicious', *map(str, args), timeout=120)
 
 
 @pytest.fixture(scope='module')
