@@ -10,6 +10,9 @@ from conftest import the_error
 from deep_oc import doctor, estimate, step
 from tests import tiny
 
+SMALL = ('--config=configs/quickstart.py', '--config.train.batch=8',
+         '--config.encoder.channels=(8,256)')
+
 
 def _said(done):
   assert done.returncode == 0, done.stderr
@@ -17,8 +20,8 @@ def _said(done):
 
 
 def test_it_tells_the_machine_and_what_a_run_and_the_sweep_cost(binary):
-  said = _said(binary('doctor', '--config=configs/quickstart.py',
-                      '--config.train.steps=7200', '--seconds=0.1'))
+  said = _said(binary('doctor', *SMALL, '--config.train.steps=7200',
+                      '--seconds=0.1'))
   assert f'jax {jax.__version__}' in said['versions']
   assert said['devices'].startswith('1 × ')
   assert 'replicated' in said['training set']
@@ -38,12 +41,12 @@ def _seconds(text):
 
 
 def test_the_estimate_counts_at_least_parameters_twice_and_images(binary):
-  done = binary('estimate', '--config=configs/quickstart.py', '--seconds=0')
+  done = binary('estimate', *SMALL, '--seconds=0')
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout.splitlines()[-1])
-  # SGD keeps a momentum beside every parameter: 3x3 convolutions of 3, 32, 64,
-  # 128 and 128 channels.
-  convolutions = 9 * (3 * 32 + 32 * 64 + 64 * 128 + 128 * 128)
+  # SGD keeps a momentum beside every parameter: 3x3 convolutions of 3, 8 and
+  # 256 channels.
+  convolutions = 9 * (3 * 8 + 8 * 256)
   assert found['bytes'] > 2 * 4 * convolutions + found['images'] * 32 * 32 * 3
   assert found['bytes'] < 2**30
   assert found['steps'] == 1000 and found['seconds_per_step'] > 0
