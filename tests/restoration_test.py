@@ -207,7 +207,7 @@ def _config(digits_npz, **overrides):
   config.pretext = ConfigDict(dict(name='restoration', augment={}))
   config.encoder = ConfigDict(dict(name='unet', channels=(8, 16, 32)))
   config.optimizer.update(learning_rate=0.1)
-  config.train.update(batch=32, steps=400)
+  config.train.update(batch=16, steps=200)
   config.update_from_flattened_dict(overrides)
   return config
 
