@@ -118,10 +118,16 @@ def _seen(pretext, variables, image, share):
 
   spy = Seen(pretext.encoder, pretext.augment, share=share,
              defects=pretext.defects)
-  (loss, told), _ = spy.apply(
-      variables, image, train=True, rngs={'views': jax.random.key(3)},
-      mutable=['batch_stats'])
-  return loss, told, *map(np.asarray, seen[0])
+
+  @jax.jit
+  def found(variables, image):
+    (loss, told), _ = spy.apply(
+        variables, image, train=True, rngs={'views': jax.random.key(3)},
+        mutable=['batch_stats'])
+    return loss, told, *seen[0]
+
+  loss, told, *drawn = found(variables, image)
+  return loss, told, *map(np.asarray, drawn)
 
 
 def test_the_loss_is_small_where_maps_tell_defects():
@@ -251,7 +257,7 @@ def learnt(tmp_path_factory):
           confetti_side=(2, 13), confetti_blur=1.)))
   config.encoder = ConfigDict(SMALL | dict(channels=(8, 16, 16)))
   config.optimizer.update(name='nesterov', learning_rate=0.01)
-  config.train.update(steps=300, monitor_every=300)
+  config.train.update(steps=200, monitor_every=200)
   config.localize = ConfigDict(dict(name='task', sigma=3.))
   config.protocol.calibration = 0.1
   train.train(config, str(workdir))
