@@ -24,6 +24,7 @@ _CONTEXT.set_forkserver_preload([
 def run(module: str, *args: str, cwd: str | os.PathLike | None = None,
         timeout: float = 300) -> subprocess.CompletedProcess:
   """Returns what `python -m <module>` leaves, without a GPU."""
+  command = [sys.executable, '-m', module, *args]
   env = os.environ | {'JAX_PLATFORMS': 'cpu'}
   with tempfile.TemporaryDirectory() as folder:
     said = [pathlib.Path(folder, each) for each in ('out', 'err')]
@@ -33,10 +34,9 @@ def run(module: str, *args: str, cwd: str | os.PathLike | None = None,
     process.join(timeout)
     if process.exitcode is None:
       process.kill()
-      raise subprocess.TimeoutExpired([module, *args], timeout)
+      raise subprocess.TimeoutExpired(command, timeout)
     out, err = (each.read_text() for each in said)
-  return subprocess.CompletedProcess([module, *args], process.exitcode, out,
-                                     err)
+  return subprocess.CompletedProcess(command, process.exitcode, out, err)
 
 
 def _be(module: str, args: tuple[str, ...], cwd: str | os.PathLike,
