@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 from conftest import ROOT
 
 from deep_oc import cache
@@ -34,6 +35,11 @@ def start(home, *args, **env):
                    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'} | env)
   assert not done.returncode, done.stderr
   return done.stdout.split()
+
+
+def test_the_processes_of_these_tests_share_what_they_compile():
+  assert (jax.config.jax_compilation_cache_dir
+          == os.environ['JAX_COMPILATION_CACHE_DIR'])
 
 
 def programs(home):

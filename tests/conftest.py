@@ -7,12 +7,17 @@ import sys
 
 import numpy as np
 import pytest
+import threadpoolctl
 from PIL import Image
+from scipy import linalg  # noqa: F401, for its BLAS to be there
 
 from tests import forked
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+# Workers share the cores, and threads of BLAS wait for each other there.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # of processes they start
+threadpoolctl.threadpool_limits(1, user_api='blas')
 # Processes of one test session share what they compile.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
                       str(ROOT / '.pytest_cache' / 'jax'))

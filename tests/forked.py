@@ -11,8 +11,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 
-import jax
-
 _CONTEXT = multiprocessing.get_context('forkserver')
 _CONTEXT.set_forkserver_preload([
     'absl.app', 'flax.linen', 'jax.numpy', 'matplotlib.figure',
@@ -42,6 +40,7 @@ def run(module: str, *args: str, cwd: str | os.PathLike | None = None,
 def _be(module: str, args: tuple[str, ...], cwd: str | os.PathLike,
         env: Mapping[str, str], said: list[pathlib.Path]) -> None:
   """Becomes the process."""
+  import jax  # here, for conftest says how JAX is to be before its import
   for number, path in enumerate(said, 1):
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
   os.chdir(cwd)
