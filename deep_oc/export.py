@@ -16,7 +16,8 @@ alone:
                         position of their grid has a density of its own; names
                         with _0, _1 and so on, if windows have several sizes;
                         without heat.*, if what the network says are scores
-  bundle.json           input, preprocessing, threshold, checksums, parity
+  bundle.json           input, preprocessing, threshold, colours of heat maps,
+                        checksums, parity
   README.md             the model card
   predict.py, bundle/   what reads it
   model.onnx            with --onnx: scores and heat maps in float32, see
@@ -33,6 +34,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -43,7 +45,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from deep_oc import bundle, cli, files, provenance, unseen
+from deep_oc import bundle, cli, files, heat_colours, provenance, unseen
 from deep_oc.errors import InputError
 
 if cli.works(__name__):
@@ -81,8 +83,8 @@ def define_flags() -> None:
 
 
 def export(found: detector.Detector, output: pathlib.Path,
-           results: list[dict[str, str]], command: str, onnx: bool = False
-           ) -> dict[str, Any]:
+           results: list[dict[str, str]], command: str, onnx: bool = False,
+           limits: heat_colours.Scale | None = None) -> dict[str, Any]:
   """Writes the bundle of a detector; returns what bundle.json says.
 
   Args:
@@ -91,6 +93,7 @@ def export(found: detector.Detector, output: pathlib.Path,
     results: rows of results.csv, for the model card.
     command: that asked for it.
     onnx: whether to add an ONNX model, see `onnx_model`.
+    limits: of the heat maps' colours in the run's own pictures, if it has any.
 
   Raises:
     InputError: it cannot be exported, or the bundle does not say the same.
@@ -109,6 +112,7 @@ def export(found: detector.Detector, output: pathlib.Path,
       sizes = _heat_maps(found, examples.images[:parity.MAPS], folder)
       maps = portable_maps.product(sizes)
       about = _about(found, command) | _write(found, folder, scores, sizes)
+      about['heat_colours'] = _colours(limits) if sizes else None
       _seal(folder, about | {'parity': None})
       print('compare with the trainer', flush=True)
       about['parity'] = parity.check(folder, found, examples, maps)
@@ -164,6 +168,11 @@ def _about(found: detector.Detector, command: str) -> dict[str, Any]:
       'false_alarm_rate': found.false_alarm_rate,
       'threshold': found.threshold_, 'calibration': found.calibration,
       'n_train': parts.rows}
+
+
+def _colours(limits: heat_colours.Scale | None) -> dict[str, Any] | None:
+  return limits and limits._asdict() | {
+      'knee': None if math.isinf(limits.knee) else limits.knee}
 
 
 def _name(run: Mapping[str, Any]) -> str:
@@ -291,7 +300,8 @@ def main() -> None:
   about = export(
       found, pathlib.Path(output),
       model_card.results(args.workdir, found.feature, found.classifier),
-      provenance.command(), args.onnx)
+      provenance.command(), args.onnx,
+      heat_colours.of_run(args.workdir, found.localizes))
   print(f"{parity.shown(about['parity'])}\nwrote {output}; next: "
         f'python {output}/predict.py photos')
 

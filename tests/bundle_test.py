@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import deep_oc
-from deep_oc import bundle, export, files, unseen
+from deep_oc import bundle, export, files, heat_colours, unseen
 from deep_oc.bundle import __main__ as program
 from deep_oc.bundle import passes
 from deep_oc.errors import InputError
@@ -360,7 +360,9 @@ def test_the_largest_of_a_map_is_judged_as_the_detector_does(
     parts, tmp_path, positions):
   found = _localized(parts, tmp_path, 'windows', name='windows', side=8,
                      stride=6, positions=positions)
-  about = export.export(found, tmp_path / 'bundle', [], '')
+  about = export.export(found, tmp_path / 'bundle', [], '',
+                        limits=heat_colours.Scale(1.5, 9.))
+  assert about['heat_colours'] == dict(low=1.5, high=9, knee=None)
   taken = bundle.load(tmp_path / 'bundle')
   assert set(about['programs']) == {'map', 'heat'}
   images = _noise(9, found.image_shape, seed=6)

@@ -11,8 +11,8 @@ from conftest import the_error
 from PIL import Image
 
 import deep_oc
-from deep_oc import (bundle, export, features, model_card, parity,
-                     programs, scored, step)
+from deep_oc import (bundle, embeddings, export, features, heat_colours,
+                     model_card, parity, programs, scored, step)
 from deep_oc.errors import InputError
 from tests import parallel, untrained
 
@@ -138,6 +138,32 @@ def test_what_judges_by_default_is_known_before_anything_is_fitted(
   with pytest.raises(InputError, match=f'{wanted} by {classifier}'):
     export.main()
   assert len(checked) == (wanted == 'windows')
+
+
+def test_a_bundle_gets_the_colours_of_the_runs_pictures(tmp_path, monkeypatch):
+  maps = np.random.default_rng(0).random((9, 4, 6), np.float32)
+  anomaly = np.arange(9) > 5
+  embeddings.write(tmp_path / 'embeddings/maps.npz', {
+      'map_windows': maps, 'anomaly': anomaly}, {})
+  monkeypatch.setattr(export.flags, 'FLAGS', types.SimpleNamespace(
+      workdir=str(tmp_path), output=None, classifier=None, feature='windows',
+      onnx=False, false_alarm_rate=0.05, data_dir=None, calibration=None))
+  monkeypatch.setattr(export.jax.config, 'update', lambda *_: None)
+  monkeypatch.setattr(export.trained_run, 'load', lambda *_, **__:
+                      types.SimpleNamespace(
+                          classifier='knn', feature='windows',
+                          about={'step': 1}, localizes='windows'))
+  monkeypatch.setattr(export.model_card, 'results', lambda *_: [])
+  given = []
+
+  def take(found, output, results, command, onnx, limits):
+    given.append(limits)
+    raise InputError('enough')
+
+  monkeypatch.setattr(export, 'export', take)
+  with pytest.raises(InputError, match='enough'):
+    export.main()
+  assert given == [heat_colours.scale(maps, anomaly)]
 
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(folder):

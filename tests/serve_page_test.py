@@ -1,12 +1,14 @@
 """The service's page in a real browser."""
 import base64
 import io
+import math
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from deep_oc import heat_colours
 from tests import malformed, served
 
 pytest.importorskip('fastapi', reason="no fastapi: pip install '.[serve]'")
@@ -128,17 +130,19 @@ def test_what_is_refused_says_why_beside_what_is_scored(opened):
   assert all('415' in each for each in wrong)  # the browser's own line
 
 
+_PIXEL = """i => {
+    const canvas = document.querySelectorAll('#cards canvas')[i];
+    return [...canvas.getContext('2d').getImageData(
+        canvas.width / 4 | 0, canvas.height / 2 | 0, 1, 1).data]; }"""
+
+
 def test_the_heat_map_is_on_one_scale_and_fades(opened):
   view, wrong, _ = opened()
   _add(view, _file('dark.png', 30), _file('bright.png', 120))
   assert view.locator('#low').inner_text() == '30'
   assert view.locator('#middle').inner_text() == '82.5'
   assert view.locator('#high').inner_text() == '240'
-  pixel = """i => {
-      const canvas = document.querySelectorAll('#cards canvas')[i];
-      return [...canvas.getContext('2d').getImageData(
-          canvas.width / 4 | 0, canvas.height / 2 | 0, 1, 1).data]; }"""
-  dark, bright = (view.evaluate(pixel, i) for i in (0, 1))
+  dark, bright = (view.evaluate(_PIXEL, i) for i in (0, 1))
   assert sum(bright[:3]) > 2 * sum(dark[:3]) and bright[3] > 1.5 * dark[3]
   slider = view.get_by_label('opacity')
   slider.focus()
@@ -148,6 +152,28 @@ def test_the_heat_map_is_on_one_scale_and_fades(opened):
   assert view.locator('canvas').first.evaluate(
       'each => getComputedStyle(each).opacity') == '0.55'
   assert not wrong
+
+
+@pytest.mark.parametrize('knee', [20., None])
+def test_the_scale_is_that_of_the_run_where_the_bundle_has_one(
+    browser, tmp_path, knee):
+  limits = heat_colours.Scale(0., 200., knee or math.inf)
+  process = served.Process('--bundle=' + str(served.write(
+      tmp_path / 'bundle', heat_colours=limits._asdict() | {'knee': knee})))
+  view = browser.new_page()
+  view.goto(process.url)
+  _add(view, _file('dark.png', 30))
+  assert [view.locator(each).inner_text() for each in (
+      '#low', '#middle', '#high')] == [
+          '0', f'{limits.middle():.3g}', '200']
+  assert 'scale of the run’s own pictures' in view.locator(
+      '#opacity-box').inner_text()
+  red, green, blue, opacity = view.evaluate(_PIXEL, 0)
+  share = limits.share(np.array(60.))
+  np.testing.assert_allclose(
+      [red, green, blue], heat_colours.colours(60., limits), atol=3)
+  assert opacity == pytest.approx(255 * min(1, 0.05 + 1.4 * share), abs=2)
+  assert process.end() == 0
 
 
 def test_regions_are_counted_and_have_sharp_outlines(opened):

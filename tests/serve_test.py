@@ -452,6 +452,15 @@ def test_health_tells_of_the_model_and_of_its_end(start):
   assert told.status_code == 503 and told.json()['status'] == 'failed'
 
 
+@pytest.mark.parametrize('colours', [
+    dict(low=1.5, high=9., knee=2.), dict(low=1.5, high=9., knee=None), None])
+def test_the_scale_of_the_runs_heat_maps_is_told(start, fake, colours):
+  if colours:
+    fake.about['heat_colours'] = colours
+  assert _ask(start(), 'GET', '/health').json()['model'][
+      'heat_colours'] == colours
+
+
 def test_metrics_count_what_happened(start):
   app = start()
   for content in (PNG, PNG, b''):

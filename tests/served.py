@@ -73,8 +73,11 @@ class Fake:
     return images.mean(axis=-1, dtype=np.float32)
 
 
-def write(folder: pathlib.Path) -> pathlib.Path:
-  """Writes a bundle that scores by the mean, too, but by StableHLO."""
+def write(folder: pathlib.Path, **more) -> pathlib.Path:
+  """Writes a bundle that scores by the mean, too, but by StableHLO.
+
+  `more` is said in its bundle.json, too.
+  """
   import jax
   import jax.numpy as jnp
   from jax import export
@@ -106,7 +109,7 @@ def write(folder: pathlib.Path) -> pathlib.Path:
                           'double': False}
                    for name in ('model', 'classifier', 'map', 'heat')},
       'files': {path.name: {'sha256': hashlib.sha256(
-          path.read_bytes()).hexdigest()} for path in files}}))
+          path.read_bytes()).hexdigest()} for path in files}} | more))
   about['digest'] = bundle.digest(about)
   (folder / 'bundle.json').write_text(json.dumps(about))
   return folder

@@ -13,6 +13,19 @@ from deep_oc.bundle import regions
 from deep_oc.service import worker
 
 
+class Colours(pydantic.BaseModel):
+  """The scale of the run's own heat maps, as `deep_oc.heat_colours.Scale`.
+
+  Attributes:
+    low, high: the scores that are drawn darkest and lightest.
+    knee: distance from low from which on colours follow the logarithm; null if
+      they follow the score.
+  """
+  low: float
+  high: float
+  knee: float | None
+
+
 class Model(pydantic.BaseModel):
   """Which model answers."""
   name: str | None
@@ -26,6 +39,7 @@ class Model(pydantic.BaseModel):
   threshold: float | None
   false_alarm_rate: float
   localizes: str | None
+  heat_colours: Colours | None
 
 
 Region = pydantic.create_model(
@@ -90,7 +104,8 @@ def model(found: bundle.Bundle) -> Model:
       **{name: value if name == 'step' or value is None else str(value)
          for name, value in told.items()},
       image_shape=found.image_shape, threshold=found.threshold,
-      false_alarm_rate=found.false_alarm_rate, localizes=found.localizes)
+      false_alarm_rate=found.false_alarm_rate, localizes=found.localizes,
+      heat_colours=found.about.get('heat_colours'))  # older ones: none
 
 
 def scored(found: bundle.Bundle, names: Sequence[str], images: np.ndarray,

@@ -31,6 +31,9 @@ async function start() {
   }
   ({model, limits} = answer);
   describe();
+  if (model.heat_colours) {
+    byId('scale').textContent = 'The scale of the run’s own pictures';
+  }
   if (model.localizes) {
     colours = (await pixels('colours.png')).data;
   }
@@ -288,23 +291,42 @@ async function pixels(source) {
   return context.getImageData(0, 0, image.width, image.height);
 }
 
-// Equal scores have equal colours; the lowest let the picture through. By the
-// square root, or one large defect would hide all small ones.
+// Equal scores have equal colours. The run's scale is that of its own pictures,
+// see deep_oc/heat_colours.py. Without it, that of this page: by the square root,
+// or one large defect would hide all small ones.
+function scale(drawn) {
+  const run = model.heat_colours;
+  if (!run) {
+    return {low: Math.min(...drawn.map(each => each.result.heat_low)),
+            high: Math.max(...drawn.map(each => each.result.heat_high)),
+            bent: Math.sqrt, unbent: share => share ** 2};
+  }
+  const {low, high, knee} = run;
+  const turns = knee ? (high - low) / knee : 0;
+  const most = Math.asinh(turns);
+  return turns ?
+      {low, high, bent: share => Math.asinh(turns * share) / most,
+       unbent: share => Math.sinh(most * share) / turns} :
+      {low, high, bent: share => share, unbent: share => share};
+}
+
+// The lowest scores let the picture through.
 function paint() {
   const drawn = shown.filter(each => each.heat);
   byId('opacity-box').hidden = !drawn.length;
   if (!drawn.length || !colours) {
     return;
   }
-  const low = Math.min(...drawn.map(each => each.result.heat_low));
-  const high = Math.max(...drawn.map(each => each.result.heat_high));
+  const used = scale(drawn);
+  const {low, high} = used;
   byId('low').textContent = lower(low, high);
-  byId('middle').textContent = number(low + (high - low) / 4);
+  byId('middle').textContent = number(
+      low + (high - low) * used.unbent(0.5));
   byId('high').textContent = number(high);
   for (const {card, result, heat} of drawn) {
     const canvas = card.querySelector('canvas');
     const context = canvas.getContext('2d');
-    context.putImageData(coloured(heat, result, low, high - low || 1), 0, 0);
+    context.putImageData(coloured(heat, result, used), 0, 0);
     outline(context, result.regions || []);
   }
 }
@@ -323,11 +345,12 @@ function outline(context, regions) {
   }
 }
 
-function coloured(heat, {heat_low: from, heat_high: to}, low, span) {
+function coloured(heat, {heat_low: from, heat_high: to}, {low, high, bent}) {
   const data = new Uint8ClampedArray(heat.data.length);
   for (let i = 0; i < data.length; i += 4) {
     const value = from + heat.data[i] / 255 * (to - from);
-    const share = Math.sqrt(Math.max(0, Math.min((value - low) / span, 1)));
+    const share = bent(
+        Math.max(0, Math.min((value - low) / (high - low || 1), 1)));
     const level = 4 * Math.round(255 * share);
     data.set(colours.subarray(level, level + 3), i);
     data[i + 3] = 255 * Math.min(1, 0.05 + 1.4 * share);
