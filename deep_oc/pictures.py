@@ -29,7 +29,7 @@ _GAP = 8  # pixels between parts of a picture
 _SMALL = 256  # smaller images are enlarged to this
 _TILE = 192  # side of an image in a montage
 _MOST = 12  # images in a montage
-_COLUMNS = 6  # of a gallery
+_COLUMNS = 6  # pictures side by side in a gallery
 _CAPTION = 160  # a caption is at least this wide
 _NARROW = 440  # a picture is at least this wide, for its text
 _DEVICES = {'con', 'prn', 'aux', 'nul'} | {
@@ -202,18 +202,22 @@ def montage(panels: Sequence[Image.Image], title: str, total: int,
   return with_legend(canvas, limits, outlined)
 
 
-def gallery(images: np.ndarray, captions: Sequence[tuple[str, str]],
-            title: str, note: str) -> Image.Image:
-  """Draws u8[n, h, w, 3] row by row, each above its caption, and a title.
+def gallery(images: Sequence[Sequence[np.ndarray]],
+            captions: Sequence[tuple[str, str]], title: str, note: str
+            ) -> Image.Image:
+  """Draws images row by row, each above its caption, and a title.
 
   Args:
-    images: at least one.
+    images: at least one; of each u8[h, w, 3], all of one size, what stands side
+      by side.
     captions: what stands below each, to the left, shortened where it is too
       long, and to the right.
     title, note: stand above all, to the left and to the right.
   """
-  columns = min(_COLUMNS, len(images))
-  w, h = _size(*images.shape[1:3], _TILE)
+  beside = len(images[0])
+  columns = min(_COLUMNS // beside, len(images))
+  size = _size(*images[0][0].shape[:2], _TILE)
+  w, h = beside * (size[0] + _GAP) - _GAP, size[1]
   font = _font(_TILE)
   line, wide = _line(font), max(w, _CAPTION)
   top, high = 2 * line, h + line + _GAP
@@ -222,11 +226,13 @@ def gallery(images: np.ndarray, captions: Sequence[tuple[str, str]],
   heading = Image.new('RGB', (canvas.width - 2 * _GAP, line), 'white')
   _heading(heading, title, note, font)
   canvas.paste(heading, (_GAP, _GAP))
-  for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+  for i, (each, caption) in enumerate(zip(images, captions, strict=True)):
     left = i % columns * (wide + 2 * _GAP) + _GAP
     upper = top + i // columns * high
     tile = Image.new('RGB', (wide, h + line), 'white')
-    tile.paste(Image.fromarray(_resized(image, (w, h))), ((wide - w) // 2, 0))
+    for j, image in enumerate(each):
+      tile.paste(Image.fromarray(_resized(image, size)),
+                 ((wide - w) // 2 + j * (size[0] + _GAP), 0))
     below = Image.new('RGB', (wide, line), 'white')
     _heading(below, *caption, font)
     tile.paste(below, (0, h))

@@ -16,7 +16,8 @@ rank, index (the row of the data set's training split), path, score (higher =
 more anomalous) and, where the protocol put some in, contaminant: 1 or 0. Then
 it is also said how many of the k contaminants are among the first k, and the
 average precision, beside what a random order has. `suspicious.png` shows the
-first --pictures of them, if the data set is still there.
+first --pictures of them, and the heat maps where these are what scored them, if
+the data set is still there.
 
 JAX is needed for heat maps alone.
 """
@@ -30,9 +31,9 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from deep_oc import (cli, embeddings, errors, experiment, files, metrics,
-                     oneclass, pictures, provenance, rendering, runs, scored,
-                     tables, thresholds)
+from deep_oc import (cli, embeddings, errors, experiment, files, heat_colours,
+                     metrics, oneclass, pictures, provenance, rendering, runs,
+                     scored, tables, thresholds)
 from deep_oc.errors import InputError
 from deep_oc.scored import WINDOWS
 
@@ -70,6 +71,7 @@ class Ranking:
     index: i64[n], rows of the data set's training split.
     path: str[n], None if there are no files.
     contaminant: bool[n], the truth, None if it is not known.
+    maps: f32[n, h, w], the heat maps that scored them, None of a classifier.
   """
   feature: str
   classifier: str
@@ -77,6 +79,7 @@ class Ranking:
   index: np.ndarray
   path: np.ndarray | None
   contaminant: np.ndarray | None
+  maps: np.ndarray | None = None
 
   def rows(self) -> list[dict[str, str]]:
     """Returns the rows of suspicious.csv."""
@@ -98,7 +101,8 @@ class _Judge(NamedTuple):
 
   Attributes:
     classifier: its name.
-    score: maps rows to fit to and other rows to the scores of these, f[m].
+    score: maps rows to fit to and others to the scores of these, f[m], or to
+      their heat maps f[m, h, w].
     fitted: rows of what is taken for normal.
     others: rows that are not fitted to, if there are any.
   """
@@ -111,20 +115,23 @@ class _Judge(NamedTuple):
 def scores(train: np.ndarray,
            score: Callable[[np.ndarray, np.ndarray], np.ndarray],
            seed: int = 0, folds: int = 5) -> np.ndarray:
-  """Maps n rows to f[n]: each by a fit to the other folds.
+  """Maps n rows to f[n, ...]: each by a fit to the other folds.
 
   Args:
     train: features f[n, d] or images u8[n, h, w, c].
-    score: maps rows to fit to and other rows to the scores of these.
+    score: maps rows to fit to and m other rows to what these get, f[m, ...].
     seed: of the folds.
     folds: parts, each scored by the others.
 
   Raises:
     InputError: fewer rows than folds, or too few to fit to.
   """
-  found = np.empty(len(train))
+  found = None
   for kept, held_out in thresholds.split(len(train), folds, seed):
-    found[held_out] = score(train[kept], train[held_out])
+    part = score(train[kept], train[held_out])
+    if found is None:
+      found = np.empty((len(train), *part.shape[1:]), part.dtype)
+    found[held_out] = part
   return found
 
 
@@ -162,6 +169,9 @@ def rank(workdir: pathlib.Path, classifier: str | None = None,
                         embeddings.task(meta)))
   score = (scores(judge.fitted, judge.score, seed, folds)
            if unlabelled is None else judge.score(judge.fitted, judge.others))
+  maps = None
+  if feature == WINDOWS:
+    maps, score = score, score.max(axis=(1, 2))
   # Ties in random order: that of the rows may tell the classes.
   order = np.random.default_rng([seed, 4]).permutation(len(score))
   order = order[np.argsort(-score[order], kind='stable')]
@@ -170,7 +180,7 @@ def rank(workdir: pathlib.Path, classifier: str | None = None,
       arrays[name][order] if name in arrays else None
       for name in ('path', 'contaminant'))
   return Ranking(feature, judge.classifier, score[order], index[order], path,
-                 contaminant)
+                 contaminant, None if maps is None else maps[order])
 
 
 def _read(workdir):
@@ -220,8 +230,7 @@ def _by_windows(workdir: pathlib.Path, classifier: str | None,
   embeddings.check_same(train.get('pixels'), problem.fitted.image,
                       problem.dataset)
   def score(fitted, others):
-    return method.fit_maps(state.variables, fitted, others, 'heat maps').max(
-        axis=(1, 2))
+    return method.fit_maps(state.variables, fitted, others, 'heat maps')
   return _Judge(method.classifier, score, problem.fitted.image,
                 problem.train.image[problem.unlabelled])
 
@@ -229,6 +238,8 @@ def _by_windows(workdir: pathlib.Path, classifier: str | None,
 def draw(workdir: pathlib.Path, ranking: Ranking, most: int,
          data_dir: str | None = None) -> Image.Image:
   """Draws the most suspicious images, `most` of them.
+
+  Beside each is its heat map, if that scored it; one scale serves all.
 
   Raises:
     InputError: the images are not there, or others.
@@ -241,11 +252,17 @@ def draw(workdir: pathlib.Path, ranking: Ranking, most: int,
   first = slice(min(most, len(ranking.score)))
   place = {index: i for i, index in enumerate(problem.train_index)}
   captions = [_caption(row) for row in ranking.rows()[first]]
-  return pictures.gallery(
-      problem.train.image[[place[each] for each in ranking.index[first]]],
+  images = problem.train.image[[place[each] for each in ranking.index[first]]]
+  limits = None if ranking.maps is None else heat_colours.scale(ranking.maps)
+  picture = pictures.gallery(
+      [(image,) for image in images] if limits is None else
+      [(image, heat_colours.overlay(image, heat, limits))
+       for image, heat in zip(images, ranking.maps[first], strict=True)],
       captions, f"{config.experiment}: {ranking.classifier} on "
       f"'{ranking.feature}', fitted to the others",
       f'{len(captions)} of {len(ranking.score)}, most suspicious first')
+  return picture if limits is None else pictures.with_legend(
+      picture, limits, None)
 
 
 def _caption(row):

@@ -151,7 +151,8 @@ def test_scores_have_four_digits_and_large_ones_no_exponent(value, said):
 def test_a_gallery_has_images_above_their_captions_and_below_a_title():
   image = np.full((7, 64, 32, 3), 128, np.uint8)
   short, long = (np.asarray(pictures.gallery(
-      image, [(text, '1.5')] * 7, text, 'note')) for text in ('x', 'x' * 999))
+      image[:, None], [(text, '1.5')] * 7, text, 'note'))
+                 for text in ('x', 'x' * 999))
   # A narrow image has room for its caption on both sides.
   assert short.shape == (44 + 2 * (192 + 22 + 8), 6 * (8 + 160 + 8), 3)
   for left in 8, 8 + 176:
@@ -162,6 +163,17 @@ def test_a_gallery_has_images_above_their_captions_and_below_a_title():
     np.testing.assert_array_equal(short[line][:, -20:], long[line][:, -20:])
     assert (short[line][:, -20:] < 255).any()
     assert (short[line][:, 8:20] < 255).any()
+
+
+def test_what_belongs_together_stands_side_by_side_in_a_gallery():
+  pair = [np.full((32, 32, 3), level, np.uint8) for level in (50, 90)]
+  drawn = np.asarray(pictures.gallery([pair] * 5, [('x', '1.5')] * 5, '', ''))
+  wide = 8 + 192 + 8 + 192 + 8
+  assert drawn.shape == (44 + 2 * (192 + 22 + 8), 3 * wide, 3)
+  for left in 8, 8 + wide, 8 + 2 * wide:
+    row = drawn[44 + 100, left:left + 192 + 8 + 192, 0]
+    assert row.tolist() == [50] * 192 + [255] * 8 + [90] * 192
+  assert (drawn[44 + 222:-30, 2 * wide:] == 255).all()
 
 
 def test_a_montage_has_the_highest_and_the_lowest_and_ranks_evenly_between():

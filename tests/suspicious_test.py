@@ -14,8 +14,8 @@ import pytest
 from conftest import the_error
 from PIL import Image
 
-from deep_oc import (data, embeddings, evaluate, metrics, oneclass,
-                     pictures, suspicious, thresholds)
+from deep_oc import (data, embeddings, evaluate, heat_colours, metrics,
+                     oneclass, pictures, suspicious, thresholds)
 from deep_oc.errors import InputError
 from deep_oc.scored import Request
 from tests import forked
@@ -194,6 +194,29 @@ def test_the_largest_of_the_heat_map_of_other_folds_can_rank(
     wanted[held_out] = META['step'] + (
         brightest[held_out] - brightest[kept].max(axis=0)).max(axis=(1, 2))
   np.testing.assert_array_equal(ranking.score, wanted[ranking.index - 100])
+  np.testing.assert_array_equal(ranking.maps.max(axis=(1, 2)), ranking.score)
+
+
+def test_the_heat_maps_that_rank_are_drawn_on_the_scale_of_all(
+    tmp_path, by_brightness, monkeypatch):
+  image = _images(20)
+  _write(tmp_path, n=20, index=np.arange(20), **by_brightness(image))
+  ranking = suspicious.rank(tmp_path, feature='windows')
+  problem = types.SimpleNamespace(
+      fitted=data.Examples(image, None), train=data.Examples(image, None),
+      dataset='bright', train_index=np.arange(20))
+  monkeypatch.setattr(suspicious.experiment, 'of_run', lambda *_:
+                      types.SimpleNamespace(experiment='bright'))
+  monkeypatch.setattr(suspicious.experiment, 'problem_of_run', lambda _:
+                      problem)
+  drawn = np.asarray(suspicious.draw(tmp_path, ranking, 5))
+  limits = heat_colours.scale(ranking.maps)
+  for i in range(5):
+    hot = heat_colours.overlay(image[ranking.index[i]], ranking.maps[i], limits)
+    upper, left = 8 + 44 + i // 3 * 158, 16 + i % 3 * 408
+    for j, wanted in enumerate((image[ranking.index[i]], hot)):
+      tile = drawn[upper:upper + 128, left + 200 * j:left + 200 * j + 192]
+      np.testing.assert_array_equal(tile[16::32, 16::32], wanted)
 
 
 @pytest.mark.parametrize('task, config, maps, classifier, wanted', [
