@@ -177,16 +177,17 @@ def _run(run, first):
   return markup.unfold(
       tag('h3', title),
       tag('p', tag('code', str(run.workdir)), f'; scores of {run.classifier} '
-          f'on {run.feature}. ', tag('a', 'How the numbers came about',
-                                     href=f'#protocol-{run.key}'),
+          f'on {run.feature}' + '; nothing was trained' * (not run.trained) +
+          '. ', tag('a', 'How the numbers came about',
+                    href=f'#protocol-{run.key}'),
           class_='quiet'),
       markup.unfold('All numbers of this run', protocols.numbers(run),
                     *protocols.commands(run)),
       tag('div', curves.roc(scored), curves.histogram(scored), training,
           class_='plots'),
-      None if training else tag(
-          'p', 'No metrics.jsonl: training curves are missing.',
-          class_='quiet'), mistakes.gallery(scored),
+      None if training or not run.trained else tag(
+          'p', 'No training curves: metrics.jsonl is missing, or has a single '
+          'step.', class_='quiet'), mistakes.gallery(scored),
       heatmaps.gallery(scored), id=run.key, class_='run', open=first)
 
 

@@ -446,6 +446,23 @@ def test_heat_maps_are_shown_where_nothing_was_trained_unless_told_otherwise(
   assert (run.feature, run.classifier) == (feature, wanted)
 
 
+def test_nothing_is_called_trained_where_nothing_was(tree, tmp_path):
+  folder = _write(tmp_path / 'run', 5, maps=True, task='frozen')
+  (folder / 'metrics.jsonl').write_text('{"step": 1, "loss": 0.0}\n')
+  other = _parse(report.page(report.find(str(folder)), ''))
+  for page, words in (tree, 'trained'), (other, 'encoder as given'):
+    header, rows = _table(page, 'results')
+    kinds = {_text(row[header.index('Feature')]): _text(
+        row[header.index('Kind')]) for row in rows}
+    assert kinds['pool'] == kinds['windows'] == words
+    assert kinds['random'] == 'baseline: untrained'
+  assert 'trained, pool' in _text(_find(tree, 'run1-roc'))
+  told = _text(_find(other, 'run1'))
+  assert 'gde on windows; nothing was trained. How' in told
+  assert 'windows' in _text(_find(other, 'run1-roc'))
+  assert 'trained, ' not in told and 'training curves' not in told
+
+
 @pytest.mark.parametrize('name, feature, words', [
     ('dacl', 'windows', "dacl/results.csv 'windows'; known: pool, head, "
      'random, pixels'),
@@ -485,6 +502,18 @@ def test_training_curves_show_what_was_logged(tree):
   assert 'guessing, dashed, has 25' in _text(
       next(each for each in tree.iter('figure')
            if each[0].get('id') == 'run1-accuracy'))
+
+
+def test_one_point_is_no_training_curve(tmp_path):
+  folder = _write(tmp_path / 'run')
+  (folder / 'metrics.jsonl').write_text(
+      '{"step": 1, "loss": 2}\n{"step": 2, "loss": 1, "accuracy": 0.5}\n')
+  found = report.find(str(folder))
+  figure, = curves.training(found.runs[0])
+  assert figure[0].get('id') == 'run1-loss'
+  (folder / 'metrics.jsonl').write_text('{"step": 1, "loss": 2}\n')
+  assert not curves.training(found.runs[0])
+  assert 'No training curves' in report.page(found, '').decode()
 
 
 def test_the_last_step_is_on_a_training_curve_of_too_many(tmp_path):

@@ -33,7 +33,8 @@ def roc(scored: runs.ScoredRun) -> Element:
     false, true, _ = sklearn_metrics.roc_curve(scored.anomaly, score)
     style = feature if feature in runs.BASELINES else 'trained'
     area = metrics.auroc(score, scored.anomaly)
-    name = runs.NAMES.get(feature, f'trained, {feature}')
+    name = runs.NAMES.get(
+        feature, 'trained, ' * scored.run.trained + feature)
     marks.append(charts.line(frame, 100 * false, 100 * true, style))
     entries.insert(0, (f'{name}  {area:.1f}', style))
     rows.insert(0, [name, number(f'{area:.2f}'),
@@ -124,13 +125,16 @@ def _swatch(style):
 
 
 def training(run: runs.Run) -> list[Element]:
-  """Returns a small plot for each metric of metrics.jsonl there is."""
+  """Returns a small plot for each metric of metrics.jsonl there is.
+
+  One point is no curve.
+  """
   rows = _logged(run)
   found = []
   for metric, label in CURVES.items():
     kept = [row for row in rows if isinstance(row.get(metric), int | float)
             and np.isfinite(row[metric])]
-    if kept:
+    if len(kept) > 1:
       every = -(-len(kept) // _MOST)
       found.append(_curve(run, metric, label,
                           kept[::-every][::-1]))  # with the last
@@ -154,11 +158,9 @@ def _curve(run, metric, label, rows):
             if metric == 'accuracy' and 'chance' in row]
   frame = charts.Frame(
       charts.axis('step', step, zero=True),
-      charts.axis(label, value + chance, zero=bool(chance) or len(rows) == 1),
+      charts.axis(label, value + chance, zero=bool(chance)),
       height=220)
   marks = [charts.line(frame, step, value, 'trained')]
-  if len(rows) == 1:
-    marks = [charts.dots(frame, step, value, 'marker trained')]
   caption = f'{label}: {brief(value[-1])} at step {step[-1]}'
   if len(chance) == len(rows):
     marks.append(charts.line(frame, step, chance, 'random'))

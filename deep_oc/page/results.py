@@ -1,5 +1,5 @@
 """The summary: every method beside its baselines and the published numbers."""
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from deep_oc import tables
 from deep_oc.page import runs
@@ -31,7 +31,8 @@ def section(lines: Sequence[Line], found: Sequence[runs.Run]) -> Element:
           'training. The gap is to the paper’s number for the same data, task '
           'and classifier, where it has one and all its classes are here.'),
       _overview(lines, found), tag('h3', 'All results'), _search(),
-      _everything(lines), id='summary')
+      _everything(lines, {_encoded(run.about) for run in found
+                          if not run.trained}), id='summary')
 
 
 def _overview(lines, found):
@@ -122,7 +123,11 @@ def _search():
       class_='search', data_table='results', hidden=True)
 
 
-def _everything(lines):
+def _encoded(line):
+  return line['pretext'], line['encoder']
+
+
+def _everything(lines, given=()):
   optional = {key: name for key, name in _OPTIONAL.items()
               if any(line.get(key) for line in lines)}
   header = ('Method', 'Protocol', 'Class', 'Feature', 'Classifier', 'AUROC',
@@ -131,13 +136,15 @@ def _everything(lines):
   kept = [line for line in lines  # the mean of one class is that class
           if line['normal_class'] not in _MEANS or line['n_classes'] > 1]
   box = table('results', 'Means over seeds, of each class and over classes',
-              header, [_row(line, optional) for line in kept], sortable=True)
+              header, [_row(line, optional, given) for line in kept],
+              sortable=True)
   box.set('class', 'scroll tall')
   return box
 
 
-def _row(line: Line, optional: Iterable[str]) -> Element:
-  kind = _kind(str(line['feature']))
+def _row(line: Line, optional: Iterable[str],
+         given: Container[tuple[str, str]]) -> Element:
+  kind = _kind(str(line['feature']), _encoded(line) in given)
   return table_row(
       [line['experiment'] or line['pretext'] or '–', line['protocol'],
        str(line['normal_name'] or line['normal_class']),
@@ -156,12 +163,14 @@ def _optional(line, key):
   return line[key] if key == 'calibration' else number(line.get(key))
 
 
-def _kind(feature):
+def _kind(feature, given):
   if feature.startswith('random'):
     return 'baseline: untrained'
   if feature == 'pixels':
     return 'baseline: no encoder'
-  return 'task’s own score' if feature == 'score' else 'trained'
+  if feature == 'score':
+    return 'task’s own score'
+  return 'encoder as given' if given else 'trained'
 
 
 def _complete(line):

@@ -27,6 +27,7 @@ class Run:
     classifier: whose scores are shown; of 'score' the name of the task's own.
     feature: what it is fitted to.
     limit: training rows fitted at most.
+    trained: whether anything was: an encoder may stay as it was given.
   """
   key: str
   workdir: pathlib.Path
@@ -34,6 +35,7 @@ class Run:
   classifier: str
   feature: str
   limit: int = oneclass.LIMIT
+  trained: bool = True
 
   @property
   def about(self) -> Mapping[str, str]:
@@ -201,9 +203,10 @@ def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
   task = str(meta.get('task') or rows[0]['pretext'])
   feature = feature or scored.recommended(
       task, WINDOWS if WINDOWS in by_feature else None, classifier)
+  trained = task != 'frozen'
   if feature in (WINDOWS, SCORE):
     name = _unfitted(workdir, by_feature, feature, classifier)
-    return Run(key, workdir, rows, name, feature, limit)
+    return Run(key, workdir, rows, name, feature, limit, trained)
   known = embeddings.features(train)
   if feature not in known:
     unfitted = [each for each in (WINDOWS, SCORE) if each in by_feature]
@@ -214,7 +217,7 @@ def find(key: str, workdir: pathlib.Path, rows: Sequence[Mapping[str, str]],
   if classifier is None and there and wanted not in there:
     # Evaluated last by others than those of the papers, or by older code.
     wanted = next(name for name in ('gde', 'kde', *there) if name in there)
-  return Run(key, workdir, rows, wanted, feature, limit)
+  return Run(key, workdir, rows, wanted, feature, limit, trained)
 
 
 def _unfitted(workdir, by_feature, feature, classifier):
