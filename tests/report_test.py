@@ -534,13 +534,21 @@ def test_histograms_add_up_to_all_images(tree):
 
 
 def test_the_surest_mistakes_come_first():
-  score = np.array([5., 1, 4, 2, 3, 0])
-  anomaly = np.array([False, True, False, True, True, False])
+  score, anomaly = np.arange(32.)[::-1], np.arange(32) % 2 == 0
   alarms, misses, best, normal = mistakes.choose(score, anomaly).values()
-  assert alarms.tolist() == [0, 2, 5]
-  assert misses.tolist() == [1, 3, 4]
-  assert best.tolist() == [4, 3, 1]
-  assert normal.tolist() == [5, 2, 0]
+  assert alarms.tolist() == [1, 3, 5, 7, 9, 11]
+  assert misses.tolist() == [30, 28, 26, 24, 22, 20]
+  assert best.tolist() == [0, 2, 4, 6, 8, 10]
+  assert normal.tolist() == [31, 29, 27, 25, 23, 21]
+
+
+def test_no_image_of_a_few_is_shown_twice():
+  found = mistakes.choose(np.array([5., 1, 4, 2, 3, 0, 7, 8, 9, 6]),
+                          np.array([0, 1, 0, 1, 1, 0, 1, 1, 1, 1]) == 1)
+  assert {title: group.tolist() for title, group in found.items()} == {
+      'Normal images that score highest': [0, 2, 5],
+      'Anomalies that score lowest': [1, 3, 4, 9, 6, 7],
+      'Anomalies that score highest': [8]}
 
 
 def test_pictures_are_the_test_images_and_their_nearest_neighbours(
