@@ -3,10 +3,10 @@
   python -m deep_oc.report --runs='runs/**'
 
 writes runs/report.html: the results beside the paper's, the mistakes as
-pictures, heat maps with a threshold to move, ROC and training curves, where the
-embeddings lie with and without distribution augmentation, what contamination
-costs, and the protocol of each number. It is one file; nothing in it is loaded
-from elsewhere.
+pictures, heat maps with a threshold to move, ROC and training curves, the
+protocol of each number; and where there are runs to tell it, where embeddings
+lie with and without distribution augmentation, and what contamination costs. It
+is one file; nothing in it is loaded from elsewhere.
 
 The numbers of the tables are those of the runs' results.csv; a run without one
 is evaluated first, and the page says so. For the curves and the pictures one
@@ -127,8 +127,10 @@ def page(found: Found, command: str, details: int = 20) -> bytes:
       'Contamination': contamination.section(found.runs),
       'Protocol': protocols.section(
           found.runs, {run.key for run in shown})}
-  return markup.document('Report of one-class runs', sections,
-                         _introduction(found, command))
+  return markup.document(
+      'Report of one-class runs', {name: each for name, each in sections.items()
+                                   if each is not None},
+      _introduction(found, command))
 
 
 def choose(found: Sequence[runs.Run], most: int) -> list[runs.Run]:

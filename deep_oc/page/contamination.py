@@ -54,14 +54,11 @@ def _complete(classes):
           if found.keys() == shares}
 
 
-def section(found: Sequence[runs.Run]) -> Element:
-  """Returns the section."""
+def section(found: Sequence[runs.Run]) -> Element | None:
+  """Returns the section, None if there is nothing to compare."""
   known = curves(found)
   if not known:
-    return tag('section', tag(
-        'p', 'No method has runs with several shares of abnormal training '
-        'images (', tag('code', '--config.protocol.name=contaminated'), ').'),
-        id='contamination')
+    return None
   return tag(
       'section',
       tag('p', 'So many percent of the training images are abnormal; neither '

@@ -66,14 +66,14 @@ for (const form of document.querySelectorAll('.search')) {
       const content = [...row.cells].map(cell => cell.textContent)
           .join(' ').toLowerCase();
       row.hidden = !words.every(word => content.includes(word)) ||
-          means.checked && row.dataset.mean !== 'true';
+          means?.checked && row.dataset.mean !== 'true';
       shown += !row.hidden;
     }
     status.textContent = `${shown} of ${table.tBodies[0].rows.length} rows`;
   };
   form.hidden = false;
   text.addEventListener('input', filter);
-  means.addEventListener('change', filter);
+  means?.addEventListener('change', filter);
   filter();
 }
 

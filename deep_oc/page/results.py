@@ -18,19 +18,20 @@ _METHOD = ('experiment', 'dataset', 'protocol', 'pretext', 'encoder')
 _MEANS = ('mean', 'plain_mean')
 _OPTIONAL = {'aupro_mean': 'AUPRO', 'aupro_low': '95 %',
              'false_alarms_mean': 'false alarms', 'detected_mean': 'detected',
-             'calibration': 'calibration'}
+             'calibration': 'calibration', 'paper': 'Paper', 'gap': 'Gap'}
 
 
 def section(lines: Sequence[Line], found: Sequence[runs.Run]) -> Element:
   """Returns the section from the lines of `tables.summarize`."""
+  gap = (' The gap is to the paper’s number for the same data, task and '
+         'classifier, where it has one and all its classes are here.')
   return tag(
       'section',
       tag('p', 'AUROC in percent: how often an anomaly scores above a normal '
           'image; 50 is guessing. Intervals are 95 %, DeLong’s, of pixels '
           'Obuchowski’s, and know of the test images only, not of another '
-          'training. The gap is to the paper’s number for the same data, task '
-          'and classifier, where it has one and all its classes are here.'),
-      _overview(lines, found), tag('h3', 'All results'), _search(),
+          'training.', gap * any(line.get('gap') for line in lines)),
+      _overview(lines, found), tag('h3', 'All results'), _search(lines),
       _everything(lines, {_encoded(run.about) for run in found
                           if not run.trained}), id='summary')
 
@@ -46,10 +47,11 @@ def _overview(lines, found):
   header = ('Method', 'Protocol', 'AUROC', '95 % or ± SD', 'Untrained encoder',
             'Pixels', 'Heat maps, by pixels', 'Paper', 'Gap', 'Data', 'Classes',
             'Seeds', 'Feature, classifier')
-  kept = [i for i, name in enumerate(header)
-          if name == 'Gap' or any(row[i] != '' for row in rows)]
+  kept = [i for i in range(len(header))
+          if any(row[i] != '' for row in rows)]
   return table(
-      'overview', 'Each method beside its baselines and the paper',
+      'overview', 'Each method beside its baselines' +
+      ' and the paper' * any(line.get('paper') for line in lines),
       [header[i] for i in kept], [[row[i] for i in kept] for row in rows],
       sortable=True)
 
@@ -113,14 +115,18 @@ def _paper(line: Line) -> Part | list[Part]:
              kind if line.get('paper_spread_kind') == 'se5' else [])
 
 
-def _search():
+def _search(lines):
   return tag(
       'div', tag('label', 'Search ', tag('input', type='search',
                                          id='search-text')),
       tag('label', tag('input', type='checkbox', id='search-means'),
-          ' means over classes only'),
+          ' means over classes only') if any(map(_of_classes, lines)) else None,
       tag('span', role='status', class_='quiet'),
       class_='search', data_table='results', hidden=True)
+
+
+def _of_classes(line):
+  return line['normal_class'] in _MEANS and line['n_classes'] > 1
 
 
 def _encoded(line):
@@ -131,10 +137,10 @@ def _everything(lines, given=()):
   optional = {key: name for key, name in _OPTIONAL.items()
               if any(line.get(key) for line in lines)}
   header = ('Method', 'Protocol', 'Class', 'Feature', 'Classifier', 'AUROC',
-            '95 % or ± SD', *optional.values(), 'Paper', 'Gap',
-            'What is scored', 'Kind', 'Classes', 'Seeds', 'Data')
+            '95 % or ± SD', *optional.values(), 'What is scored', 'Kind',
+            'Classes', 'Seeds', 'Data')
   kept = [line for line in lines  # the mean of one class is that class
-          if line['normal_class'] not in _MEANS or line['n_classes'] > 1]
+          if line['normal_class'] not in _MEANS or _of_classes(line)]
   box = table('results', 'Means over seeds, of each class and over classes',
               header, [_row(line, optional, given) for line in kept],
               sortable=True)
@@ -150,7 +156,6 @@ def _row(line: Line, optional: Iterable[str],
        str(line['normal_name'] or line['normal_class']),
        line['feature'], line['classifier'], number(line['auroc_mean']),
        _spread(line), *(_optional(line, key) for key in optional),
-       _paper(line), number(line.get('gap'), sign=True),
        'pixels' if line['level'] == 'pixel' else 'images', kind,
        _complete(line), line['n_seeds'], line['dataset']],
       class_='baseline' if kind.startswith('baseline') else None,
@@ -160,7 +165,10 @@ def _row(line: Line, optional: Iterable[str],
 def _optional(line, key):
   if key == 'aupro_low':
     return _interval(line, 'aupro')
-  return line[key] if key == 'calibration' else number(line.get(key))
+  if key == 'paper':
+    return _paper(line)
+  return line[key] if key == 'calibration' else number(
+      line.get(key), sign=key == 'gap')
 
 
 def _kind(feature, given):

@@ -77,29 +77,28 @@ def pairs(found: Sequence[runs.Run]) -> list[dict[str, runs.Run]]:
       -len(pair), next(iter(pair.values())).about['protocol'] != 'one_vs_rest'))
 
 
-def section(found: Sequence[runs.Run]) -> Element:
-  """Returns the section, of at most _PAIRS pairs of runs.
+def section(found: Sequence[runs.Run]) -> Element | None:
+  """Returns the section, of at most _PAIRS pairs of runs, or None without any.
 
   Raises:
     InputError: the embeddings of one are unfit.
   """
   known = pairs(found)
   shown = [pair for pair in known if len(pair) == 2][:_PAIRS] or known[:1]
+  if not shown:
+    return None
   parts = [tag(
       'p', 'Contrastive learning spreads images evenly over a sphere. Where '
       'the normal ones lie everywhere, no place is left for anomalies. With '
       'distribution augmentation (DA) turned copies count as other images and '
       'take up room, so that the normal images stay closer together.')]
-  if not shown:
-    parts.append(tag('p', 'No run here is of simclr, without DA, or dacl, with '
-                     'it, so there is nothing to show.'))
-  elif len(shown[0]) < 2:
+  if len(shown[0]) < 2:
     missing = 'dacl, with' if 'without' in shown[0] else 'simclr, without'
     parts.append(tag(
         'p', f'Only one side is here: a run of {missing} DA, on the same data '
         'and class, is missing.', class_='warning'))
   left_out = len(known) - len(shown)
-  if shown and left_out:
+  if left_out:
     parts.append(tag('p', f'{left_out} more classes, seeds or protocols are '
                      'left out.', class_='quiet'))
   for i, pair in enumerate(shown):
