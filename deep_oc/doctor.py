@@ -107,8 +107,13 @@ def warnings() -> Iterator[str]:
 def cost(found: dict[str, object], points: int) -> Iterator[tuple[str, str]]:
   """Yields in words what `estimate.estimate` found, and for so many runs."""
   seconds = found['seconds_per_step']
-  yield 'training set', (f"{found['images']} images with their copies, "
-                         f"{found['placement']}")
+  yield 'training set', (f"{found['images']} images"
+                         + ' with their copies' * (found['copies'] > 1)
+                         + f", {found['placement']}")
+  if not found['trains']:
+    yield 'one run', ('nothing is trained; how long embedding the images and '
+                      'any heat maps take is not estimated')
+    return
   yield 'memory', f"{_size(found['bytes'])} on a device"
   yield 'speed', f'{1 / seconds:.4g} steps/s on {found["device"]}'
   yield 'one run', f"{found['steps']} steps, {_hours(seconds * found['steps'])}"

@@ -37,9 +37,10 @@ def estimate(config: ml_collections.ConfigDict, seconds: float
   """Takes some steps and says what they cost.
 
   Returns:
-    'seconds_per_step', 'steps' of the run, 'images' in the training set, its
-    'placement', 'bytes' that a device needs for state, images and temporaries
-    by XLA's own account, and 'device'.
+    'seconds_per_step', 'steps' of the run, whether it 'trains' at all, 'images'
+    in the training set, how many 'copies' they are of each, its 'placement',
+    'bytes' that a device needs for state, images and temporaries by XLA's own
+    account, and 'device'.
 
   Raises:
     InputError: the config cannot be, or its images are not there.
@@ -74,7 +75,9 @@ def estimate(config: ml_collections.ConfigDict, seconds: float
     took.append(time.perf_counter() - began)
   devices = jax.devices()
   return {'seconds_per_step': np.mean(took[1:] or took).item() / len(batch),
-          'steps': plan.total_steps(len(images)), 'images': len(images),
+          'steps': plan.total_steps(len(images)),
+          'trains': getattr(pretext, 'trains', True), 'images': len(images),
+          'copies': distribution.copies(config.distribution),
           'placement': placement, 'bytes': memory(compiled),
           'device': f'{len(devices)} × {devices[0].device_kind}'}
 

@@ -7,7 +7,7 @@ import jax
 import pytest
 from conftest import the_error
 
-from deep_oc import doctor, estimate, step
+from deep_oc import doctor, estimate, experiment, step, weights
 from tests import tiny
 
 SMALL = ('--config=configs/quickstart.py', '--config.train.batch=8',
@@ -24,7 +24,7 @@ def test_it_tells_the_machine_and_what_a_run_and_the_sweep_cost(binary):
                       '--seconds=0.1'))
   assert f'jax {jax.__version__}' in said['versions']
   assert said['devices'].startswith('1 × ')
-  assert 'replicated' in said['training set']
+  assert said['training set'].endswith('images, replicated')
   rate = float(said['speed'].split()[0])
   steps, _, hours = said['one run'].partition(' steps, ')
   assert int(steps) == 7200
@@ -59,7 +59,24 @@ def test_a_step_costs_its_share_of_a_call_and_the_first_call_does_not_count(
   monkeypatch.setattr(
       estimate, 'time', types.SimpleNamespace(perf_counter=times.__next__))
   monkeypatch.setattr(step, 'steps_per_dispatch', lambda wanted: 4)
-  assert estimate.estimate(config, seconds=3)['seconds_per_step'] == 2 / 4
+  task = type(experiment.pretext(config))
+  monkeypatch.setattr(task, 'trains', False, raising=False)
+  monkeypatch.setattr(weights, '_check_untrained', lambda task: None)
+  config.distribution, config.optimizer.learning_rate = 'hflip', 0.
+  found = estimate.estimate(config, seconds=3)
+  assert found['seconds_per_step'] == 2 / 4
+  assert (found['trains'], found['copies']) == (False, 2)
+
+
+def test_no_time_is_told_where_nothing_is_trained():
+  found = dict(seconds_per_step=0.5, steps=10, trains=True, images=80, copies=4,
+               placement='replicated', bytes=2**30, device='1 × cpu')
+  said = dict(doctor.cost(found, 3))
+  assert said['training set'] == '80 images with their copies, replicated'
+  assert said['3 runs'] == '0:00:15 one after the other'
+  said = dict(doctor.cost(found | dict(trains=False, copies=1), 3))
+  assert said.pop('training set') == '80 images, replicated'
+  assert said.pop('one run').startswith('nothing is trained') and not said
 
 
 def test_absent_data_is_said_with_the_way_to_get_it(binary, tmp_path):
