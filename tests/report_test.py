@@ -756,6 +756,11 @@ def test_contamination_curves_average_classes_that_every_share_has():
   assert means == ['81.00', '70.00']
 
 
+@pytest.mark.parametrize('protocol', ['one_vs_rest', 'contaminated_5%'])
+def test_one_share_of_contamination_is_no_curve(protocol):
+  assert contamination.section([_run(protocol, '0', 90)]) is None
+
+
 def test_lines_are_named_by_what_tells_them_apart():
   assert contamination.short_names(['a_b_dacl', 'a_b_dae']) == ['dacl', 'dae']
   assert contamination.short_names(['a_b', 'c_d']) == ['a_b', 'c_d']

@@ -28,7 +28,7 @@ def curves(found: Sequence[runs.Run]
   """Returns {method: {class: {share: mean AUROC over seeds}}}.
 
   Of a method those classes that it has at every share, by the runs' feature
-  and classifier, if it has more shares than none.
+  and classifier, if it has several shares.
   """
   values = {}
   for run in found:
@@ -45,7 +45,7 @@ def curves(found: Sequence[runs.Run]
 
 def _complete(classes):
   shares = {percent for found in classes.values() for percent in found}
-  if shares <= {0.}:
+  if len(shares) < 2:  # a point is no curve
     return {}
   return {name: {percent: statistics.fmean(found[percent])
                  for percent in sorted(shares)}
