@@ -48,10 +48,12 @@ def scale(maps: np.ndarray, anomaly: np.ndarray | None = None) -> Scale:
   Low is the median of the normal images' medians: most of what is normal is
   dark. High is what the peaks of nine in ten anomalies stay under, and of 99
   in 100 normal images: a scale of normal images alone would show all defects
-  alike. The knee is at twice the usual peak of normal images. Only pictures
-  depend on it, no number does, so it may see test labels. Without `anomaly`
-  bool[n], all images count as normal.
+  alike. The knee is at twice the usual peak of normal images. Where all are
+  known to be normal, high is twice as far at least, or they would glow. Only
+  pictures depend on it, no number does, so it may see test labels. Without
+  `anomaly` bool[n], all images count as normal, but none is known to be.
   """
+  all_normal = anomaly is not None and not np.any(anomaly)
   anomaly = np.zeros(len(maps), bool) if anomaly is None else anomaly
   peak = np.array([np.max(each) for each in maps])
   normal = np.flatnonzero(~anomaly) if not np.all(anomaly) else range(len(maps))
@@ -59,6 +61,8 @@ def scale(maps: np.ndarray, anomaly: np.ndarray | None = None) -> Scale:
   high = [np.quantile(peak[part], q) for part, q in (
       (anomaly, 0.9), (~anomaly, 0.99)) if part.any()]
   knee = 2 * (np.median(peak[normal]) - low)
+  if all_normal:
+    high.append(low + 2 * knee)
   return Scale(float(low), float(max(*high, low)), float(knee) or math.inf)
 
 

@@ -69,6 +69,15 @@ def test_one_kind_of_image_is_enough_for_a_scale(anomaly):
   assert low < high
 
 
+def test_what_is_normal_does_not_glow_where_no_anomaly_is_there():
+  maps = np.random.default_rng(0).uniform(0, 1, (20, 16, 16))
+  low, high, knee = limits = heat_colours.scale(maps, np.zeros(20, bool))
+  assert limits.share(maps).max() < 0.35 < limits.share(2.)
+  assert heat_colours.scale(maps) == (low, pytest.approx(1, abs=0.01), knee)
+  maps[0, 3, 3] = 9
+  assert heat_colours.scale(maps, np.zeros(20, bool)).high > 7 > 2 * high
+
+
 def test_a_faint_defect_is_seen_beside_a_glaring_one():
   maps = np.random.default_rng(0).uniform(0, 1, (6, 16, 16))
   maps[3, 4, 4], maps[4, 4, 4], maps[5, 4, 4] = 20, 1e4, 1e4
