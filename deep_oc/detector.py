@@ -99,6 +99,7 @@ class Detector:
     calibration: 'unseen_20', so many normal images nothing has learnt from,
       'held_out_200', so many training images were not fitted, 'left_out_200',
       each of so many was not, or 'folds_5', each was not in its turn.
+    learnt: whether the encoder has learnt from the training images.
     localizes: the method of `heat_maps`, 'windows', 'gradcam' or 'task', or
       None.
     chunk: how many images are held at once.
@@ -132,6 +133,7 @@ class Detector:
     self.false_alarm_rate = false_alarm_rate
     group = config.get('localize')
     self.localizes = maps.name(group) if group else None
+    self.learnt = getattr(pretext, 'trains', True)
     self.chunk = int(np.clip(
         _PIXELS // np.prod(self.image_shape[:2]), 1, _CHUNK))
     self.about = dict(about)

@@ -167,6 +167,7 @@ def _about(found: detector.Detector, command: str) -> dict[str, Any]:
       'classifier': found.classifier, 'feature': found.feature,
       'false_alarm_rate': found.false_alarm_rate,
       'threshold': found.threshold_, 'calibration': found.calibration,
+      'learnt': found.learnt,
       'n_train': parts.rows}
 
 

@@ -88,7 +88,8 @@ def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
       'normal': f"'{run['normal_name']}'", 'count': about['n_train'],
       'encoder': rendering.brief(run['encoder']),
       'chosen': _CHOSEN[run['checkpoint_rule']],
-      'calibrated': thresholds.described(about['calibration']),
+      'calibrated': thresholds.described(
+          about['calibration'], about['learnt']),
       'results': _table(results, about['calibration']), 'method': how['method'],
       'shape': '{1}×{0}'.format(*about['image_shape']),
       'padded': f", with {how['pad']} black ones on each side" * bool(
@@ -133,9 +134,9 @@ def _table(rows: list[dict[str, str]], calibration: str) -> str:
   if not rows:
     return ('None beside the run when this was written; `python -m '
             'deep_oc.evaluate` makes them.')
-  other = ('' if calibration.startswith('unseen') else ', by a classifier '
-           'fitted to all of the training images (here: less those that '
-           'calibrate)')
+  other = ('' if calibration.startswith(('unseen', 'left_out')) else
+           ', by a classifier fitted to all of the training images (here: less '
+           'those that calibrate)')
   lines = [f'On the test images, in percent{other}:', '',
            '| AUROC | 95 % | AUPRC | FPR at 95 % | normal | anomalous |',
            '|---|---|---|---|---|---|']

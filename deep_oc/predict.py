@@ -289,7 +289,7 @@ def main() -> None:
   wrote = ['predictions.csv', *['regions.csv'] * found.has_regions,
            *['maps'] * (draw is not None)]
   print(f'{summary(tally, found.false_alarm_rate, found.threshold_)}\n\n'
-        f'{thresholds.described(found.calibration)}\nwrote '
+        f'{thresholds.described(found.calibration, found.learnt)}\nwrote '
         f'{output}/{", ".join(wrote)}')
 
 

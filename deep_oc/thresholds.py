@@ -338,10 +338,11 @@ def _least(m: int) -> decimal.Decimal:
   return decimal.Context(2, decimal.ROUND_CEILING).divide(100, m + 1)
 
 
-def described(calibration: str) -> str:
+def described(calibration: str, learnt: bool) -> str:
   """Returns what `Calibrated.calibration` means, in words.
 
-  And whether images that the encoder has not seen may be flagged more often.
+  And whether images that the encoder has not seen may be flagged more often:
+  only if it has `learnt` from the training images.
   """
   kind, _, count = calibration.rpartition('_')
   if kind == 'unseen':
@@ -354,6 +355,8 @@ def described(calibration: str) -> str:
                   'others are like.',
       'folds': 'Every training image calibrates this in its turn, with the '
                'classifiers fitted to the others.'}[kind]
+  if not learnt:
+    return f'{who} The encoder has not learnt from them.'
   return (f'{who} An encoder that has learnt from them, and knows them by '
           'heart, flags more of other normal images; --calibration=FOLDER '
           'takes such, and --config.protocol.calibration=0.1 holds some out.')

@@ -239,6 +239,18 @@ def test_the_classifier_is_the_recommended_one(detector):
   assert detector.classifier == 'kde'
 
 
+def test_where_nothing_is_trained_the_encoder_has_not_learnt_from_images(
+    folder, detector, monkeypatch, tmp_path):
+  assert detector.learnt
+  run = shutil.copytree(folder, tmp_path / 'run')
+  content = json.loads((run / 'config.json').read_text())
+  content['config']['optimizer']['learning_rate'] = 0.
+  (run / 'config.json').write_text(json.dumps(content))
+  monkeypatch.setattr(type(detector.parts().pretext), 'trains', False,
+                      raising=False)
+  assert not deep_oc.load(run).learnt
+
+
 def test_a_run_that_does_not_localize_has_no_heat_maps(detector, digits):
   assert detector.localizes is None
   with pytest.raises(InputError, match='no group `localize`'):
@@ -313,7 +325,7 @@ def test_each_image_calibrates_maps_by_the_places_of_all_others(
   np.testing.assert_allclose(judged.p_value, [
       (1 + (calibration >= score).sum()) / 25 for score in wanted])
   assert found.threshold_ == pytest.approx(calibration.max(), rel=1e-4)
-  assert found.calibration == 'left_out_24'
+  assert found.calibration == 'left_out_24' and found.learnt
   assert len(found.normal.fitted) == 24 and not len(found.normal.calibrating)
   stage_2 = run_scores.score_run(by_neighbours, Request(
       (), ('windows',), false_alarm_rate=0.04)).scores[

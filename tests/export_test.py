@@ -70,7 +70,8 @@ def test_a_run_is_exported_and_the_card_tells_of_it(folder, binary, tmp_path):
 
 
 @pytest.mark.parametrize('calibration, of_another_fit', [
-    ('unseen_20', False), ('held_out_20', True), ('folds_5', True)])
+    ('unseen_20', False), ('left_out_20', False), ('held_out_20', True),
+    ('folds_5', True)])
 def test_the_card_says_whether_its_results_are_of_another_fit(
     calibration, of_another_fit):
   found = model_card._table([{'auroc': '12.34'}], calibration)

@@ -84,7 +84,7 @@ def test_a_folder_is_scored_and_what_cannot_be_read_is_reported(
              if line.startswith('skipped: ')]
   assert len(skipped) == damaged and 'Traceback' not in done.stderr
   assert f'could not read {damaged}' in done.stdout
-  assert done.stdout.endswith(thresholds.described(found.calibration) +
+  assert done.stdout.endswith(thresholds.described(found.calibration, True) +
                               f'\nwrote {output}/predictions.csv, maps\n')
   assert good[int(judged.score.argmax())] in done.stdout
   about = json.loads((output / 'predictions.json').read_text())

@@ -351,6 +351,9 @@ def test_too_few_images_that_nothing_learnt_from_are_an_error():
     ('folds_5', 'Every training image', True)])
 def test_words_say_whether_the_encoder_has_seen_what_calibrates(
     calibration, words, seen):
-  found = thresholds.described(calibration)
-  assert found.startswith(words)
+  found, not_learnt = (
+      thresholds.described(calibration, learnt) for learnt in (True, False))
+  assert found.startswith(words) and not_learnt.startswith(words)
   assert ('protocol.calibration' in found) == seen
+  assert ('The encoder has not learnt from them' in not_learnt) == seen
+  assert 'by heart' not in not_learnt

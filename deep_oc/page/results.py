@@ -28,9 +28,10 @@ def section(lines: Sequence[Line], found: Sequence[runs.Run]) -> Element:
   return tag(
       'section',
       tag('p', 'AUROC in percent: how often an anomaly scores above a normal '
-          'image; 50 is guessing. Intervals are 95 %, DeLong’s, of pixels '
-          'Obuchowski’s, and know of the test images only, not of another '
-          'training.', gap * any(line.get('gap') for line in lines)),
+          'image; 50 is guessing. Intervals are 95 %, DeLong’s, Newcombe’s '
+          'where all are told apart, of pixels Obuchowski’s, and know of the '
+          'test images only, not of another training.',
+          gap * any(line.get('gap') for line in lines)),
       _overview(lines, found), tag('h3', 'All results'), _search(lines),
       _everything(lines, {_encoded(run.about) for run in found
                           if not run.trained}), id='summary')
