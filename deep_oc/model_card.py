@@ -30,7 +30,7 @@ judged = found.judge(np.stack([found.prepare(path) for path in paths]))
 label. Protocol: {protocol}; seed {seed}; config {config_hash}; step {step},
 {chosen}.
 
-Encoder {encoder}, taught by the task {pretext}; classifier {classifier} on
+Encoder {encoder}, {taught}; classifier {classifier} on
 '{feature}'. A picture is anomalous if its p-value is at most
 {false_alarm_rate:g}: of normal pictures like those that calibrate, so many are
 flagged.
@@ -88,6 +88,8 @@ def write(about: Mapping[str, Any], results: list[dict[str, str]]) -> str:
       'normal': f"'{run['normal_name']}'", 'count': about['n_train'],
       'encoder': rendering.brief(run['encoder']),
       'chosen': _CHOSEN[run['checkpoint_rule']],
+      'taught': (f"taught by the task {run['pretext']}" if about['learnt'] else
+                 f"as it was given ({run['pretext']})"),
       'calibrated': thresholds.described(
           about['calibration'], about['learnt']),
       'results': _table(results, about['calibration']), 'method': how['method'],

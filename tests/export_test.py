@@ -61,6 +61,8 @@ def test_a_run_is_exported_and_the_card_tells_of_it(folder, binary, tmp_path):
     assert f'step 0, {words}' in ' '.join(other.split())
     assert 'are brought to 30×20 pixels' in ' '.join(other.split())
     assert 'Encoder resnet18(mean=0.5,weights=r18.pth), taught' in other
+  assert 'as it was given (' in model_card.write(
+      taken.about | {'learnt': False}, [])
   lines = card.splitlines()
   assert {line for line in lines if len(line) > 80} <= {
       taken.about['command']}
