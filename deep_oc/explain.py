@@ -187,7 +187,7 @@ def _load(args: Any, feature: str) -> tuple[detector.Detector, str]:
       and spec not in oneclass.CLASSIFIERS:
     raise errors.unknown('score', spec, [*oneclass.CLASSIFIERS, *own])
   found = trained_run.load_as_asked(
-      args, None if spec in own else spec, feature)
+      args, None if spec in own else spec, feature, unseen.calibrating(args))
   if spec in own:
     trained_run.check_statistics(found.parts().variables)
   return found, spec or found.classifier

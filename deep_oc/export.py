@@ -295,7 +295,8 @@ def main() -> None:
     if feature == detector.WINDOWS:
       onnx_model.check_passes(
           portable_maps.apart(*trained_run.windows(args.workdir)))
-  found = trained_run.load_as_asked(args, args.classifier, feature)
+  found = trained_run.load_as_asked(
+      args, args.classifier, feature, unseen.calibrating(args))
   print(f"{found.classifier} on '{found.feature}' of {args.workdir}, step "
         f'{found.about["step"]}', flush=True)
   about = export(

@@ -264,14 +264,15 @@ def main() -> None:
     raise InputError(f'--output={args.output} names a folder, which gets '
                      'predictions.csv and more; give one that is no .csv')
   images = unseen.find(args.input, without=output)
-  others = unseen.find(args.calibration).paths if args.calibration else ()
+  others = unseen.calibrating(args)
   both = len(set(map(os.path.realpath, images.paths))
-             & set(map(os.path.realpath, others)))
+             & set(map(os.path.realpath, others or ())))
   if both:
     raise InputError(f'{both} images of --input={args.input} are among those '
                      'that --calibration says are normal; give others')
   allocator.keep_freed_memory()
-  found = trained_run.load_as_asked(args, args.classifier, args.feature)
+  found = trained_run.load_as_asked(
+      args, args.classifier, args.feature, others)
   print(f"{len(images.paths)} images; {found.classifier} on '{found.feature}' "
         f'of {args.workdir}, step {found.about["step"]}'
         f'{_layout.left_out(images.ignored)}', flush=True)

@@ -108,20 +108,20 @@ def load(workdir: str | os.PathLike, *, classifier: str | None = None,
       pixels=arrays.get('pixels'), left_out=_left_out(of_maps, about))
 
 
-def load_as_asked(args: Any, classifier: str | None, feature: str | None
-                  ) -> Detector:
+def load_as_asked(args: Any, classifier: str | None, feature: str | None,
+                  calibration: Iterable[unseen.Picture] | None) -> Detector:
   """Returns the detector of the run that flags name, as `load` does.
 
   Says if so few images calibrate it that more may be flagged than usually.
 
   Args:
-    args: --workdir, --data_dir, and what `unseen.define_flags` defines.
-    classifier, feature: as of `load`.
+    args: --workdir, --data_dir and --false_alarm_rate.
+    classifier, feature, calibration: as of `load`.
   """
   found = load(
       args.workdir, classifier=classifier, feature=feature,
       false_alarm_rate=args.false_alarm_rate, data_dir=args.data_dir,
-      calibration=args.calibration and unseen.find(args.calibration).paths)
+      calibration=calibration)
   if args.false_alarm_rate is None and found.false_alarm_rate > thresholds.RATE:
     print('note: there are too few normal images to calibrate a false-alarm '
           f'rate of {100 * thresholds.RATE:g} %; of normal images '

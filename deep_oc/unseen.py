@@ -45,6 +45,11 @@ def define_flags(feature: str = _FEATURE) -> None:
       'or else training images.')
 
 
+def calibrating(args: Any) -> list[str] | None:
+  """Returns the files that --calibration names, None without it."""
+  return find(args.calibration).paths if args.calibration else None
+
+
 class Found(NamedTuple):
   """Image files, by name alone.
 

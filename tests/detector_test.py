@@ -372,8 +372,8 @@ def test_what_was_held_out_sets_the_lowest_rate_too(held_out):
 def test_it_is_said_if_more_may_be_flagged_than_usually(
     held_out, capsys, rate, noted):
   args = types.SimpleNamespace(workdir=held_out, data_dir=None,
-                               calibration=None, false_alarm_rate=rate)
-  found = trained_run.load_as_asked(args, None, 'pool')
+                               false_alarm_rate=rate)
+  found = trained_run.load_as_asked(args, None, 'pool', None)
   assert found.false_alarm_rate == (rate or 0.15)
   assert ('of normal images 15 % may be flagged'
           in capsys.readouterr().err) == noted
